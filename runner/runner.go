@@ -1,0 +1,150 @@
+// Package runner runs one process in a box: a root file system, namespaces,
+// Docker's default capabilities and seccomp profile, and nothing else of the host.
+//
+// The box is this program itself, executed again (package sandbox is the child's
+// side): no runc, no helper binary. Everything the process started is gone when
+// Run returns, and also when strake is killed.
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+var errTodo = errors.New("not written yet")
+
+// Main must be the first call of main: it returns at once, unless this process
+// was started by Run or Enter as a child, whose work it then does and exits.
+func Main() {}
+
+// Rung is a level of the isolation ladder.
+type Rung string
+
+// The rungs that are built. Auto asks Probe to choose.
+const (
+	Auto     Rung = "auto"
+	Root     Rung = "root"     // real root with mounts
+	Rootless Rung = "rootless" // a user namespace with a subordinate id range
+)
+
+// Isolation is the result of Probe.
+type Isolation struct {
+	Rung   Rung
+	Reason string // one line: why this rung, for people
+	// UserNS: the process is in a user namespace of strake's own (after Enter).
+	UserNS bool
+}
+
+// Probe finds the best rung that works, or checks the one that is asked for. The error names the
+// setting to change. It takes about 2 ms and changes nothing.
+func Probe(want Rung) (Isolation, error) { return Isolation{}, errTodo }
+
+// Enter makes sure that this process has the privileges of i. On Rootless, outside the namespace, it executes
+// this program again with the same arguments in a new user and mount namespace (newuidmap, newgidmap), passes signals on,
+// and exits with the child's code: it does not return then. Otherwise it returns at once.
+func Enter(i Isolation) error { return errTodo }
+
+// Overlay says how the root file system is stacked: host paths, topmost first.
+type Overlay struct {
+	Lower       []string
+	Upper, Work string // empty: read-only
+	UserXattr   bool
+}
+
+// MountType is the kind of a Mount.
+type MountType string
+
+// The kinds of mounts.
+const (
+	Bind  MountType = "bind"
+	Tmpfs MountType = "tmpfs"
+)
+
+// Mount is one more file system in the box.
+type Mount struct {
+	Type     MountType
+	Source   string // host path, for Bind
+	Target   string // absolute, resolved inside the root; made if missing (and removed again after Run)
+	ReadOnly bool
+	Data     []byte // if not nil, for Bind: a file with this content and mode instead of Source
+	Mode     uint32 // permissions of Data's file, or of the tmpfs
+	Size     int64  // of the tmpfs, in bytes; 0 is the kernel's default
+}
+
+// Network is what of the network a box sees.
+type Network string
+
+// The networks.
+const (
+	HostNetwork Network = "host"
+	NoNetwork   Network = "none" // loopback only
+)
+
+// Sandbox is the box. Root and the network are mandatory.
+type Sandbox struct {
+	Root       Overlay
+	ReadOnly   bool // the root is mounted read-only
+	Mounts     []Mount
+	Network    Network
+	Hostname   string   // default: the program's choice of the caller
+	ExtraHosts []string // lines of /etc/hosts, "IP\tNAME"
+	// Stubs is a directory of strake's own for mount points (/proc, /dev, /etc/resolv.conf …): it is used as
+	// the lowest layer, so that the upper never contains them. It is filled when empty.
+	Stubs string
+	Init  bool // reserved for a reaping init that stays pid 1 (always on for builds)
+}
+
+// Process is what runs in the box.
+type Process struct {
+	Args []string // Args[0] is looked up in the PATH of Env
+	Env  []string
+	Dir  string // working directory, made if missing
+	User string // user[:group], names looked up in the root's /etc/passwd and /etc/group; empty is 0:0
+
+	Stdin          io.Reader // nil is /dev/null
+	Stdout, Stderr io.Writer
+	// Terminal, if not nil, is strake's own terminal: the process gets a pseudo terminal, which is joined to it in raw
+	// mode, its size followed. Stdin, Stdout and Stderr are not used then.
+	Terminal *os.File
+	Signals  <-chan os.Signal // passed on to the process; may be nil
+}
+
+// Linux runs boxes on this kernel.
+type Linux struct {
+	Isolation Isolation
+	// Dir holds what a running box needs on disk (mode 0700); leftovers of dead processes are removed by New.
+	Dir string
+}
+
+// Run runs p in s until it ends, and returns nil, an *ExitError, a *StartError or what went wrong in strake.
+// When ctx ends, the process and everything it started are killed, and the error is context.Cause(ctx).
+func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error { return errTodo }
+
+// ExitError says that the process ended with another code than 0.
+type ExitError struct {
+	Code   int       // 128+signal for a signal
+	Signal os.Signal // nil if it exited
+	OOM    bool      // killed for want of memory
+}
+
+func (e *ExitError) Error() string {
+	if e.Signal != nil {
+		return fmt.Sprintf("killed by signal: %v", e.Signal)
+	}
+	return fmt.Sprintf("exit code: %d", e.Code)
+}
+
+// StartError says that the process could not be started: its code is 127 if the program was not
+// found and 126 if it could not be executed, as in a shell.
+type StartError struct {
+	Code int
+	Path string
+	Err  error
+}
+
+func (e *StartError) Error() string { return fmt.Sprintf("starting %s: %v", e.Path, e.Err) }
+
+func (e *StartError) Unwrap() error { return e.Err }
