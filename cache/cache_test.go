@@ -1,0 +1,183 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/strake-build/strake/cache"
+)
+
+func open(t *testing.T) (*cache.Store, string) {
+	t.Helper()
+	dir := t.TempDir()
+	s, err := cache.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, dir
+}
+
+func TestKeysDiffer(t *testing.T) {
+	lists := [][]cache.Part{
+		nil,
+		{{}},
+		{{}, {}},
+		{{"a", "b"}},
+		{{"ab", ""}},
+		{{"", "ab"}},
+		{{"a", "b"}, {"c", "d"}},
+		{{"a", "bc"}, {"", "d"}},
+		{{"c", "d"}, {"a", "b"}},
+		{{"a", "b\x00"}},
+	}
+	seen := map[cache.Key]int{}
+	for i, l := range lists {
+		k := cache.NewKey(l)
+		if j, dup := seen[k]; dup {
+			t.Errorf("lists %d and %d have one key", i, j)
+		}
+		seen[k] = i
+		if k != cache.NewKey(l) {
+			t.Errorf("list %d has two keys", i)
+		}
+	}
+}
+
+// A key must not change between releases without a change of the salt.
+func TestKeyIsStable(t *testing.T) {
+	got := cache.NewKey([]cache.Part{{"instruction", "RUN"}, {"args", "make"}}).String()
+	const want = "ace521d0"
+	if got[:8] != want {
+		t.Errorf("key begins with %s, not %s", got[:8], want)
+	}
+}
+
+func TestSaveLookup(t *testing.T) {
+	s, _ := open(t)
+	ctx := context.Background()
+	k := cache.NewKey([]cache.Part{{"a", "b"}})
+	if _, err := s.Lookup(ctx, k); !errors.Is(err, cache.ErrMiss) {
+		t.Fatalf("empty store: %v", err)
+	}
+	want := cache.Record{Layer: "abc", Created: time.Unix(1700000000, 5).UTC(), Name: "RUN x", Parts: []cache.Part{{"a", "b"}}}
+	if err := s.Save(ctx, k, want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.Lookup(ctx, k)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	if _, err := (cache.NoHits{Store: s}).Lookup(ctx, k); !errors.Is(err, cache.ErrMiss) {
+		t.Errorf("NoHits: %v", err)
+	}
+	n := 0
+	if err := s.Walk(ctx, func(wk cache.Key, _ cache.Record) error {
+		n++
+		if wk != k {
+			t.Errorf("Walk gave %s", wk)
+		}
+		return nil
+	}); err != nil || n != 1 {
+		t.Errorf("Walk: %d records, %v", n, err)
+	}
+}
+
+// Whatever happened to a record's file, the answer is a miss.
+func TestDamagedRecordIsAMiss(t *testing.T) {
+	ctx := context.Background()
+	k := cache.NewKey(nil)
+	for name, damage := range map[string]func([]byte) []byte{
+		"empty":     func([]byte) []byte { return nil },
+		"cut":       func(b []byte) []byte { return b[:len(b)-3] },
+		"flipped":   func(b []byte) []byte { b[len(b)-9] ^= 1; return b },
+		"no header": func(b []byte) []byte { return b[65:] },
+		"garbage":   func([]byte) []byte { return []byte("\x00\x01\n{}") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, dir := open(t)
+			if err := s.Save(ctx, k, cache.Record{Layer: "l"}); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, "records", k.String()[:2], k.String())
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, damage(data), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Lookup(ctx, k); !errors.Is(err, cache.ErrMiss) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestLockLetsOneIn(t *testing.T) {
+	s, dir := open(t)
+	k := cache.NewKey(nil)
+	var inside, total atomic.Int32
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			unlock, err := s.Lock(context.Background(), k)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer unlock()
+			if n := inside.Add(1); n != 1 {
+				t.Errorf("%d holders at once", n)
+			}
+			time.Sleep(time.Millisecond)
+			total.Add(1)
+			inside.Add(-1)
+		})
+	}
+	wg.Wait()
+	if total.Load() != 16 {
+		t.Errorf("%d of 16 got the lock", total.Load())
+	}
+	if left, _ := os.ReadDir(filepath.Join(dir, "locks")); len(left) != 0 {
+		t.Errorf("lock files left: %v", left)
+	}
+}
+
+func TestLockGivesUpWhenCanceled(t *testing.T) {
+	s, _ := open(t)
+	k := cache.NewKey(nil)
+	unlock, err := s.Lock(context.Background(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(cause)
+	if _, err := s.Lock(ctx, k); !errors.Is(err, cause) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	s, err := cache.Open(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	k := cache.NewKey(nil)
+	if err := s.Save(context.Background(), k, cache.Record{Layer: "l", Parts: make([]cache.Part, 8)}); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := s.Lookup(context.Background(), k); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

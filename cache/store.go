@@ -1,0 +1,202 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrMiss is what Lookup returns, wrapped with the reason, for a key without a usable record.
+var ErrMiss = errors.New("not in the cache")
+
+// Record is what the cache keeps for a key.
+type Record struct {
+	// Layer names the layer that the step made, in the words of the snapshot store.
+	Layer string `json:"layer"`
+	// Created is when the step ended; an image that reuses it says so in its history.
+	Created time.Time `json:"created"`
+	// Name is the step as people read it.
+	Name string `json:"name"`
+	// Parts are what the key was computed from.
+	Parts []Part `json:"parts"`
+}
+
+// Store keeps records as files, one for each key. It is safe for concurrent use, also by
+// several processes. Files are not synced one by one: each carries its checksum, and a torn one is a miss.
+type Store struct{ dir string }
+
+// Open opens or makes the store in dir.
+func Open(dir string) (*Store, error) {
+	for _, d := range []string{"records", "locks", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			return nil, fmt.Errorf("opening the build cache: %w", err)
+		}
+	}
+	s := &Store{dir: dir}
+	return s, s.sweep()
+}
+
+// sweep removes the temporary files of processes that died: a living one holds a lock on its own.
+func (s *Store) sweep() error {
+	dir := filepath.Join(s.dir, "tmp")
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("opening the build cache: %w", err)
+	}
+	for _, n := range names {
+		path := filepath.Join(dir, n.Name())
+		if f, err := tryLock(path); err == nil && f != nil {
+			_ = os.Remove(path)
+			_ = f.Close()
+		}
+	}
+	return nil
+}
+
+func (s *Store) path(k Key) string {
+	name := k.String()
+	return filepath.Join(s.dir, "records", name[:2], name)
+}
+
+// Lookup returns the record of k, or an error that wraps ErrMiss.
+func (s *Store) Lookup(_ context.Context, k Key) (Record, error) {
+	data, err := os.ReadFile(s.path(k))
+	if errors.Is(err, os.ErrNotExist) {
+		return Record{}, ErrMiss
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("%w: %w", ErrMiss, err)
+	}
+	sum, body, ok := bytes.Cut(data, []byte("\n"))
+	want := sha256.Sum256(body)
+	if !ok || string(sum) != hex.EncodeToString(want[:]) {
+		return Record{}, fmt.Errorf("%w: the record is damaged", ErrMiss)
+	}
+	var r Record
+	if err := json.Unmarshal(body, &r); err != nil {
+		return Record{}, fmt.Errorf("%w: the record cannot be read: %w", ErrMiss, err)
+	}
+	return r, nil
+}
+
+// Save stores the record of k, replacing an earlier one.
+func (s *Store) Save(_ context.Context, k Key, r Record) error {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encoding a cache record: %w", err)
+	}
+	sum := sha256.Sum256(body)
+	path := s.path(k)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("saving a cache record: %w", err)
+	}
+	tmp, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "record-*")
+	if err != nil {
+		return fmt.Errorf("saving a cache record: %w", err)
+	}
+	// Against sweep. Between the open and this line another process may remove the file; the rename then
+	// fails, and a record that is not saved is only a miss.
+	_ = unix.Flock(int(tmp.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	_, err = tmp.Write(append([]byte(hex.EncodeToString(sum[:])+"\n"), body...))
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	err = errors.Join(err, tmp.Close())
+	if err != nil {
+		return errors.Join(fmt.Errorf("saving a cache record: %w", err), os.Remove(tmp.Name()))
+	}
+	return nil
+}
+
+// Lock waits until no other holder, in this process or another, works on k, and
+// returns the function that lets the next one in. The lock of a killed process is free.
+func (s *Store) Lock(ctx context.Context, k Key) (unlock func(), err error) {
+	path := filepath.Join(s.dir, "locks", k.String())
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		f, err := tryLock(path)
+		if err != nil {
+			return nil, fmt.Errorf("locking a cache key: %w", err)
+		}
+		if f != nil {
+			return func() {
+				// Removed before it is released: whoever waits sees that its file is gone and takes a new one.
+				_ = os.Remove(path)
+				_ = f.Close()
+			}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// tryLock returns nil without an error when somebody else holds the lock.
+func tryLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		// The holder before us may have removed the file between our open and our flock.
+		var mine, named unix.Stat_t
+		if unix.Fstat(int(f.Fd()), &mine) == nil && unix.Stat(path, &named) == nil && mine.Ino == named.Ino && mine.Dev == named.Dev {
+			return f, nil
+		}
+		err = unix.EWOULDBLOCK
+	}
+	_ = f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, nil //nolint:nilnil // nobody's fault and no lock: the caller waits
+	}
+	return nil, err
+}
+
+// Walk calls f for every record that can be read.
+func (s *Store) Walk(ctx context.Context, f func(Key, Record) error) error {
+	dirs, err := os.ReadDir(filepath.Join(s.dir, "records"))
+	if err != nil {
+		return fmt.Errorf("reading the build cache: %w", err)
+	}
+	for _, d := range dirs {
+		names, err := os.ReadDir(filepath.Join(s.dir, "records", d.Name()))
+		if err != nil {
+			return fmt.Errorf("reading the build cache: %w", err)
+		}
+		for _, n := range names {
+			var k Key
+			raw, err := hex.DecodeString(n.Name())
+			if err != nil || len(raw) != len(k) {
+				continue
+			}
+			copy(k[:], raw)
+			r, err := s.Lookup(ctx, k)
+			if errors.Is(err, ErrMiss) {
+				continue
+			}
+			if err := errors.Join(err, f(k, r)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// NoHits is a Store that finds nothing and keeps what is made: --no-cache.
+type NoHits struct{ *Store }
+
+// Lookup always misses.
+func (NoHits) Lookup(context.Context, Key) (Record, error) {
+	return Record{}, fmt.Errorf("%w: --no-cache", ErrMiss)
+}
