@@ -1,0 +1,270 @@
+// Package solver runs a graph of vertices: each at most once, everything whose
+// inputs are ready at the same time, and nothing that the cache holds.
+//
+// A vertex is needed when it is the target, the parent of a needed vertex, or an
+// input of a needed vertex that missed the cache. Keys are computed for the whole
+// graph, results only for what is needed; a vertex hits only if its parent
+// hit, so a chain of layers is never put together from two different builds.
+package solver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/strake-build/strake/builder/progress"
+	"github.com/strake-build/strake/cache"
+)
+
+// Op is the work of a vertex; R is what vertices pass to each other.
+type Op[R any] interface {
+	// Parts are the ingredients of the vertex's key, without those of its parent and inputs.
+	Parts(ctx context.Context) ([]cache.Part, error)
+	// Load makes the result from a record of the cache; it is cheap.
+	Load(parent R, r cache.Record) R
+	// Run does the work.
+	Run(ctx context.Context, parent R, inputs []R) (R, cache.Record, error)
+}
+
+// Vertex is a node of the graph.
+type Vertex[R any] struct {
+	ID   string // unique in the graph
+	Name string // what a person reads
+	// Parent is the vertex whose result this one continues; nil for none. Run then gets the zero R.
+	Parent *Vertex[R]
+	// Inputs are further vertices whose results Run reads.
+	Inputs []*Vertex[R]
+	// Source marks a vertex that only describes where something is: its Run is cheap, is never
+	// cached and takes no job.
+	Source bool
+	Op     Op[R]
+	// Wrap puts an error of Op into the words of the person who builds; nil leaves it alone.
+	Wrap func(error) error
+}
+
+// Cache finds and keeps records.
+type Cache interface {
+	// Lookup returns an error that wraps cache.ErrMiss when there is no usable record.
+	Lookup(ctx context.Context, k cache.Key) (cache.Record, error)
+	Save(ctx context.Context, k cache.Key, r cache.Record) error
+	// Lock waits until nobody else works on k.
+	Lock(ctx context.Context, k cache.Key) (unlock func(), err error)
+}
+
+// Solver runs graphs.
+type Solver[R any] struct {
+	Cache Cache
+	Jobs  int // how many vertices run at once, at least 1
+	Sink  progress.Sink
+	Now   func() time.Time
+}
+
+// Solve returns the result of target. vertices is the whole graph, each vertex after those that it needs. The first
+// failure cancels the rest and is returned; what had finished stays in the cache. A vertex that was given up because of
+// another's failure completes with context.Canceled.
+func (s *Solver[R]) Solve(ctx context.Context, vertices []*Vertex[R], target *Vertex[R]) (R, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r := &run[R]{Solver: s, ctx: ctx, fail: cancel, nodes: make(map[*Vertex[R]]*node[R], len(vertices)), slots: make(chan struct{}, max(s.Jobs, 1))}
+	for _, v := range vertices {
+		r.add(v)
+		r.emit(v, progress.Event{Kind: progress.Declared, Name: v.Name})
+	}
+	var wg sync.WaitGroup
+	for _, v := range vertices {
+		// Looked up at once and for every vertex: a cached step of a stage that nobody needs to read is shown too.
+		wg.Go(func() { _, _ = r.nodes[v].hit() })
+	}
+	result, err := r.nodes[target].result()
+	wg.Wait()
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause // the failure that made the others give up
+		}
+		var zero R
+		return zero, err
+	}
+	return result, nil
+}
+
+// run is one call of Solve.
+type run[R any] struct {
+	*Solver[R]
+	ctx   context.Context //nolint:containedctx // it lives exactly as long as the call of Solve
+	fail  context.CancelCauseFunc
+	nodes map[*Vertex[R]]*node[R]
+	slots chan struct{}
+}
+
+// node holds what is computed once for a vertex, by whoever asks first.
+type node[R any] struct {
+	key    func() (cache.Key, error)
+	hit    func() (*cache.Record, error) // nil for a miss
+	result func() (R, error)
+	// stale is a record of v's key that was there when v's parent was not: what it holds was made on another build
+	// of the parent. Written by hit, read after it.
+	stale *cache.Record
+}
+
+func (r *run[R]) add(v *Vertex[R]) {
+	r.nodes[v] = &node[R]{
+		key:    sync.OnceValues(func() (cache.Key, error) { return guard(r, v, func() (cache.Key, error) { return r.key(v) }) }),
+		hit:    sync.OnceValues(func() (*cache.Record, error) { return r.hit(v) }),
+		result: sync.OnceValues(func() (R, error) { return r.result(v) }),
+	}
+}
+
+func (r *run[R]) emit(v *Vertex[R], e progress.Event) {
+	e.Time, e.Vertex = r.Now(), v.ID
+	r.Sink(e)
+}
+
+// failed is a failure that was reported already.
+type failed struct{ error }
+
+func (f failed) Unwrap() error { return f.error }
+
+// guard runs a part of v's own work: its first error is reported as v's and stops the others, and a
+// panic is an error that names v.
+func guard[R, T any](r *run[R], v *Vertex[R], f func() (T, error)) (t T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: internal error: %v\n%s", v.Name, p, debug.Stack())
+		}
+		var seen failed
+		if err == nil || errors.As(err, &seen) {
+			return
+		}
+		if cause := context.Cause(r.ctx); cause != nil { // another vertex failed, or the person who builds gave up
+			r.emit(v, progress.Event{Kind: progress.Completed, Err: context.Canceled})
+			err = failed{cause}
+			return
+		}
+		if v.Wrap != nil {
+			err = v.Wrap(err)
+		}
+		r.emit(v, progress.Event{Kind: progress.Completed, Err: err})
+		r.fail(err)
+		err = failed{err}
+	}()
+	return f()
+}
+
+func (r *run[R]) key(v *Vertex[R]) (cache.Key, error) {
+	var parts []cache.Part
+	if v.Parent != nil {
+		k, err := r.nodes[v.Parent].key()
+		if err != nil {
+			return cache.Key{}, err
+		}
+		parts = append(parts, cache.Part{Name: "parent", Value: k.String()})
+	}
+	for _, in := range v.Inputs {
+		k, err := r.nodes[in].key()
+		if err != nil {
+			return cache.Key{}, err
+		}
+		parts = append(parts, cache.Part{Name: "input", Value: k.String()})
+	}
+	own, err := v.Op.Parts(r.ctx)
+	if err != nil {
+		return cache.Key{}, err
+	}
+	return cache.NewKey(append(parts, own...)), nil
+}
+
+func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
+	k, err := r.nodes[v].key()
+	if err != nil || v.Source {
+		return nil, err
+	}
+	rec, err := r.Cache.Lookup(r.ctx, k)
+	if err != nil {
+		return nil, nil //nolint:nilerr,nilnil // trouble with the cache is a miss
+	}
+	if v.Parent != nil && !v.Parent.Source {
+		if below, err := r.nodes[v.Parent].hit(); below == nil || err != nil {
+			r.nodes[v].stale = &rec
+			return nil, err
+		}
+	}
+	r.emit(v, progress.Event{Kind: progress.Cached})
+	r.emit(v, progress.Event{Kind: progress.Completed})
+	return &rec, nil
+}
+
+func (r *run[R]) result(v *Vertex[R]) (R, error) {
+	var parent, zero R
+	var g errgroup.Group
+	if v.Parent != nil {
+		g.Go(func() (err error) { parent, err = r.nodes[v.Parent].result(); return err })
+	}
+	rec, err := r.nodes[v].hit()
+	inputs := make([]R, len(v.Inputs))
+	if err == nil && rec == nil {
+		for i, in := range v.Inputs {
+			g.Go(func() (err error) { inputs[i], err = r.nodes[in].result(); return err })
+		}
+	}
+	if err := errors.Join(err, g.Wait()); err != nil {
+		return zero, err
+	}
+	if rec != nil {
+		return v.Op.Load(parent, *rec), nil
+	}
+	return guard(r, v, func() (R, error) { return r.work(v, parent, inputs) })
+}
+
+func (r *run[R]) isStale(v *Vertex[R], rec cache.Record) bool {
+	stale := r.nodes[v].stale
+	return stale != nil && stale.Layer == rec.Layer && stale.Created.Equal(rec.Created)
+}
+
+// work runs v's Op, unless somebody else made the same thing while it waited for its turn.
+func (r *run[R]) work(v *Vertex[R], parent R, inputs []R) (R, error) {
+	var zero R
+	if v.Source {
+		r.emit(v, progress.Event{Kind: progress.Started})
+		result, _, err := v.Op.Run(r.ctx, parent, inputs)
+		if err == nil {
+			r.emit(v, progress.Event{Kind: progress.Completed})
+		}
+		return result, err
+	}
+	k, err := r.nodes[v].key()
+	if err != nil {
+		return zero, err
+	}
+	// The lock comes before the job: who waits for another process must not keep this one's steps waiting.
+	unlock, err := r.Cache.Lock(r.ctx, k)
+	if err != nil {
+		return zero, err
+	}
+	defer unlock()
+	if rec, err := r.Cache.Lookup(r.ctx, k); err == nil && !r.isStale(v, rec) {
+		r.emit(v, progress.Event{Kind: progress.Cached})
+		r.emit(v, progress.Event{Kind: progress.Completed})
+		return v.Op.Load(parent, rec), nil
+	}
+	select {
+	case r.slots <- struct{}{}:
+		defer func() { <-r.slots }()
+	case <-r.ctx.Done():
+		return zero, context.Cause(r.ctx)
+	}
+	r.emit(v, progress.Event{Kind: progress.Started})
+	result, rec, err := v.Op.Run(r.ctx, parent, inputs)
+	if err != nil {
+		return zero, err
+	}
+	if err := r.Cache.Save(r.ctx, k, rec); err != nil {
+		r.emit(v, progress.Event{Kind: progress.Warned, Data: []byte("the step will not be cached: " + err.Error())})
+	}
+	r.emit(v, progress.Event{Kind: progress.Completed})
+	return result, nil
+}

@@ -1,0 +1,296 @@
+package solver_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/strake-build/strake/builder/progress"
+	"github.com/strake-build/strake/builder/solver"
+	"github.com/strake-build/strake/cache"
+)
+
+// world is a memory cache and a log of what ran; its results are strings that spell how they came about.
+type world struct {
+	mu      sync.Mutex
+	records map[cache.Key]cache.Record
+	locks   map[cache.Key]chan struct{}
+	ran     []string
+	events  []progress.Event
+	now, at int // running at the same time: now and at most
+}
+
+func newWorld() *world {
+	return &world{records: map[cache.Key]cache.Record{}, locks: map[cache.Key]chan struct{}{}}
+}
+
+func (w *world) Lookup(_ context.Context, k cache.Key) (cache.Record, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r, ok := w.records[k]; ok {
+		return r, nil
+	}
+	return cache.Record{}, cache.ErrMiss
+}
+
+func (w *world) Save(_ context.Context, k cache.Key, r cache.Record) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.records[k] = r
+	return nil
+}
+
+func (w *world) Lock(ctx context.Context, k cache.Key) (func(), error) {
+	w.mu.Lock()
+	c, ok := w.locks[k]
+	if !ok {
+		c = make(chan struct{}, 1)
+		w.locks[k] = c
+	}
+	w.mu.Unlock()
+	select {
+	case c <- struct{}{}:
+		return func() { <-c }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+type op struct {
+	*world
+	what string
+	do   func(context.Context) error
+}
+
+func (o op) Parts(context.Context) ([]cache.Part, error) {
+	if strings.HasPrefix(o.what, "nokey") {
+		return nil, errors.New("no key for " + o.what)
+	}
+	return []cache.Part{{Name: "what", Value: o.what}}, nil
+}
+
+func (o op) Load(parent string, r cache.Record) string { return parent + "+" + r.Layer }
+
+func (o op) Run(ctx context.Context, parent string, inputs []string) (string, cache.Record, error) {
+	o.mu.Lock()
+	o.ran = append(o.ran, o.what)
+	o.now++
+	o.at = max(o.at, o.now)
+	o.mu.Unlock()
+	defer func() { o.mu.Lock(); o.now--; o.mu.Unlock() }()
+	if o.do != nil {
+		if err := o.do(ctx); err != nil {
+			return "", cache.Record{}, err
+		}
+	}
+	layer := o.what
+	if len(inputs) > 0 {
+		layer += "(" + strings.Join(inputs, ",") + ")"
+	}
+	return parent + "+" + layer, cache.Record{Layer: layer}, nil
+}
+
+func (w *world) vertex(what string, parent *solver.Vertex[string], inputs ...*solver.Vertex[string]) *solver.Vertex[string] {
+	return &solver.Vertex[string]{
+		ID: what, Name: what, Parent: parent, Inputs: inputs, Op: op{world: w, what: what},
+		Wrap: func(err error) error { return fmt.Errorf("at %s: %w", what, err) },
+	}
+}
+
+func (w *world) solve(ctx context.Context, jobs int, vs ...*solver.Vertex[string]) (string, error) {
+	w.ran, w.events, w.at = nil, nil, 0
+	s := solver.Solver[string]{Cache: w, Jobs: jobs, Now: time.Now, Sink: func(e progress.Event) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.events = append(w.events, e)
+	}}
+	return s.Solve(ctx, vs, vs[len(vs)-1])
+}
+
+func (w *world) did() string {
+	slices.Sort(w.ran)
+	return strings.Join(w.ran, " ")
+}
+
+func TestEachVertexRunsOnceAndThenHits(t *testing.T) {
+	w := newWorld()
+	a := w.vertex("a", nil)
+	b := w.vertex("b", a)
+	c := w.vertex("c", a)
+	d := w.vertex("d", b, c)
+	for _, want := range []string{"a b c d", ""} {
+		got, err := w.solve(t.Context(), 4, a, b, c, d)
+		if err != nil || got != "+a+b+d(+a+c)" {
+			t.Fatalf("got %q, %v", got, err)
+		}
+		if w.did() != want {
+			t.Errorf("ran %q, want %q", w.did(), want)
+		}
+	}
+}
+
+// A hit reads no inputs: the stage it copies from need not exist any more.
+func TestInputsOfAHitDoNotRun(t *testing.T) {
+	w := newWorld()
+	in := w.vertex("in", nil)
+	top := w.vertex("top", nil, in)
+	if _, err := w.solve(t.Context(), 1, in, top); err != nil {
+		t.Fatal(err)
+	}
+	for k, r := range w.records {
+		if r.Layer == "in" {
+			delete(w.records, k)
+		}
+	}
+	got, err := w.solve(t.Context(), 1, in, top)
+	if err != nil || got != "+top(+in)" || w.did() != "" {
+		t.Errorf("got %q, %v; ran %q", got, err, w.did())
+	}
+}
+
+// A record above a step that has to run again belongs to another build of that step.
+func TestNoHitAboveAMiss(t *testing.T) {
+	w := newWorld()
+	a := w.vertex("a", nil)
+	b := w.vertex("b", a)
+	if _, err := w.solve(t.Context(), 1, a, b); err != nil {
+		t.Fatal(err)
+	}
+	for k, r := range w.records {
+		if r.Layer == "a" {
+			delete(w.records, k)
+		}
+	}
+	if _, err := w.solve(t.Context(), 1, a, b); err != nil || w.did() != "a b" {
+		t.Errorf("ran %q, %v", w.did(), err)
+	}
+}
+
+func TestIndependentVerticesRunTogetherWithinJobs(t *testing.T) {
+	for jobs, want := range map[int]time.Duration{8: time.Second, 4: 2 * time.Second, 1: 8 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			var vs []*solver.Vertex[string]
+			for i := range 8 {
+				v := w.vertex(fmt.Sprint("s", i), nil)
+				v.Op = op{world: w, what: v.ID, do: func(context.Context) error { time.Sleep(time.Second); return nil }}
+				vs = append(vs, v)
+			}
+			vs = append(vs, w.vertex("join", nil, vs...))
+			start := time.Now()
+			if _, err := w.solve(t.Context(), jobs, vs...); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(start); d != want || w.at != jobs {
+				t.Errorf("%d jobs: %v with %d at once, want %v", jobs, d, w.at, want)
+			}
+		})
+	}
+}
+
+func TestFirstFailureStopsTheRest(t *testing.T) {
+	w := newWorld()
+	bad := errors.New("bad")
+	slow := w.vertex("slow", nil)
+	slow.Op = op{world: w, what: "slow", do: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+	fail := w.vertex("fail", nil)
+	fail.Op = op{world: w, what: "fail", do: func(context.Context) error { return bad }}
+	join := w.vertex("join", nil, slow, fail)
+	_, err := w.solve(t.Context(), 4, slow, fail, join)
+	if !errors.Is(err, bad) || err.Error() != "at fail: bad" {
+		t.Errorf("got %v", err)
+	}
+	if strings.Contains(w.did(), "join") {
+		t.Error("join ran")
+	}
+	for _, e := range w.events {
+		if e.Kind == progress.Completed && e.Vertex == "slow" && !errors.Is(e.Err, context.Canceled) {
+			t.Errorf("slow ended with %v", e.Err)
+		}
+	}
+}
+
+func TestErrorOfAKeyIsTheVertexs(t *testing.T) {
+	w := newWorld()
+	v := w.vertex("nokey", nil)
+	top := w.vertex("top", v)
+	if _, err := w.solve(t.Context(), 1, v, top); err == nil || err.Error() != "at nokey: no key for nokey" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPanicIsAnErrorThatNamesTheVertex(t *testing.T) {
+	w := newWorld()
+	v := w.vertex("boom", nil)
+	v.Op = op{world: w, what: "boom", do: func(context.Context) error { panic("oops") }}
+	if _, err := w.solve(t.Context(), 1, v); err == nil || !strings.Contains(err.Error(), "boom: internal error: oops") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	w := newWorld()
+	stop := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	v := w.vertex("v", nil)
+	v.Op = op{world: w, what: "v", do: func(ctx context.Context) error { cancel(stop); <-ctx.Done(); return ctx.Err() }}
+	if _, err := w.solve(ctx, 1, v); !errors.Is(err, stop) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Two vertices that are the same work, as two stages with equal lines, do it once.
+func TestEqualVerticesWorkOnce(t *testing.T) {
+	w := newWorld()
+	a, b := w.vertex("same", nil), w.vertex("same", nil)
+	join := w.vertex("join", nil, a, b)
+	if _, err := w.solve(t.Context(), 4, a, b, join); err != nil || w.did() != "join same" {
+		t.Errorf("ran %q, %v", w.did(), err)
+	}
+}
+
+func TestEventsOfAVertexAreInOrder(t *testing.T) {
+	w := newWorld()
+	a := w.vertex("a", nil)
+	b := w.vertex("b", a)
+	for _, want := range [][]progress.Kind{
+		{progress.Declared, progress.Started, progress.Completed},
+		{progress.Declared, progress.Cached, progress.Completed},
+	} {
+		if _, err := w.solve(t.Context(), 1, a, b); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{"a", "b"} {
+			var got []progress.Kind
+			for _, e := range w.events {
+				if e.Vertex == id {
+					got = append(got, e.Kind)
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: %v, want %v", id, got, want)
+			}
+		}
+	}
+}
+
+func BenchmarkSolveCached1000(b *testing.B) {
+	w := newWorld()
+	var vs []*solver.Vertex[string]
+	var parent *solver.Vertex[string]
+	for i := range 1000 {
+		parent = w.vertex(fmt.Sprint(i), parent)
+		vs = append(vs, parent)
+	}
+	for b.Loop() {
+		if _, err := w.solve(b.Context(), 4, vs...); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
