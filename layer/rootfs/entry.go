@@ -1,0 +1,198 @@
+package rootfs
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// The functions of this file work on an entry: the thing called base in the open
+// directory dir (O_PATH is enough). base is one component; if it is a
+// symbolic link it is never followed. Modes are not subject to the umask.
+
+// StatEntry describes the entry.
+func StatEntry(dir *os.File, base string) (unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := on("lstat", dir, base, func(fd int) error {
+		return unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW)
+	})
+	return st, err
+}
+
+// OpenEntry opens the entry with the flags of open(2); O_NOFOLLOW and O_CLOEXEC are
+// added. A symbolic link is the error ELOOP, but with O_PATH.
+func OpenEntry(dir *os.File, base string, flag int) (*os.File, error) {
+	return openEntry(dir, base, flag, 0)
+}
+
+func openEntry(dir *os.File, base string, flag int, perm uint32) (*os.File, error) {
+	var f *os.File
+	err := on("open", dir, base, func(fd int) error {
+		n, err := openat(fd, base, flag|unix.O_NOFOLLOW, perm)
+		if err == nil {
+			f = os.NewFile(uintptr(n), base)
+		}
+		return err
+	})
+	return f, err
+}
+
+// CreateEntry makes an empty regular file, open for reading and writing. What exists is an error (fs.ErrExist).
+func CreateEntry(dir *os.File, base string, perm uint32) (*os.File, error) {
+	f, err := openEntry(dir, base, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, perm&0o777)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Fchmod(int(f.Fd()), perm); err != nil {
+		_ = f.Close()
+		return nil, &fs.PathError{Op: "chmod", Path: base, Err: err}
+	}
+	return f, nil
+}
+
+// Mkdir makes a directory. What exists is an error (fs.ErrExist).
+func Mkdir(dir *os.File, base string, perm uint32) error {
+	if err := mkdirat(dir, base, perm&0o777); err != nil {
+		return err
+	}
+	return Chmod(dir, base, perm)
+}
+
+func mkdirat(dir *os.File, base string, perm uint32) error {
+	return on("mkdir", dir, base, func(fd int) error { return unix.Mkdirat(fd, base, perm) })
+}
+
+// Symlink makes a symbolic link to target.
+func Symlink(target string, dir *os.File, base string) error {
+	return on("symlink", dir, base, func(fd int) error { return unix.Symlinkat(target, fd, base) })
+}
+
+// Mknod makes a device, fifo or socket: mode holds the type (unix.S_IFCHR, …) and the permissions.
+func Mknod(dir *os.File, base string, mode uint32, dev uint64) error {
+	err := on("mknod", dir, base, func(fd int) error { return unix.Mknodat(fd, base, mode, int(dev)) })
+	if err != nil || mode&0o7777 == 0 {
+		return err // the umask cannot take anything from 0
+	}
+	return Chmod(dir, base, mode)
+}
+
+// Link makes a hard link to an entry; a symbolic link is linked itself.
+func Link(oldDir *os.File, oldBase string, dir *os.File, base string) error {
+	if err := checkBase(oldBase); err != nil {
+		return &fs.PathError{Op: "link", Path: oldBase, Err: err}
+	}
+	return on("link", dir, base, func(fd int) error {
+		return unix.Linkat(int(oldDir.Fd()), oldBase, fd, base, 0)
+	})
+}
+
+// Rename moves an entry, replacing what is there if rename(2) can.
+func Rename(oldDir *os.File, oldBase string, dir *os.File, base string) error {
+	if err := checkBase(oldBase); err != nil {
+		return &fs.PathError{Op: "rename", Path: oldBase, Err: err}
+	}
+	return on("rename", dir, base, func(fd int) error {
+		return unix.Renameat(int(oldDir.Fd()), oldBase, fd, base)
+	})
+}
+
+// Remove removes the entry: a file, or an empty directory.
+func Remove(dir *os.File, base string) error {
+	err := on("remove", dir, base, func(fd int) error { return unix.Unlinkat(fd, base, 0) })
+	if !errors.Is(err, unix.EISDIR) {
+		return err
+	}
+	return on("remove", dir, base, func(fd int) error { return unix.Unlinkat(fd, base, unix.AT_REMOVEDIR) })
+}
+
+// Chown sets the owner; -1 keeps an id. The kernel may clear set-id bits and
+// capabilities, so it comes before Chmod and SetXattr.
+func Chown(dir *os.File, base string, uid, gid int) error {
+	return on("chown", dir, base, func(fd int) error {
+		return unix.Fchownat(fd, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// Chmod sets the mode, set-id and sticky bits included. A symbolic link, which has none, is an error.
+func Chmod(dir *os.File, base string, mode uint32) error {
+	return on("chmod", dir, base, func(fd int) error {
+		mode := mode & 0o7777
+		err := unix.Fchmodat(fd, base, mode, unix.AT_SYMLINK_NOFOLLOW)
+		if err != unix.EOPNOTSUPP && err != unix.ENOSYS {
+			return err
+		}
+		// A kernel without fchmodat2 (Linux 6.6), or a link, which chmod through /proc refuses too.
+		entry, err := openat(fd, base, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(entry) //nolint:errcheck // nothing was written
+		return unix.Chmod(procPath(entry, ""), mode)
+	})
+}
+
+// Utimes sets the access and modification times. Nsec may be unix.UTIME_OMIT to keep
+// one, or unix.UTIME_NOW.
+func Utimes(dir *os.File, base string, atime, mtime unix.Timespec) error {
+	return on("utimes", dir, base, func(fd int) error {
+		return unix.UtimesNanoAt(fd, base, []unix.Timespec{atime, mtime}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+}
+
+// ReadlinkEntry returns the target of the symbolic link.
+func ReadlinkEntry(dir *os.File, base string) (string, error) {
+	var target string
+	err := on("readlink", dir, base, func(fd int) (err error) {
+		target, err = readlinkat(fd, base)
+		return err
+	})
+	return target, err
+}
+
+// RemoveAll removes the entry and what is below it. An entry that does not exist is no error.
+func RemoveAll(dir *os.File, base string) error {
+	err := Remove(dir, base)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	sub, err := OpenEntry(dir, base, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer sub.Close() //nolint:errcheck // only read
+	// Another process may add entries meanwhile, but not for ever.
+	for range 8 {
+		entries, err := ReadDir(sub)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := RemoveAll(sub, e.Name); err != nil {
+				return err
+			}
+		}
+		if err = Remove(dir, base); err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+	}
+	return &fs.PathError{Op: "remove", Path: base, Err: unix.ENOTEMPTY}
+}
+
+// procPath names base in the directory fd for calls that have no *at form. The last
+// component is the only one that is looked up, so the l-variants follow nothing.
+func procPath(fd int, base string) string {
+	p := "/proc/self/fd/" + strconv.Itoa(fd)
+	if base != "" {
+		p += "/" + base
+	}
+	return p
+}
