@@ -1,0 +1,152 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner"
+)
+
+// environment is what the process was given: nothing else in strake reads environment variables, the clock
+// or the standard streams.
+type environment struct {
+	stdin, stdout, stderr *os.File
+
+	lookup  func(name string) (string, bool)
+	now     func() time.Time
+	uid     int
+	signals *interrupts
+	flags   globalFlags
+}
+
+// globalFlags are the flags that every command takes, and isolation, which those that touch layers take.
+type globalFlags struct {
+	root       string
+	registryCA []string
+	insecure   []string
+	authFile   string
+	isolation  string
+}
+
+func newEnvironment() *environment {
+	return &environment{
+		stdin:   os.Stdin,
+		stdout:  os.Stdout,
+		stderr:  os.Stderr,
+		lookup:  os.LookupEnv,
+		now:     time.Now,
+		uid:     os.Getuid(),
+		signals: &interrupts{exit: os.Exit},
+		flags:   globalFlags{isolation: string(runner.Auto)},
+	}
+}
+
+// getenv returns an environment variable, "" if it is not set.
+func (e *environment) getenv(name string) string {
+	v, _ := e.lookup(name)
+	return v
+}
+
+// expand gives a "K" of --build-arg or -e its value from the environment; "K=V" is returned as it is.
+// ok is false for a K that is not set.
+func (e *environment) expand(arg string) (kv string, ok bool) {
+	if strings.Contains(arg, "=") {
+		return arg, true
+	}
+	v, ok := e.lookup(arg)
+	return arg + "=" + v, ok
+}
+
+// isTerminal says whether f is a terminal.
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// width returns the columns of the terminal f, 80 if unknown.
+func width(f *os.File) int {
+	ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil || ws.Col == 0 {
+		return 80
+	}
+	return int(ws.Col)
+}
+
+// root returns the absolute path of the store's directory.
+func (e *environment) root() (string, error) {
+	for _, dir := range []string{e.flags.root, e.getenv("STRAKE_ROOT")} {
+		if dir != "" {
+			return filepath.Abs(dir)
+		}
+	}
+	if e.uid == 0 {
+		return "/var/lib/strake", nil
+	}
+	if dir := e.getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "strake"), nil
+	}
+	home := e.getenv("HOME")
+	if home == "" {
+		return "", usagef("no place for the store: HOME is not set; use --root or STRAKE_ROOT")
+	}
+	return filepath.Join(home, ".local/share/strake"), nil
+}
+
+// dockerConfig returns docker's configuration file, "" if there is no home for it.
+func (e *environment) dockerConfig() string {
+	if dir := e.getenv("DOCKER_CONFIG"); dir != "" {
+		return filepath.Join(dir, "config.json")
+	}
+	if home := e.getenv("HOME"); home != "" {
+		return filepath.Join(home, ".docker/config.json")
+	}
+	return ""
+}
+
+// configHome returns $XDG_CONFIG_HOME or its default, "" if there is no home.
+func (e *environment) configHome() string {
+	if dir := e.getenv("XDG_CONFIG_HOME"); filepath.IsAbs(dir) {
+		return dir
+	}
+	if home := e.getenv("HOME"); home != "" {
+		return filepath.Join(home, ".config")
+	}
+	return ""
+}
+
+// chosenAuthFile returns the one credential file that the user named, "" if none.
+func (e *environment) chosenAuthFile() string {
+	if e.flags.authFile != "" {
+		return e.flags.authFile
+	}
+	return e.getenv("REGISTRY_AUTH_FILE")
+}
+
+// authFiles lists the credential files in the order in which they are asked: docker's, then podman's.
+func (e *environment) authFiles() []string {
+	if f := e.chosenAuthFile(); f != "" {
+		return []string{f}
+	}
+	files := []string{e.dockerConfig()}
+	if dir := e.getenv("XDG_RUNTIME_DIR"); dir != "" {
+		files = append(files, filepath.Join(dir, "containers/auth.json"))
+	}
+	if dir := e.configHome(); dir != "" {
+		files = append(files, filepath.Join(dir, "containers/auth.json"))
+	}
+	return slices.DeleteFunc(files, func(f string) bool { return f == "" })
+}
+
+// certsDirs lists the directories with certificates by registry: the user's, then the machine's.
+func (e *environment) certsDirs() []string {
+	var dirs []string
+	if dir := e.configHome(); dir != "" {
+		dirs = append(dirs, filepath.Join(dir, "containers/certs.d"), filepath.Join(dir, "docker/certs.d"))
+	}
+	return append(dirs, "/etc/containers/certs.d", "/etc/docker/certs.d")
+}
