@@ -1,0 +1,89 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/strake-build/strake/layer/image"
+)
+
+// assemble makes the image of a stage from its configuration and layers.
+func (b *build) assemble(ctx context.Context, p *planned, f filesystem) (*image.Image, error) {
+	config := p.state.Config
+	img := &image.Image{}
+	config.RootFS = v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{}}
+	var made []time.Time
+	for _, l := range f.layers {
+		layer := image.Layer{}
+		if l.base != nil {
+			layer = *l.base
+		} else {
+			diffID, _, err := b.Snapshots.DiffID(ctx, l.made)
+			if err != nil {
+				return nil, fmt.Errorf("computing the digest of a layer: %w", err)
+			}
+			layer.DiffID = diffID
+			made = append(made, l.created)
+		}
+		img.Layers = append(img.Layers, layer)
+		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, layer.DiffID)
+	}
+	var base []v1.History
+	if p.base != nil {
+		base = p.base.Config.History
+	}
+	config.History, config.Created = history(base, p.history, made)
+	if len(b.opt.Labels) > 0 {
+		labels := maps.Clone(config.Config.Labels)
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		maps.Copy(labels, b.opt.Labels)
+		config.Config.Labels = labels
+	}
+	raw, err := marshal(config)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the image configuration: %w", err)
+	}
+	img.RawConfig, img.Config = raw, config
+	img.ID, _, err = v1.SHA256(bytes.NewReader(raw))
+	return img, err
+}
+
+// history joins the base's entries and the build's, and gives each of the build's a time: that of its
+// layer, or for an entry without one that of the layer before it, or else of the first layer made. So a
+// cached build, whose layers keep their times, gives the same bytes. The time of the image is that of its last entry.
+func history(base, own []v1.History, made []time.Time) ([]v1.History, v1.Time) {
+	all := append([]v1.History{}, base...)
+	var now v1.Time
+	if len(made) > 0 {
+		now.Time = made[0]
+	} else if len(base) > 0 {
+		now = base[len(base)-1].Created
+	}
+	for _, h := range own {
+		if !h.EmptyLayer && len(made) > 0 {
+			now.Time, made = made[0], made[1:]
+		}
+		h.Created = now
+		all = append(all, h)
+	}
+	return all, now
+}
+
+// marshal encodes a configuration without escaping <, > and &, which people read in histories.
+func marshal(config v1.ConfigFile) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(config); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}

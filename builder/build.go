@@ -1,0 +1,185 @@
+// Package builder builds the image that a Dockerfile describes: it lowers stages
+// to vertices (plan), has the solver run them (run, copy, workdir), and puts the
+// image together from what they made (assemble).
+//
+// It is the roof of the house: the only package that knows the language, the
+// layers and the sandbox at once.
+package builder
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/strake-build/strake/builder/progress"
+	"github.com/strake-build/strake/builder/solver"
+	"github.com/strake-build/strake/builder/source"
+	"github.com/strake-build/strake/dockerfile"
+	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/snapshot"
+	"github.com/strake-build/strake/runner"
+)
+
+// Sandbox runs the process of a RUN.
+type Sandbox interface {
+	Run(ctx context.Context, s runner.Sandbox, p runner.Process) error
+}
+
+// Resolver finds the image that FROM or COPY --from names. It fetches no layers.
+type Resolver interface {
+	Resolve(ctx context.Context, ref string, platform v1.Platform) (*image.Image, error)
+}
+
+// Builder holds what builds have in common.
+type Builder struct {
+	Cache     solver.Cache
+	Snapshots *snapshot.Store
+	Layers    *image.Layers
+	Resolver  Resolver
+	Sandbox   Sandbox
+	UserXattr bool   // see layer.Options
+	Stubs     string // see runner.Sandbox
+	Now       func() time.Time
+}
+
+// Options are what one build says, as decided values.
+type Options struct {
+	File     *dockerfile.File
+	Context  *source.Tree // what COPY and ADD without --from read
+	Settings dockerfile.Settings
+	Labels   map[string]string // added to the image, over those of the Dockerfile
+	Jobs     int               // how many steps run at once
+	Progress progress.Sink
+}
+
+// Result is a finished build.
+type Result struct {
+	Image    *image.Image
+	Warnings []dockerfile.Warning
+}
+
+// Build builds the target and returns its image, which is not stored yet. An error at fault of the
+// Dockerfile, and that of a failed step, is a *dockerfile.Error.
+func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
+	graph, err := opt.File.Graph(opt.Settings)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	h := hasher{snapshots: b.Snapshots, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	defer h.wg.Wait()
+	defer cancel(nil) // before the wait: a failed build needs no digests
+	bd := &build{Builder: b, opt: opt, hash: func(id snapshot.ID) { h.start(ctx, id) }}
+	p, err := bd.plan(ctx, graph)
+	if err != nil {
+		return nil, err
+	}
+	var fs filesystem
+	if p.target.top != nil {
+		s := solver.Solver[filesystem]{Cache: usable{b.Cache, b.Snapshots}, Jobs: opt.Jobs, Sink: opt.Progress, Now: b.Now}
+		if fs, err = s.Solve(ctx, p.vertices, p.target.top); err != nil {
+			return nil, err
+		}
+	}
+	img, err := bd.assemble(ctx, p.target, fs)
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Image: img, Warnings: append(graph.File.Warnings, p.warnings...)}, nil
+}
+
+// build is one call of Build.
+type build struct {
+	*Builder
+	opt Options
+	// hash begins to compute the diffID of a layer, for as long as the build lasts.
+	hash func(snapshot.ID)
+}
+
+// filesystem is what vertices pass on: a stack of layers, bottom first.
+type filesystem struct{ layers []layerRef }
+
+// layerRef is a layer of an image, which may not be on this machine yet, or one that a step made.
+type layerRef struct {
+	base    *image.Layer
+	made    snapshot.ID // if base is nil
+	created time.Time   // of made
+}
+
+func (f filesystem) with(l layerRef) filesystem {
+	layers := make([]layerRef, len(f.layers), len(f.layers)+1)
+	copy(layers, f.layers)
+	return filesystem{append(layers, l)}
+}
+
+// unpacked makes sure that every layer of f is in the snapshot store, all missing ones at once.
+func (b *build) unpacked(ctx context.Context, f filesystem, v *vertex) ([]snapshot.ID, error) {
+	ids := make([]snapshot.ID, len(f.layers))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	bytes := newTransfer(func(current, total int64) {
+		b.opt.Progress(progress.Event{Time: b.Now(), Kind: progress.Transfer, Vertex: v.ID, Current: current, Total: total})
+	})
+	for i, l := range f.layers {
+		if l.base == nil {
+			ids[i] = l.made
+			continue
+		}
+		g.Go(func() (err error) {
+			ids[i], err = b.Layers.Unpacked(ctx, *l.base, bytes.part())
+			return err
+		})
+	}
+	return ids, g.Wait()
+}
+
+// transfer adds up the progress of transfers that run at once.
+type transfer struct {
+	mu    sync.Mutex
+	parts []*[2]int64
+	emit  func(current, total int64)
+}
+
+func newTransfer(emit func(current, total int64)) *transfer { return &transfer{emit: emit} }
+
+func (t *transfer) part() func(current, total int64) {
+	p := new([2]int64)
+	t.mu.Lock()
+	t.parts = append(t.parts, p)
+	t.mu.Unlock()
+	return func(current, total int64) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		*p = [2]int64{current, total}
+		var sum [2]int64
+		for _, q := range t.parts {
+			sum[0] += q[0]
+			sum[1] += q[1]
+		}
+		t.emit(sum[0], sum[1])
+	}
+}
+
+// hasher computes diffIDs while later steps run.
+type hasher struct {
+	snapshots *snapshot.Store
+	slots     chan struct{}
+	wg        sync.WaitGroup
+}
+
+// start begins to compute the diffID of a layer. Its error is met again, and reported, by whoever asks for the diffID.
+func (h *hasher) start(ctx context.Context, id snapshot.ID) {
+	h.wg.Go(func() {
+		select {
+		case h.slots <- struct{}{}:
+			defer func() { <-h.slots }()
+			_, _, _ = h.snapshots.DiffID(ctx, id)
+		case <-ctx.Done():
+		}
+	})
+}

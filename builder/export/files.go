@@ -1,0 +1,63 @@
+package export
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/strake-build/strake/builder/copier"
+	"github.com/strake-build/strake/builder/source"
+	"github.com/strake-build/strake/layer"
+	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/rootfs"
+)
+
+// Tar writes the files of img as a tar.
+func (e *Exporter) Tar(ctx context.Context, w io.Writer, img *image.Image) error {
+	ids, err := e.unpacked(ctx, img)
+	if err != nil {
+		return err
+	}
+	root, err := e.Snapshots.OpenView(ids)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := layer.Write(ctx, w, root, layer.Options{Form: layer.Plain, UserXattr: e.UserXattr}); err != nil {
+		return fmt.Errorf("writing the image's files: %w", err)
+	}
+	return nil
+}
+
+// Files writes the files of img into the folder dir, over what is there. They belong to the user of strake, whoever owns them
+// in the image: a folder is for people, an image for machines. now is the clock.
+func (e *Exporter) Files(ctx context.Context, dir string, img *image.Image, now func() time.Time) error {
+	ids, err := e.unpacked(ctx, img)
+	if err != nil {
+		return err
+	}
+	root, err := e.Snapshots.OpenView(ids)
+	if err != nil {
+		return err
+	}
+	tree := source.FromRoot(root, source.Options{Now: now})
+	defer tree.Close()
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // an output folder, for others to read
+		return fmt.Errorf("writing the image's files: %w", err)
+	}
+	dst, err := rootfs.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	items, err := tree.Select(ctx, []string{"/"})
+	if err != nil {
+		return err
+	}
+	if err := copier.Copy(ctx, dst, tree, items, nil, copier.Options{Dest: "/", Owner: &layer.Owner{}, UserXattr: e.UserXattr}); err != nil {
+		return fmt.Errorf("writing the image's files to %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,124 @@
+package export
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/strake-build/strake/layer/blob"
+	"github.com/strake-build/strake/layer/compress"
+	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/registry"
+	"github.com/strake-build/strake/layer/snapshot"
+)
+
+// Exporter writes images. Its methods are safe for concurrent use.
+type Exporter struct {
+	Layers    *image.Layers
+	Blobs     *blob.Store
+	Snapshots *snapshot.Store
+	Client    *registry.Client
+	Temp      string // a folder for compressed layers on their way; they have no name there
+	UserXattr bool   // see layer.Options
+}
+
+// manifest is an image manifest in the bytes that its digest names.
+type manifest struct {
+	raw       []byte
+	mediaType types.MediaType
+	digest    v1.Hash
+}
+
+func (m manifest) descriptor(img *image.Image) v1.Descriptor {
+	return v1.Descriptor{MediaType: m.mediaType, Digest: m.digest, Size: int64(len(m.raw)), Platform: &v1.Platform{
+		OS: img.Config.OS, Architecture: img.Config.Architecture, Variant: img.Config.Variant, OSVersion: img.Config.OSVersion,
+	}}
+}
+
+// original returns the manifest of an image that was pulled, unchanged: its digest stays.
+func (e *Exporter) original(img *image.Image) (m manifest, ok bool, err error) {
+	if img.Manifest == (v1.Hash{}) {
+		return manifest{}, false, nil
+	}
+	raw, err := e.Blobs.ReadAll(img.Manifest)
+	if err != nil {
+		return manifest{}, false, fmt.Errorf("reading the manifest of the image: %w", err)
+	}
+	var head struct {
+		MediaType types.MediaType `json:"mediaType"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return manifest{}, false, fmt.Errorf("reading the manifest of the image: %w", err)
+	}
+	if head.MediaType == "" {
+		head.MediaType = types.OCIManifestSchema1
+	}
+	return manifest{raw, head.MediaType, img.Manifest}, true, nil
+}
+
+// newManifest describes img with its compressed layers, as the OCI image specification says (manifest.md).
+func newManifest(img *image.Image, layers []v1.Descriptor) (manifest, error) {
+	m := v1.Manifest{
+		SchemaVersion: 2,
+		MediaType:     types.OCIManifestSchema1,
+		Config:        v1.Descriptor{MediaType: types.OCIConfigJSON, Digest: img.ID, Size: int64(len(img.RawConfig))},
+		Layers:        make([]v1.Descriptor, len(layers)),
+	}
+	for i, l := range layers {
+		m.Layers[i] = v1.Descriptor{MediaType: ociLayer(l.MediaType), Digest: l.Digest, Size: l.Size, Annotations: l.Annotations, URLs: l.URLs}
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		return manifest{}, fmt.Errorf("encoding the manifest: %w", err)
+	}
+	digest, _, err := v1.SHA256(bytes.NewReader(raw))
+	return manifest{raw, m.MediaType, digest}, err
+}
+
+// manifestFor is the pulled manifest, or a new one over compressed layers.
+func (e *Exporter) manifestFor(img *image.Image, layers []v1.Descriptor) (manifest, error) {
+	if m, ok, err := e.original(img); ok || err != nil {
+		return m, err
+	}
+	return newManifest(img, layers)
+}
+
+// mediaType is the OCI media type of a layer compressed with codec.
+func mediaType(codec compress.Algorithm) types.MediaType {
+	switch codec {
+	case compress.Zstd:
+		return types.OCILayerZStd
+	case compress.None:
+		return types.OCIUncompressedLayer
+	default:
+		return types.OCILayer
+	}
+}
+
+// ociLayer is the OCI name of a layer's media type: an OCI manifest may sit on a base with docker's names.
+func ociLayer(t types.MediaType) types.MediaType {
+	switch t {
+	case types.DockerLayer:
+		return types.OCILayer
+	case types.DockerUncompressedLayer:
+		return types.OCIUncompressedLayer
+	default:
+		return t
+	}
+}
+
+// unpacked makes sure that all layers are in the snapshot store.
+func (e *Exporter) unpacked(ctx context.Context, img *image.Image) ([]snapshot.ID, error) {
+	ids := make([]snapshot.ID, len(img.Layers))
+	for i, l := range img.Layers {
+		var err error
+		if ids[i], err = e.Layers.Unpacked(ctx, l, nil); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}

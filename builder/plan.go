@@ -1,0 +1,264 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/strake-build/strake/builder/solver"
+	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/dockerfile"
+	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/snapshot"
+)
+
+type vertex = solver.Vertex[filesystem]
+
+// plan is the solver's graph of a build.
+type plan struct {
+	vertices []*vertex // each after those that it needs
+	target   *planned
+	warnings []dockerfile.Warning
+}
+
+// planned is a stage that was lowered to vertices.
+type planned struct {
+	top     *vertex // nil for an empty file system
+	state   dockerfile.State
+	base    *image.Image // at the bottom of its chain; nil for scratch
+	history []v1.History // of its own and its parent stages' steps, without times
+}
+
+// planner lowers stages, each once, when another asks for it: what nobody needs is never looked at.
+type planner struct {
+	*build
+	ctx    context.Context //nolint:containedctx // it lives exactly as long as the call of plan
+	graph  *dockerfile.Graph
+	plan   plan
+	stages map[*dockerfile.Stage]*planned
+	images map[imageKey]func() (*image.Image, error)
+	froms  map[imageKey]*vertex
+}
+
+type imageKey struct {
+	ref      string
+	platform string
+}
+
+func (b *build) plan(ctx context.Context, g *dockerfile.Graph) (*plan, error) {
+	p := &planner{build: b, ctx: ctx, graph: g, stages: map[*dockerfile.Stage]*planned{},
+		images: map[imageKey]func() (*image.Image, error){}, froms: map[imageKey]*vertex{}}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, s := range g.Stages {
+		if s.Base.Image != "" { // all bases at once; stage reports what went wrong
+			resolve := p.image(s.Base.Image, s.Platform)
+			wg.Go(func() { _, _ = resolve() })
+		}
+	}
+	var err error
+	if p.plan.target, err = p.stage(g.Target); err != nil {
+		return nil, err
+	}
+	for v := p.plan.target.top; v != nil; v = v.Parent {
+		if s, ok := v.Op.(*step); ok {
+			s.exported = true
+		}
+	}
+	return &p.plan, nil
+}
+
+// image returns the function that resolves ref, once.
+func (p *planner) image(ref string, platform v1.Platform) func() (*image.Image, error) {
+	k := imageKey{ref, platform.String()}
+	if p.images[k] == nil {
+		p.images[k] = sync.OnceValues(func() (*image.Image, error) { return p.Resolver.Resolve(p.ctx, ref, platform) })
+	}
+	return p.images[k]
+}
+
+func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
+	if done := p.stages[s]; done != nil {
+		return done, nil
+	}
+	from := &planned{}
+	switch {
+	case s.Base.Stage != nil:
+		below, err := p.stage(s.Base.Stage)
+		if err != nil {
+			return nil, err
+		}
+		*from = *below
+	case s.Base.Image != "":
+		img, err := p.image(s.Base.Image, s.Platform)()
+		if err != nil {
+			return nil, p.at(s, s.Range, "FROM "+s.Base.Image, err)
+		}
+		from.base = img
+		from.state = dockerfile.BaseState(img.Config)
+	}
+	steps, state, err := p.graph.Expand(s, from.state)
+	if err != nil {
+		return nil, err
+	}
+	n := newNumbers(p.graph, s, steps)
+	if s.Base.Image != "" {
+		from.top = p.from(n.next()+"FROM "+s.Base.Image, s.Base.Image, s.Platform, from.base)
+	}
+	st := &planned{top: from.top, state: state, base: from.base, history: slices.Clone(from.history)}
+	for _, step := range steps {
+		st.history = append(st.history, step.History)
+		if step.Op == nil {
+			continue
+		}
+		if st.top, err = p.step(s, step, n.next(), st.top); err != nil {
+			return nil, err
+		}
+	}
+	p.stages[s] = st
+	return st, nil
+}
+
+// from is the vertex of an image: it says which layers there are and fetches none.
+func (p *planner) from(label, ref string, platform v1.Platform, img *image.Image) *vertex {
+	k := imageKey{ref, platform.String()}
+	if p.froms[k] == nil {
+		p.froms[k] = p.add(&vertex{Name: label, Source: true, Op: fromOp{img}})
+	}
+	return p.froms[k]
+}
+
+func (p *planner) add(v *vertex) *vertex {
+	v.ID = fmt.Sprint(len(p.plan.vertices) + 1)
+	p.plan.vertices = append(p.plan.vertices, v)
+	return v
+}
+
+// step lowers one instruction on top of parent.
+func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, parent *vertex) (*vertex, error) {
+	v := &vertex{Name: label + st.Name, Parent: parent, Wrap: func(err error) error { return p.at(s, st.Range, st.Text, err) }}
+	op := &step{build: p.build, vertex: v}
+	switch o := st.Op.(type) {
+	case *dockerfile.Run:
+		op.work = &runWork{build: p.build, vertex: v, run: o}
+	case *dockerfile.Workdir:
+		op.work = &workdirWork{dir: o.Dir, user: o.User}
+	case *dockerfile.Copy:
+		c := &copyWork{build: p.build, vertex: v, copy: o}
+		if o.From != nil {
+			in, err := p.input(s, st, o.From)
+			if err != nil {
+				return nil, err
+			}
+			c.fromStage = true
+			if in != nil {
+				v.Inputs = []*vertex{in}
+			}
+		}
+		op.work = c
+	default:
+		return nil, p.at(s, st.Range, st.Text, fmt.Errorf("internal error: no lowering for %T", o))
+	}
+	v.Op = op
+	return p.add(v), nil
+}
+
+// input is the vertex whose files a COPY --from reads; nil for an empty file system.
+func (p *planner) input(s *dockerfile.Stage, st dockerfile.Step, from *dockerfile.Source) (*vertex, error) {
+	if from.Stage != nil {
+		in, err := p.stage(from.Stage)
+		if err != nil {
+			return nil, err
+		}
+		return in.top, nil
+	}
+	img, err := p.image(from.Image, s.Platform)()
+	if err != nil {
+		return nil, p.at(s, st.Range, st.Text, err)
+	}
+	return p.from("FROM "+from.Image, from.Image, s.Platform, img), nil
+}
+
+// at puts an error into the Dockerfile's words, once.
+func (p *planner) at(s *dockerfile.Stage, r dockerfile.Range, text string, err error) error {
+	var located *dockerfile.Error
+	if errors.As(err, &located) {
+		return err
+	}
+	return &dockerfile.Error{File: p.graph.File.Name, Source: p.graph.File.Source, Range: r, Stage: stageName(s), Instruction: text, Err: err}
+}
+
+func stageName(s *dockerfile.Stage) string {
+	if s.Name != "" {
+		return s.Name
+	}
+	return fmt.Sprintf("stage-%d", s.Index)
+}
+
+// numbers labels the steps of a stage, "[build 2/5] ", as BuildKit counts them: the pull of
+// a base and every instruction that makes a layer. A file with one stage needs no stage name.
+type numbers struct {
+	stage   string
+	i, last int
+}
+
+func newNumbers(g *dockerfile.Graph, s *dockerfile.Stage, steps []dockerfile.Step) *numbers {
+	n := &numbers{}
+	if len(g.File.Stages) > 1 {
+		n.stage = stageName(s) + " "
+	}
+	if s.Base.Image != "" {
+		n.last++
+	}
+	for _, st := range steps {
+		if st.Op != nil {
+			n.last++
+		}
+	}
+	return n
+}
+
+func (n *numbers) next() string {
+	n.i++
+	return fmt.Sprintf("[%s%*d/%d] ", n.stage, len(fmt.Sprint(n.last)), n.i, n.last)
+}
+
+// fromOp describes the layers of an image.
+type fromOp struct{ img *image.Image }
+
+func (o fromOp) Parts(context.Context) ([]cache.Part, error) {
+	// The configuration's digest covers the layers' diffIDs: the same image is the same base from every registry.
+	return []cache.Part{{Name: "image", Value: o.img.ID.String()}}, nil
+}
+
+func (o fromOp) Load(filesystem, cache.Record) filesystem { return o.filesystem() }
+
+func (o fromOp) Run(context.Context, filesystem, []filesystem) (filesystem, cache.Record, error) {
+	return o.filesystem(), cache.Record{}, nil
+}
+
+func (o fromOp) filesystem() filesystem {
+	var f filesystem
+	for i := range o.img.Layers {
+		f.layers = append(f.layers, layerRef{base: &o.img.Layers[i]})
+	}
+	return f
+}
+
+// usable is a cache whose records point to layers that are there.
+type usable struct {
+	solver.Cache
+	snapshots *snapshot.Store
+}
+
+func (u usable) Lookup(ctx context.Context, k cache.Key) (cache.Record, error) {
+	r, err := u.Cache.Lookup(ctx, k)
+	if err == nil && !u.snapshots.Has(snapshot.ID(r.Layer)) {
+		return cache.Record{}, fmt.Errorf("%w: its layer is gone", cache.ErrMiss)
+	}
+	return r, err
+}

@@ -1,0 +1,78 @@
+package builder
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/strake-build/strake/builder/copier"
+	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/layer/snapshot"
+)
+
+// work is what distinguishes RUN, COPY, ADD and WORKDIR: what they are made of, and what they do to a file system.
+type work interface {
+	parts(ctx context.Context) ([]cache.Part, error)
+	do(ctx context.Context, active *snapshot.Active, inputs []filesystem) error
+}
+
+// step is the solver.Op of an instruction that makes one layer.
+type step struct {
+	*build
+	vertex   *vertex
+	work     work
+	exported bool // the layer is part of the image: its diffID will be needed
+}
+
+func (s *step) Parts(ctx context.Context) ([]cache.Part, error) { return s.work.parts(ctx) }
+
+func (s *step) Load(parent filesystem, r cache.Record) filesystem {
+	return parent.with(layerRef{made: snapshot.ID(r.Layer), created: r.Created})
+}
+
+func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem) (filesystem, cache.Record, error) {
+	var none filesystem
+	ids, err := s.unpacked(ctx, parent, s.vertex)
+	if err != nil {
+		return none, cache.Record{}, err
+	}
+	active, err := s.Snapshots.Prepare(ctx, ids)
+	if err != nil {
+		return none, cache.Record{}, err
+	}
+	defer active.Discard()
+	if err := s.work.do(ctx, active, inputs); err != nil {
+		return none, cache.Record{}, err
+	}
+	id, err := active.Commit(ctx)
+	if err != nil {
+		return none, cache.Record{}, err
+	}
+	parts, err := s.work.parts(ctx)
+	if err != nil {
+		return none, cache.Record{}, err
+	}
+	if s.exported {
+		s.hash(id)
+	}
+	rec := cache.Record{Layer: string(id), Created: s.Now().UTC(), Name: s.vertex.Name, Parts: parts}
+	return s.Load(parent, rec), rec, nil
+}
+
+// workdirWork makes a working directory.
+type workdirWork struct{ dir, user string }
+
+func (w *workdirWork) parts(context.Context) ([]cache.Part, error) {
+	return []cache.Part{{Name: "instruction", Value: "WORKDIR"}, {Name: "dir", Value: w.dir}, {Name: "user", Value: w.user}}, nil
+}
+
+func (w *workdirWork) do(_ context.Context, active *snapshot.Active, _ []filesystem) error {
+	root, err := active.Open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := copier.MakeDir(root, w.dir, w.user); err != nil {
+		return fmt.Errorf("making the working directory %s: %w", w.dir, err)
+	}
+	return nil
+}
