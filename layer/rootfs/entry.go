@@ -11,7 +11,8 @@ import (
 
 // The functions of this file work on an entry: the thing called base in the open
 // directory dir (O_PATH is enough). base is one component; if it is a
-// symbolic link it is never followed. Modes are not subject to the umask.
+// symbolic link it is never followed. Those that neither make nor remove the entry
+// take "." for dir itself. Modes are not subject to the umask.
 
 // StatEntry describes the entry.
 func StatEntry(dir *os.File, base string) (unix.Stat_t, error) {
@@ -62,17 +63,17 @@ func Mkdir(dir *os.File, base string, perm uint32) error {
 }
 
 func mkdirat(dir *os.File, base string, perm uint32) error {
-	return on("mkdir", dir, base, func(fd int) error { return unix.Mkdirat(fd, base, perm) })
+	return onChild("mkdir", dir, base, func(fd int) error { return unix.Mkdirat(fd, base, perm) })
 }
 
 // Symlink makes a symbolic link to target.
 func Symlink(target string, dir *os.File, base string) error {
-	return on("symlink", dir, base, func(fd int) error { return unix.Symlinkat(target, fd, base) })
+	return onChild("symlink", dir, base, func(fd int) error { return unix.Symlinkat(target, fd, base) })
 }
 
 // Mknod makes a device, fifo or socket: mode holds the type (unix.S_IFCHR, …) and the permissions.
 func Mknod(dir *os.File, base string, mode uint32, dev uint64) error {
-	err := on("mknod", dir, base, func(fd int) error { return unix.Mknodat(fd, base, mode, int(dev)) })
+	err := onChild("mknod", dir, base, func(fd int) error { return unix.Mknodat(fd, base, mode, int(dev)) })
 	if err != nil || mode&0o7777 == 0 {
 		return err // the umask cannot take anything from 0
 	}
@@ -84,7 +85,7 @@ func Link(oldDir *os.File, oldBase string, dir *os.File, base string) error {
 	if err := checkBase(oldBase); err != nil {
 		return &fs.PathError{Op: "link", Path: oldBase, Err: err}
 	}
-	return on("link", dir, base, func(fd int) error {
+	return onChild("link", dir, base, func(fd int) error {
 		return unix.Linkat(int(oldDir.Fd()), oldBase, fd, base, 0)
 	})
 }
@@ -94,18 +95,18 @@ func Rename(oldDir *os.File, oldBase string, dir *os.File, base string) error {
 	if err := checkBase(oldBase); err != nil {
 		return &fs.PathError{Op: "rename", Path: oldBase, Err: err}
 	}
-	return on("rename", dir, base, func(fd int) error {
+	return onChild("rename", dir, base, func(fd int) error {
 		return unix.Renameat(int(oldDir.Fd()), oldBase, fd, base)
 	})
 }
 
 // Remove removes the entry: a file, or an empty directory.
 func Remove(dir *os.File, base string) error {
-	err := on("remove", dir, base, func(fd int) error { return unix.Unlinkat(fd, base, 0) })
+	err := onChild("remove", dir, base, func(fd int) error { return unix.Unlinkat(fd, base, 0) })
 	if !errors.Is(err, unix.EISDIR) {
 		return err
 	}
-	return on("remove", dir, base, func(fd int) error { return unix.Unlinkat(fd, base, unix.AT_REMOVEDIR) })
+	return onChild("remove", dir, base, func(fd int) error { return unix.Unlinkat(fd, base, unix.AT_REMOVEDIR) })
 }
 
 // Chown sets the owner; -1 keeps an id. The kernel may clear set-id bits and

@@ -78,7 +78,7 @@ func TestResolve(t *testing.T) {
 }
 
 func TestOpenStaysInside(t *testing.T) {
-	r, dir := tree(t, "etc", "etc/passwd=inside", "evil->/../../../../../../etc/passwd", "dot->../../../etc/passwd", "proc->/proc/self/root")
+	r, dir := tree(t, "etc", "etc/passwd=inside", "evil->/../../../../../../etc/passwd", "dot->../../../etc/passwd", "esc->/proc/self/root")
 	if err := os.WriteFile(filepath.Join(filepath.Dir(dir), "secret"), []byte("outside"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestOpenStaysInside(t *testing.T) {
 			t.Errorf("%s leads outside: %q", name, buf[:n])
 		}
 	}
-	for _, name := range []string{"../secret", "/../secret", "proc"} {
+	for _, name := range []string{"../secret", "/../secret", "esc"} {
 		if _, err := r.Stat(name); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Stat(%s): %v, want not found", name, err)
 		}
@@ -292,6 +292,12 @@ func TestEntries(t *testing.T) {
 		if err := rootfs.Mkdir(dir, base, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
 			t.Errorf("Mkdir(%q): %v", base, err)
 		}
+	}
+	must(rootfs.Chown(dir, ".", 3, 4))
+	must(rootfs.Chmod(dir, ".", 0o1711))
+	must(rootfs.SetXattr(dir, ".", "user.self", []byte("x")))
+	if st, err := r.Stat("d"); err != nil || st.Mode != unix.S_IFDIR|0o1711 || st.Uid != 3 {
+		t.Error(st, err)
 	}
 	list, err := r.OpenFile("d", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	must(err)

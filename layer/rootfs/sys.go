@@ -72,17 +72,34 @@ func errnoOf(err error) error {
 	return err
 }
 
-// on runs a system call on the entry base of dir.
+// on runs a system call on the entry base of dir; "." is dir itself.
 func on(op string, dir *os.File, base string, call func(fd int) error) error {
-	err := checkBase(base)
-	if err == nil {
-		_, err = retry(func() (struct{}, error) { return struct{}{}, call(int(dir.Fd())) })
-		runtime.KeepAlive(dir)
+	if base == "." {
+		return call0(op, dir, base, call)
 	}
-	if err != nil {
+	return onChild(op, dir, base, call)
+}
+
+// onChild is on for calls that make or remove an entry, which dir itself is not.
+func onChild(op string, dir *os.File, base string, call func(fd int) error) error {
+	if err := checkBase(base); err != nil {
 		return &fs.PathError{Op: op, Path: base, Err: err}
 	}
-	return nil
+	return call0(op, dir, base, call)
+}
+
+func call0(op string, dir *os.File, base string, call func(fd int) error) error {
+	for {
+		err := call(int(dir.Fd()))
+		runtime.KeepAlive(dir)
+		switch err {
+		case nil:
+			return nil
+		case unix.EINTR:
+		default:
+			return &fs.PathError{Op: op, Path: base, Err: err}
+		}
+	}
 }
 
 // checkBase refuses what does not name an entry of a directory.
