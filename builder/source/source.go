@@ -1,25 +1,49 @@
 // Package source opens build contexts and digests exactly the files that an
 // instruction takes from one.
+//
+// A Tree keeps what it learned of a directory, so that several instructions of
+// one build that read the same folders list and hash them once. What it learned
+// of files outlives the build in the stat index, see Options.Index.
 package source
 
 import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"io"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/dockerfile/ignore"
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
-var errTodo = errors.New("not written yet")
-
 // Digest names the content that a selection takes: paths, types, modes, owners, link targets, xattrs and bytes; never times.
 type Digest [sha256.Size]byte
 
 // Tree is a file tree that COPY and ADD read: a build context or a mounted stage. It is safe for concurrent use.
-type Tree struct{}
+//
+// A Tree is a view of one moment: a directory is listed and a file is looked at once, when
+// something first asks for it.
+type Tree struct {
+	root *rootfs.Root
+	opt  Options
+	top  *dir
+
+	slots   chan struct{} // one per goroutine that may be started beside the caller's
+	workers sync.Pool     // of *worker
+
+	indexOnce sync.Once
+	old       *index // as it was on disk; never nil after indexOnce
+	clockOnce sync.Once
+	clock     int64       // the time before the first file was hashed, in nanoseconds; 0 trusts nothing
+	dirty     atomic.Bool // the index on disk is not what is known
+}
 
 // Options configures a Tree.
 type Options struct {
@@ -27,19 +51,37 @@ type Options struct {
 	// ResetOwner: entries count as owned by 0:0, as those of a build context are.
 	ResetOwner bool
 	// Index is the file that remembers the sha256 of files by (size, mtime, ctime, inode, mode); empty for none.
+	// One that is damaged or was made for another folder is ignored and replaced.
 	Index string
-	// Now is the clock, for git's rule about racy timestamps.
+	// Now is the clock, for git's rule about racy timestamps; nil relies on the file system's alone.
 	Now func() time.Time
 }
 
 // Open opens the host directory dir as a Tree.
-func Open(dir string, opt Options) (*Tree, error) { return nil, errTodo }
+func Open(dir string, opt Options) (*Tree, error) {
+	root, err := rootfs.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening context: %w", err)
+	}
+	return FromRoot(root, opt), nil
+}
 
 // FromRoot makes a Tree of an open root, such as a stage's file system. The Tree owns it.
-func FromRoot(r *rootfs.Root, opt Options) *Tree { return nil }
+func FromRoot(r *rootfs.Root, opt Options) *Tree {
+	t := &Tree{root: r, opt: opt, slots: make(chan struct{}, max(runtime.NumCPU()-1, 1))}
+	t.top = &dir{path: ".", ignore: opt.Ignore.Root()}
+	t.workers.New = func() any { return newWorker() }
+	return t
+}
 
-// Close writes the index and releases the tree.
-func (t *Tree) Close() error { return errTodo }
+// Close writes the index, if something in it changed, and releases the tree. An
+// index that cannot be written is no reason for a build to fail; the caller may report the error.
+func (t *Tree) Close() error {
+	return errors.Join(t.saveIndex(), t.root.Close())
+}
+
+// Root is the tree's root, for reading files. It knows nothing of Options.Ignore.
+func (t *Tree) Root() *rootfs.Root { return t.root }
 
 // Item is one source of a COPY after wildcards and links were followed.
 type Item struct {
@@ -52,34 +94,80 @@ type Item struct {
 	Wildcard bool
 }
 
-// Select finds what the patterns of a COPY mean (filepath.Match in each component, links followed inside the
-// tree, ".." clipped at the root). A pattern without wildcards that matches nothing is a *NotFoundError, one with
-// wildcards matches nothing silently, unless nothing at all matched.
-func (t *Tree) Select(ctx context.Context, patterns []string) ([]Item, error) { return nil, errTodo }
-
-// NotFoundError says that a source does not exist in the tree, or that .dockerignore excludes it.
-type NotFoundError struct {
-	Path    string
-	Ignored bool // it exists, and .dockerignore excludes it
-	Similar string // a path that does exist and looks alike, may be empty
+// Info describes an entry of a Tree.
+type Info struct {
+	rootfs.Entry
+	// Stat is as the Tree saw the entry first, with the owner 0:0 if Options.ResetOwner says so.
+	Stat unix.Stat_t
+	// NoXattr: the entry is known to have no extended attributes that are part of an image.
+	NoXattr bool
 }
 
-func (e *NotFoundError) Error() string { return "" }
-
-// Digest digests what items select, in parallel, reading only files that changed since the index was written.
-func (t *Tree) Digest(ctx context.Context, items []Item) (Digest, error) { return Digest{}, errTodo }
-
-// Root is the tree's root, for reading files.
-func (t *Tree) Root() *rootfs.Root { return nil }
-
-// Walk calls f for item.Path and, if it is a directory, for everything below it that is not ignored, parents
-// first, sorted by name. rel is relative to item.Path, "." for itself.
-func (t *Tree) Walk(ctx context.Context, item Item, f func(rel string, e rootfs.Entry) error) error {
-	return errTodo
+// ReadDir lists the directory path, as Item.Path or something below it, without what is
+// ignored, sorted by name. It lists and stats a directory once.
+func (t *Tree) ReadDir(ctx context.Context, path string) ([]Info, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	d, n, err := t.find(path)
+	if err == nil && n != nil {
+		d, err = n.dir, nil
+		if d == nil {
+			err = unix.ENOTDIR
+		}
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "readdir", Path: path, Err: err}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := t.load(ctx, d); err != nil {
+		return nil, err
+	}
+	infos := make([]Info, len(d.nodes))
+	for i := range d.nodes {
+		infos[i] = d.nodes[i].info()
+	}
+	return infos, nil
 }
 
-// Stdin reads a context from r: a tar (plain, or compressed in a known format), unpacked into dir, or else a Dockerfile, which is
-// returned (then there is no context).
-func Stdin(ctx context.Context, r io.Reader, dir string) (dockerfile []byte, err error) {
-	return nil, errTodo
+// Lstat describes one entry, without following a link.
+func (t *Tree) Lstat(path string) (Info, error) {
+	d, n, err := t.find(path)
+	if err != nil {
+		return Info{}, &fs.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	if n == nil { // the root
+		st, err := t.root.Lstat(".")
+		t.own(&st)
+		return Info{Entry: rootfs.Entry{Name: ".", Type: unix.DT_DIR, Ino: st.Ino}, Stat: st}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !n.stated {
+		f, err := t.openDir(d)
+		if err != nil {
+			return Info{}, err
+		}
+		defer f.Close() //nolint:errcheck // only read
+		if err := t.stat(f, d, n); err != nil {
+			return Info{}, err
+		}
+	}
+	return n.info(), nil
+}
+
+// ChangedError says that an entry is not what it was when the Tree first saw it. What
+// was digested is then not what would be copied, and the build must start over.
+type ChangedError struct{ Path string }
+
+func (e *ChangedError) Error() string {
+	return fmt.Sprintf("%q changed while the build was reading it", "/"+e.Path)
+}
+
+// Same says whether now, an entry's state, is the state that a Tree saw. Link counts, access
+// times and owners do not matter.
+func Same(seen, now *unix.Stat_t) bool {
+	return seen.Ino == now.Ino && seen.Mode == now.Mode && seen.Size == now.Size &&
+		seen.Mtim == now.Mtim && seen.Ctim == now.Ctim
 }

@@ -1,0 +1,341 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/rootfs"
+)
+
+// format is part of every digest. It changes when the meaning of one does.
+const format = "strake source 1\x00"
+
+// Digest digests what items select, in parallel, reading only files that changed since the index was written.
+//
+// It covers what a copy of the items depends on: of a file its Name, type, permission bits, owner,
+// bytes or link target, device number and extended attributes; of a directory the same for
+// everything below it, but nothing of the directory itself, whose contents alone are copied. Times
+// and which files are hard links do not count.
+func (t *Tree) Digest(ctx context.Context, items []Item) (Digest, error) {
+	sums := make([]Digest, len(items))
+	g := t.fork()
+	for i, item := range items {
+		g.run(ctx, func() (err error) {
+			sums[i], err = t.digestItem(ctx, item)
+			return err
+		})
+	}
+	if err := g.wait(); err != nil {
+		return Digest{}, err
+	}
+	buf := binary.LittleEndian.AppendUint64([]byte(format+"items\x00"), uint64(len(sums)))
+	for i := range sums {
+		buf = append(buf, sums[i][:]...)
+	}
+	return sha256.Sum256(buf), nil
+}
+
+func (t *Tree) digestItem(ctx context.Context, item Item) (Digest, error) {
+	d, n, err := t.find(item.Path)
+	if err != nil {
+		return Digest{}, &fs.PathError{Op: "digest", Path: item.Path, Err: err}
+	}
+	if n == nil {
+		return t.digestDir(ctx, d)
+	}
+	if n.dir != nil {
+		return t.digestDir(ctx, n.dir)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !n.known {
+		f, err := t.openDir(d)
+		if err != nil {
+			return Digest{}, err
+		}
+		defer f.Close() //nolint:errcheck // only read
+		if err := t.stat(f, d, n); err != nil {
+			return Digest{}, err
+		}
+		if !t.recall(d, n) {
+			if err := t.hash(ctx, f, d, n); err != nil {
+				return Digest{}, err
+			}
+		}
+	}
+	return sha256.Sum256(n.append([]byte(format+"file\x00"), item.Name)), nil
+}
+
+// digestDir digests everything below d.
+func (t *Tree) digestDir(ctx context.Context, d *dir) (Digest, error) {
+	if err := ctx.Err(); err != nil {
+		return Digest{}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.summed {
+		return d.digest, nil
+	}
+	if err := t.load(ctx, d); err != nil {
+		return Digest{}, err
+	}
+	below := make([]Digest, len(d.nodes))
+	g := t.fork()
+	for i := range d.nodes {
+		if sub := d.nodes[i].dir; sub != nil {
+			g.run(ctx, func() (err error) {
+				below[i], err = t.digestDir(ctx, sub)
+				return err
+			})
+		}
+	}
+	err := t.hashNodes(ctx, g, d)
+	if err2 := g.wait(); err == nil {
+		err = err2
+	}
+	if err != nil {
+		return Digest{}, err
+	}
+	buf := make([]byte, 0, len(format)+16+len(d.nodes)*128)
+	buf = append(buf, format+"dir\x00"...)
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(d.nodes)))
+	for i := range d.nodes {
+		n := &d.nodes[i]
+		buf = n.append(buf, n.Name)
+		if n.dir != nil {
+			buf = append(buf, below[i][:]...)
+		}
+	}
+	d.digest, d.summed = sha256.Sum256(buf), true
+	return d.digest, nil
+}
+
+// append appends to buf what is digested of a known node under the given name.
+func (n *node) append(buf []byte, name string) []byte {
+	mode, dev := n.st.Mode, uint64(0)
+	switch mode & unix.S_IFMT {
+	case unix.S_IFSOCK: // is copied as an empty file
+		mode = mode&^unix.S_IFMT | unix.S_IFREG
+	case unix.S_IFLNK:
+		mode |= 0o777
+	case unix.S_IFCHR, unix.S_IFBLK:
+		dev = n.st.Rdev
+	}
+	le := binary.LittleEndian
+	buf = le.AppendUint32(buf, uint32(len(name)))
+	buf = append(buf, name...)
+	buf = le.AppendUint32(buf, mode)
+	buf = le.AppendUint32(buf, n.st.Uid)
+	buf = le.AppendUint32(buf, n.st.Gid)
+	buf = le.AppendUint64(buf, dev)
+	buf = append(buf, n.sum[:]...)
+	return append(buf, n.attrs[:]...)
+}
+
+// hashNodes makes every node of d known, by the index or by reading, with the help of g.
+//
+// Preconditions: d.mu is held until g has been waited for, d is loaded.
+func (t *Tree) hashNodes(ctx context.Context, g *group, d *dir) error {
+	unknown := t.recallAll(d)
+	if len(unknown) == 0 {
+		return nil
+	}
+	f, err := t.openDir(d)
+	if err != nil {
+		return err
+	}
+	const batch = 32
+	sub := t.fork()
+	for part := range slices.Chunk(unknown, batch) {
+		sub.run(ctx, func() error {
+			for _, n := range part {
+				if err := t.hash(ctx, f, d, n); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	err = sub.wait()
+	_ = f.Close()
+	return err
+}
+
+// worker holds what one goroutine needs again and again.
+type worker struct {
+	lister rootfs.Lister
+	hash   hash.Hash
+	buf    []byte
+}
+
+func newWorker() *worker { return &worker{hash: sha256.New(), buf: make([]byte, 128<<10)} }
+
+func (t *Tree) worker() *worker { return t.workers.Get().(*worker) }
+
+// hash makes n known by reading it.
+//
+// Preconditions: d.mu is held by the caller or by who waits for it; n is stat'ed.
+func (t *Tree) hash(ctx context.Context, f *os.File, d *dir, n *node) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w := t.worker()
+	defer t.workers.Put(w)
+	t.startClock()
+	var err error
+	switch n.Type {
+	case unix.DT_REG:
+		err = t.hashFile(w, f, n)
+	case unix.DT_LNK:
+		var target string
+		if target, err = rootfs.ReadlinkEntry(f, n.Name); err == nil {
+			n.sum = sha256.Sum256([]byte(target))
+			err = hashXattrs(w, f, n)
+		}
+	default:
+		n.sum = Digest{}
+		if n.Type == unix.DT_SOCK {
+			n.sum = sha256.Sum256(nil)
+		}
+		err = hashXattrs(w, f, n)
+	}
+	if err == errChanged {
+		return &ChangedError{Path: join(d.path, n.Name)}
+	}
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", join(d.path, n.Name), err)
+	}
+	n.known = true
+	n.racy = n.racy || !t.settled(&n.st)
+	if !n.racy && t.opt.Index != "" {
+		t.dirty.Store(true)
+	}
+	return nil
+}
+
+var errChanged = fmt.Errorf("changed meanwhile")
+
+// hashFile digests the bytes and the extended attributes of a regular file. One that was written to
+// since it was stat'ed is taken as it is now; one that is written to meanwhile has no
+// digest.
+func (t *Tree) hashFile(w *worker, dir *os.File, n *node) error {
+	fd, err := openFile(int(dir.Fd()), n.Name)
+	if err == unix.ELOOP || err == unix.ENOENT {
+		return errChanged
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) //nolint:errcheck // only read
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return errChanged
+	}
+	t.own(&st)
+	n.st = st
+	w.hash.Reset()
+	var total int64
+	for {
+		k, err := unix.Read(fd, w.buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if k == 0 {
+			break
+		}
+		if total += int64(k); total > st.Size {
+			return errChanged
+		}
+		_, _ = w.hash.Write(w.buf[:k]) // never fails
+		if total == st.Size && k < len(w.buf) {
+			break // saves the read that would say 0
+		}
+	}
+	w.hash.Sum(n.sum[:0])
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if !Same(&n.st, &st) {
+		return errChanged
+	}
+	size, err := unix.Flistxattr(fd, nil)
+	if err == unix.EOPNOTSUPP || err == nil && size == 0 {
+		n.attrs = Digest{}
+		return nil
+	}
+	return hashXattrs(w, dir, n)
+}
+
+// openFile opens a regular file for reading; no link is followed, and nothing waits for the writer of a fifo.
+func openFile(dir int, name string) (int, error) {
+	for {
+		fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
+
+// hashXattrs digests those extended attributes that a layer carries.
+func hashXattrs(w *worker, dir *os.File, n *node) error {
+	n.attrs = Digest{}
+	names, err := rootfs.ListXattr(dir, n.Name)
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	slices.Sort(names)
+	w.hash.Reset()
+	any := false
+	for _, name := range names {
+		if !KeepXattr(name) {
+			continue
+		}
+		value, err := rootfs.GetXattr(dir, n.Name, name)
+		if err != nil {
+			return err
+		}
+		any = true
+		writeFramed(w.hash, []byte(name))
+		writeFramed(w.hash, value)
+	}
+	if any {
+		w.hash.Sum(n.attrs[:0])
+	}
+	return nil
+}
+
+func writeFramed(h hash.Hash, b []byte) {
+	var size [8]byte
+	binary.LittleEndian.PutUint64(size[:], uint64(len(b)))
+	_, _ = h.Write(size[:])
+	_, _ = h.Write(bytes.Clone(b))
+}
+
+// KeepXattr says whether an extended attribute belongs to an image: of the kernel's
+// own ones only file capabilities do, and overlay's marks never.
+func KeepXattr(name string) bool {
+	switch {
+	case name == "security.capability":
+		return true
+	case strings.HasPrefix(name, "security."), strings.HasPrefix(name, "system."),
+		strings.HasPrefix(name, "trusted.overlay."), strings.HasPrefix(name, "user.overlay."):
+		return false
+	}
+	return true
+}

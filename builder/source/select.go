@@ -1,0 +1,299 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxLinks is how many symbolic links the lookup of one source follows.
+const maxLinks = 255
+
+// Select finds what the patterns of a COPY mean (filepath.Match in each component, links followed inside the
+// tree, ".." clipped at the root). A pattern without wildcards that matches nothing is a *NotFoundError; one with
+// wildcards matches nothing silently, as in BuildKit, so the answer may be empty. The folder before the first
+// wildcard must exist.
+//
+// Links are followed in the components before the first wildcard, and each match is followed
+// if it is a link; the components between do not lead through links.
+func (t *Tree) Select(ctx context.Context, patterns []string) ([]Item, error) {
+	var items []Item
+	for _, p := range patterns {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if strings.IndexByte(p, 0) >= 0 {
+			return nil, fmt.Errorf("source %q: the name holds a zero byte", p)
+		}
+		found, err := t.selectOne(ctx, path.Clean("/" + p)[1:])
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, found...)
+	}
+	return items, nil
+}
+
+func (t *Tree) selectOne(ctx context.Context, pattern string) ([]Item, error) {
+	base, wild := splitWildcard(pattern)
+	if len(wild) == 0 {
+		item, err := t.follow(pattern)
+		if err != nil {
+			return nil, err
+		}
+		return []Item{item}, nil
+	}
+	top, err := t.follow(base)
+	if err != nil || !top.Dir {
+		return nil, err
+	}
+	for _, w := range wild {
+		if _, err := filepath.Match(w, ""); err != nil {
+			return nil, fmt.Errorf("source %q: %w", "/"+pattern, err)
+		}
+	}
+	names, err := t.glob(ctx, top.Path, wild, nil)
+	if err != nil {
+		return nil, err
+	}
+	items := make([]Item, 0, len(names))
+	for _, name := range names {
+		item, err := t.follow(name)
+		if err != nil {
+			return nil, err
+		}
+		item.Wildcard = true
+		items = append(items, item)
+	}
+	return items, nil
+}
+
+// splitWildcard splits a pattern before its first component with a wildcard. As in BuildKit a
+// backslash before that component stands for itself.
+func splitWildcard(pattern string) (base string, wild []string) {
+	comps := strings.Split(pattern, "/")
+	for i, c := range comps {
+		if hasWildcard(c) {
+			return strings.Join(comps[:i], "/"), comps[i:]
+		}
+	}
+	return pattern, nil
+}
+
+func hasWildcard(name string) bool {
+	for i := 0; i < len(name); i++ {
+		switch name[i] {
+		case '\\':
+			i++
+		case '*', '?', '[':
+			return true
+		}
+	}
+	return false
+}
+
+// glob appends the paths below dir that match the components of wild, entering
+// only directories that match.
+func (t *Tree) glob(ctx context.Context, dir string, wild, names []string) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	d, n, err := t.find(dir)
+	if err != nil {
+		return nil, &fs.PathError{Op: "readdir", Path: dir, Err: err}
+	}
+	if n != nil {
+		d = n.dir
+	}
+	if err := t.list(d); err != nil {
+		return nil, err
+	}
+	for i := range d.nodes {
+		n := &d.nodes[i]
+		if ok, _ := filepath.Match(wild[0], n.Name); !ok { // the patterns were checked
+			continue
+		}
+		name := join(dir, n.Name)
+		switch {
+		case len(wild) == 1:
+			names = append(names, name)
+		case n.dir != nil:
+			if names, err = t.glob(ctx, name, wild[1:], names); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return names, nil
+}
+
+// follow makes an item of a name, following every link in it.
+func (t *Tree) follow(name string) (Item, error) {
+	real, isDir, err := t.resolve(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Item{}, t.notFound(name)
+	case err != nil:
+		return Item{}, fmt.Errorf("source %q: %w", "/"+name, err)
+	}
+	return Item{Path: real, Name: path.Base(name), Dir: isDir}, nil
+}
+
+// resolve follows the links of a name among the entries that are not ignored.
+func (t *Tree) resolve(name string) (real string, isDir bool, err error) {
+	stack := []*dir{t.top}
+	links := 0
+	for todo := name; todo != ""; {
+		comp, rest, more := strings.Cut(todo, "/")
+		todo = rest
+		switch comp {
+		case "", ".":
+			continue
+		case "..":
+			stack = stack[:max(len(stack)-1, 1)]
+			continue
+		}
+		d := stack[len(stack)-1]
+		n, err := t.child(d, comp)
+		if err != nil {
+			return "", false, err
+		}
+		if n.dir != nil {
+			stack = append(stack, n.dir)
+			continue
+		}
+		if n.Type != unix.DT_LNK {
+			if more {
+				return "", false, fs.ErrNotExist
+			}
+			return join(d.path, comp), false, nil
+		}
+		if links++; links > maxLinks {
+			return "", false, unix.ELOOP
+		}
+		target, err := t.root.Readlink(join(d.path, comp))
+		if err != nil {
+			return "", false, err
+		}
+		if strings.HasPrefix(target, "/") {
+			stack = stack[:1]
+		}
+		if more {
+			target += "/" + rest
+		}
+		if todo = target; len(todo) > 64*unix.PathMax {
+			return "", false, unix.ENAMETOOLONG
+		}
+	}
+	return stack[len(stack)-1].path, true, nil
+}
+
+// NotFoundError says that a source does not exist in the tree, or that .dockerignore excludes it.
+type NotFoundError struct {
+	Path    string // as it was written, clean and with a slash before it
+	Ignored bool   // it exists, and .dockerignore excludes it
+	Similar string // a path that does exist and looks alike, may be empty
+}
+
+// Error words it as BuildKit does, with a hint.
+func (e *NotFoundError) Error() string {
+	msg := fmt.Sprintf("%q: not found", e.Path)
+	switch {
+	case e.Ignored:
+		msg += " (it exists, but .dockerignore excludes it)"
+	case e.Similar != "":
+		msg += fmt.Sprintf(" (did you mean %q?)", e.Similar)
+	}
+	return msg
+}
+
+// notFound finds out what to say of a name that does not exist.
+func (t *Tree) notFound(name string) error {
+	e := &NotFoundError{Path: "/" + name}
+	if t.opt.Ignore != nil {
+		_, err := t.root.Stat(name)
+		e.Ignored = err == nil
+	}
+	if !e.Ignored {
+		e.Similar = t.similar(name)
+	}
+	return e
+}
+
+// similar looks in the folder where name is missing for a name that a person may have meant.
+func (t *Tree) similar(name string) string {
+	parent := t.top
+	done := ""
+	rest := name
+	for rest != "" {
+		comp, after, _ := strings.Cut(rest, "/")
+		real, isDir, err := t.resolve(path.Join(done, comp))
+		if err != nil {
+			return parent.similar(done, comp)
+		}
+		if !isDir {
+			return ""
+		}
+		_, n, err := t.find(real)
+		if err != nil {
+			return ""
+		}
+		if parent = t.top; n != nil {
+			parent = n.dir
+		}
+		done, rest = path.Join(done, comp), after
+	}
+	return ""
+}
+
+func (d *dir) similar(at, name string) string {
+	best, dist := "", 2+min(len(name)/4, 2)
+	for i := range d.nodes {
+		other := d.nodes[i].Name
+		if other == name {
+			continue // it is there, but it is a link to nothing
+		}
+		if n := len(other) - len(name); n >= dist || -n >= dist {
+			if strings.TrimSuffix(other, path.Ext(other)) == name && best == "" {
+				best = other // the same name with a suffix, unless something is nearer
+			}
+			continue
+		}
+		if n := distance(strings.ToLower(other), strings.ToLower(name)); n < dist {
+			best, dist = other, n
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return path.Join("/", at, best)
+}
+
+// distance is how many bytes must be put in, taken out, replaced or swapped with
+// their neighbour to make b of a.
+func distance(a, b string) int {
+	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before, last, row = last, row, before
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			row[j+1] = min(last[j+1]+1, row[j]+1, last[j]+cost)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}
