@@ -1,0 +1,79 @@
+# "make help" says what there is. CI runs .ci/run, which calls these targets.
+GO       ?= $(or $(shell command -v go 2>/dev/null),$(wildcard /usr/local/go/bin/go),go)
+VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 30s
+# Further arguments for go test, as in: make test TESTFLAGS='-run Copy -v'
+TESTFLAGS ?=
+# The packages with goroutines of their own, and all below them.
+RACE     ?= ./...
+# Code that the pattern ./... leaves out, because it is under testdata.
+EXTRA    := ./testdata/examples ./testdata/bench
+LINT     := bin/golangci-lint-v2.15.0
+
+# Programs for administrators are not on an ordinary user's path.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+SHELL        := /bin/bash
+.SHELLFLAGS  := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+build: ## build bin/strake, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/strake ./cmd/strake
+
+check: lint vet test ## all that a change must pass: lint, vet, test
+
+vet: ## go vet, gofmt, and go.mod as go mod tidy would write it
+	$(GO) vet ./... $(EXTRA)
+	@bad=$$($$($(GO) env GOROOT)/bin/gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+		if [ -n "$$bad" ]; then echo "gofmt would change:"; echo "$$bad"; exit 1; fi
+	$(GO) mod tidy -diff
+
+lint: $(LINT) ## golangci-lint with .golangci.yml
+	$(LINT) run ./...
+
+# Built from source once: the download is checked by go.sum's database.
+$(LINT):
+	mkdir -p bin/.lint
+	GOBIN=$(CURDIR)/bin/.lint GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	mv bin/.lint/golangci-lint $@
+
+test: ## all tests; what needs root is skipped without it
+	@.ci/deps test
+	$(GO) test -timeout 10m $(TESTFLAGS) ./...
+
+race: ## the tests under the race detector (needs gcc)
+	@.ci/deps all
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(TESTFLAGS) $(RACE)
+
+fuzz: ## every fuzz target, FUZZTIME (30s) each
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' builder cache cmd dockerfile layer runner | sort | \
+	while IFS=: read -r file target; do \
+		echo "$$file $${target#func }"; \
+		$(GO) test -run '^$$' -fuzz "^$${target#func }\$$" -fuzztime $(FUZZTIME) "./$$(dirname "$$file")" </dev/null; \
+	done
+
+bench: build ## benchmarks, and whole commands against the promised limits
+	@.ci/deps all
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime 0.5s ./... | grep -v -e '^ok ' -e 'no test files'
+	$(GO) run ./testdata/bench -strake bin/strake
+
+demo: build ## build testdata/examples/hello on a base of busybox, and run it
+	@.ci/deps demo
+	@testdata/examples/demo.sh bin/strake
+
+examples: build ## three real applications: build, push, pull, run (needs root and the network)
+	@.ci/deps all
+	STRAKE=$(CURDIR)/bin/strake GO=$(GO) $(GO) test -count=1 -timeout 20m -v ./testdata/examples
+
+deps: ## install what the targets need: Debian packages, with sudo if not root
+	@.ci/deps all
+
+clean: ## remove what the targets made
+	@chmod -R u+rwX bin 2>/dev/null || true
+	rm -rf bin
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build check vet lint test race fuzz bench demo examples deps clean help
