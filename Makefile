@@ -64,7 +64,7 @@ demo: build ## build testdata/examples/hello on a base of busybox, and run it
 
 examples: build ## three real applications: build, push, pull, run (needs root and the network)
 	@.ci/deps all
-	STRAKE=$(CURDIR)/bin/strake GO=$(GO) $(GO) test -count=1 -timeout 20m -v ./testdata/examples
+	STRAKE=$(CURDIR)/bin/strake GO=$(GO) $(GO) test -count=1 -timeout 20m -v $(TESTFLAGS) ./testdata/examples
 
 deps: ## install what the targets need: Debian packages, with sudo if not root
 	@.ci/deps all
