@@ -7,18 +7,10 @@
 package runner
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 )
-
-var errTodo = errors.New("not written yet")
-
-// Main must be the first call of main: it returns at once, unless this process
-// was started by Run or Enter as a child, whose work it then does and exits.
-func Main() {}
 
 // Rung is a level of the isolation ladder.
 type Rung string
@@ -37,15 +29,6 @@ type Isolation struct {
 	// UserNS: the process is in a user namespace of strake's own (after Enter).
 	UserNS bool
 }
-
-// Probe finds the best rung that works, or checks the one that is asked for. The error names the
-// setting to change. It takes about 2 ms and changes nothing.
-func Probe(want Rung) (Isolation, error) { return Isolation{}, errTodo }
-
-// Enter makes sure that this process has the privileges of i. On Rootless, outside the namespace, it executes
-// this program again with the same arguments in a new user and mount namespace (newuidmap, newgidmap), passes signals on,
-// and exits with the child's code: it does not return then. Otherwise it returns at once.
-func Enter(i Isolation) error { return errTodo }
 
 // Overlay says how the root file system is stacked: host paths, topmost first.
 type Overlay struct {
@@ -94,7 +77,10 @@ type Sandbox struct {
 	// Stubs is a directory of strake's own for mount points (/proc, /dev, /etc/resolv.conf …): it is used as
 	// the lowest layer, so that the upper never contains them. It is filled when empty.
 	Stubs string
-	Init  bool // reserved for a reaping init that stays pid 1 (always on for builds)
+	// Container: a container that a person runs, not a step of a build. /etc/hostname is bound as well, and it, hosts
+	// and resolv.conf can be written (a build step cannot write them), as docker run and docker build have it.
+	Container bool
+	Init      bool // reserved for a reaping init that stays pid 1 (always on for builds)
 }
 
 // Process is what runs in the box.
@@ -111,17 +97,6 @@ type Process struct {
 	Terminal *os.File
 	Signals  <-chan os.Signal // passed on to the process; may be nil
 }
-
-// Linux runs boxes on this kernel.
-type Linux struct {
-	Isolation Isolation
-	// Dir holds what a running box needs on disk (mode 0700); leftovers of dead processes are removed by New.
-	Dir string
-}
-
-// Run runs p in s until it ends, and returns nil, an *ExitError, a *StartError or what went wrong in strake.
-// When ctx ends, the process and everything it started are killed, and the error is context.Cause(ctx).
-func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error { return errTodo }
 
 // ExitError says that the process ended with another code than 0.
 type ExitError struct {

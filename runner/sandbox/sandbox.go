@@ -1,3 +1,245 @@
 // Package sandbox is the child's side of a box: what the re-executed program
 // does between clone and execve, in its new namespaces.
+//
+// Init is pid 1 of the box. It stacks the root, moves into it, builds /proc,
+// /sys and /dev, gives up what a step must not have, starts the step, reaps,
+// and takes everything down with it when the step or the parent ends.
 package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"os/signal"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// box is the state of the init.
+type box struct {
+	Config
+	root    int       // the new root, O_PATH
+	made    []made    // mount points that were not there before
+	mounted []string  // where user mounts are, for taking them down
+	console *os.File  // the slave of the terminal
+	master  int       // and its master, or -1
+	who     *Identity // whom the process runs as
+
+	mu      sync.Mutex
+	pid     int // of the step, 0 before and after it runs
+	waiting []unix.Signal
+}
+
+// Init does the work of the re-executed program and never returns.
+func Init() {
+	// Nothing that strake or its own parent left open reaches the step.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		fmt.Fprintln(os.Stderr, "strake: closing descriptors:", err)
+		os.Exit(1)
+	}
+	// Processes in the box may signal pid 1; a handler that nobody reads makes that harmless, and unlike an
+	// ignored signal it is not inherited by the step.
+	signal.Notify(make(chan os.Signal, 1))
+	os.Exit(run())
+}
+
+func run() int {
+	b := &box{master: -1}
+	if err := b.readConfig(); err != nil {
+		return report(Report{Kind: Failed, Text: err.Error()})
+	}
+	go b.watch()
+	if err := b.setup(); err != nil {
+		return report(Report{Kind: Failed, Text: err.Error()})
+	}
+	if err := b.start(); err != nil {
+		r := Report{Kind: Failed, Text: err.Error()}
+		var se *startError
+		if errors.As(err, &se) {
+			r = Report{Kind: NoStart, Code: se.code, Path: se.path, Text: se.err.Error(), Errno: int(errno(se.err))}
+			b.cleanup()
+		}
+		return report(r)
+	}
+	status, err := b.reap()
+	if err != nil {
+		return report(Report{Kind: Failed, Text: err.Error()})
+	}
+	b.cleanup()
+	return report(Report{Kind: Ended, Status: uint32(status)})
+}
+
+func (b *box) readConfig() error {
+	f := os.NewFile(configFD, "config")
+	defer f.Close()
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, math.MaxInt64))
+	if err != nil {
+		return fmt.Errorf("reading the sandbox's configuration: %w", err)
+	}
+	if err := json.Unmarshal(data, &b.Config); err != nil {
+		return fmt.Errorf("reading the sandbox's configuration: %w", err)
+	}
+	return nil
+}
+
+// report sends r and returns the exit code that goes with it.
+func report(r Report, fds ...int) int {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return 1
+	}
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	if err := unix.Sendmsg(sockFD, data, rights, nil, unix.MSG_NOSIGNAL); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// watch takes signals from the parent. When the parent is gone, so is the box: the kernel kills
+// every process of a pid namespace whose init exits.
+func (b *box) watch() {
+	buf := make([]byte, 16)
+	for {
+		n, _, err := unix.Recvfrom(sockFD, buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			os.Exit(128 + int(unix.SIGKILL))
+		}
+		b.signal(unix.Signal(buf[0]))
+	}
+}
+
+func (b *box) signal(s unix.Signal) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.pid == 0 {
+		b.waiting = append(b.waiting, s)
+		return
+	}
+	if b.pid > 0 {
+		_ = unix.Kill(b.pid, s)
+	}
+}
+
+// reap waits for the step, burying orphans on the way, and returns its wait status.
+func (b *box) reap() (unix.WaitStatus, error) {
+	for {
+		var status unix.WaitStatus
+		// Peek first: the pid must not be free for another process while a signal may be on its way to it.
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOWAIT|unix.WALL, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("waiting for the process: %w", err)
+		}
+		b.mu.Lock()
+		pid, err := unix.Wait4(-1, &status, unix.WALL|unix.WNOHANG, nil)
+		if err == nil && pid == b.pid {
+			b.pid = -1
+			b.mu.Unlock()
+			return status, nil
+		}
+		b.mu.Unlock()
+	}
+}
+
+// start starts the step on a thread that has given up what the step must not have. The thread is never used for
+// anything else; the others keep their rights, for signals and cleaning up.
+func (b *box) start() error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		done <- b.launch()
+		select {} // keep the thread: its death would be of no harm, but also of no use
+	}()
+	if err := <-done; err != nil {
+		return err
+	}
+	if b.console != nil {
+		b.console.Close()
+	}
+	b.letGo()
+	if b.master >= 0 {
+		report(Report{Kind: Started}, b.master)
+		unix.Close(b.master)
+	} else {
+		report(Report{Kind: Started})
+	}
+	return nil
+}
+
+// letGo closes the step's input and output in the init: who writes or reads at their other
+// ends must notice when the step closes them.
+func (b *box) letGo() {
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	_ = unix.Dup3(null, 0, unix.O_CLOEXEC)
+	_ = unix.Dup3(null, 1, unix.O_CLOEXEC)
+	_ = unix.Close(null)
+}
+
+// launch forks and executes the step.
+// Preconditions: the calling goroutine is locked to its thread, which is thrown away afterwards.
+func (b *box) launch() error {
+	path, err := b.lookPath()
+	if err != nil {
+		return err
+	}
+	if err := confine(b.Filter); err != nil {
+		return err
+	}
+	attr := &syscall.ProcAttr{
+		Env:   b.Env,
+		Files: []uintptr{0, 1, 2},
+		Sys: &syscall.SysProcAttr{
+			Setsid:     true,
+			Setctty:    b.Terminal,
+			Credential: &syscall.Credential{Uid: b.who.UID, Gid: b.who.GID, Groups: b.who.Groups},
+		},
+	}
+	if b.Terminal {
+		fd := b.console.Fd()
+		attr.Files = []uintptr{fd, fd, fd}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	pid, err := syscall.ForkExec(path, b.Args, attr)
+	if err != nil {
+		return &startError{126, b.Args[0], fmt.Errorf("exec %s: %w", path, err)}
+	}
+	b.pid = pid
+	for _, s := range b.waiting {
+		_ = unix.Kill(pid, s)
+	}
+	return nil
+}
+
+// startError is why the step could not be started.
+type startError struct {
+	code int
+	path string
+	err  error
+}
+
+func (e *startError) Error() string { return e.err.Error() }
+
+func errno(err error) syscall.Errno {
+	var e syscall.Errno
+	_ = errors.As(err, &e)
+	return e
+}

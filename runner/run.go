@@ -1,0 +1,323 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/sandbox"
+)
+
+// Linux runs boxes on this kernel. It must not be copied; New makes one, a literal works too.
+type Linux struct {
+	Isolation Isolation
+	// Dir holds what a running box needs on disk (mode 0700); leftovers of dead processes are removed by New. It should be on the
+	// file system of the layers.
+	Dir string
+
+	once   sync.Once
+	err    error
+	exe    *os.File // this program, through a read-only mount
+	filter []byte   // the seccomp program
+	oom    oomFile
+}
+
+// prepare does what all boxes need, once.
+func (l *Linux) prepare() error {
+	l.once.Do(func() {
+		if l.filter, l.err = sandbox.Filter(sandbox.Capabilities); l.err != nil {
+			return
+		}
+		l.exe, l.err = openSelf()
+		l.oom = findOOM()
+	})
+	return l.err
+}
+
+// Close frees what Run keeps between boxes. No box may be running.
+func (l *Linux) Close() error {
+	if l.exe == nil {
+		return nil
+	}
+	return l.exe.Close()
+}
+
+// exeFD is where the descriptor of the program is kept: above those that a child is given, which
+// are put in place before the program is opened.
+const exeFD = 100
+
+// openSelf opens this program so that a box cannot write to it: a process of the box may get hold of the file through
+// /proc/PID/exe (CVE-2019-5736), and then finds it on a read-only mount, which it has not the right to change.
+func openSelf() (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("opening the program: %w", err)
+	}
+	defer unix.Close(fd)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		return nil, fmt.Errorf("opening the program read-only: %w", err)
+	}
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, exeFD)
+	if err != nil {
+		return nil, fmt.Errorf("opening the program: %w", err)
+	}
+	return os.NewFile(uintptr(high), "/proc/self/exe"), nil
+}
+
+// Run runs p in s until it ends, and returns nil, an *ExitError, a *StartError or what went wrong in strake.
+// When ctx ends, the process and everything it started are killed, and the error is context.Cause(ctx).
+//
+// A Stdin that is a pipe or a socket is handed to the process itself; any other reader is copied, and the read that waits for
+// more when the process ends is left behind.
+func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := l.prepare(); err != nil {
+		return err
+	}
+	cfg, done, err := l.config(s, p)
+	if err != nil {
+		return err
+	}
+	defer done()
+	b := &box{linux: l, process: p}
+	defer b.close()
+	if err := b.start(cfg, s.Network == NoNetwork); err != nil {
+		return err
+	}
+	return b.wait(ctx)
+}
+
+// box is the parent's side of a running box.
+type box struct {
+	linux   *Linux
+	process Process
+	init    *os.Process
+	sock    *os.File // to the init
+	io      streams
+	oomed   uint64 // counter of kills before the start
+
+	mu  sync.Mutex
+	end bool // the init is gone
+}
+
+// start makes the init and hands it cfg.
+// The thread stays locked until Run returns: the init dies with the thread that made it.
+func (b *box) start(cfg *sandbox.Config, ownNet bool) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("making the sandbox's socket: %w", err)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "sandbox")
+	defer theirs.Close()
+	_ = unix.SetNonblock(pair[0], true) // so that reads can be given up
+	b.sock = os.NewFile(uintptr(pair[0]), "sandbox")
+
+	memory, err := configFile(cfg)
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
+	files, err := b.io.open(b.process)
+	if err != nil {
+		return err
+	}
+	defer b.io.closeTheirs()
+
+	flags := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
+	if ownNet {
+		flags |= unix.CLONE_NEWNET
+	}
+	b.oomed = b.linux.oom.count()
+	runtime.LockOSThread()
+	b.init, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", b.linux.exe.Fd()), []string{sandbox.Marker}, &os.ProcAttr{
+		Env:   []string{"GOGC=off", "GOMAXPROCS=2"},
+		Files: append(files, theirs, memory),
+		Sys:   &syscall.SysProcAttr{Cloneflags: uintptr(flags), Pdeathsig: unix.SIGKILL},
+	})
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("starting the sandbox: %w", err)
+	}
+	return nil
+}
+
+// configFile returns a memfd with cfg: other than an argument or a file, nobody else can read it.
+func configFile(cfg *sandbox.Config) (*os.File, error) {
+	data, err := json.Marshal(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("writing the sandbox's configuration: %w", err)
+	}
+	fd, err := unix.MemfdCreate("strake", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("writing the sandbox's configuration: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "configuration")
+	if _, err := f.Write(data); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("writing the sandbox's configuration: %w", err)
+	}
+	return f, nil
+}
+
+// wait sees the box to its end.
+func (b *box) wait(ctx context.Context) error {
+	defer runtime.UnlockOSThread()
+	stop := context.AfterFunc(ctx, b.kill)
+	reports := make(chan []sandbox.Report, 1)
+	go func() { reports <- b.listen() }()
+	signals := b.passSignals()
+
+	state, err := b.init.Wait()
+	b.mu.Lock()
+	b.end = true
+	b.mu.Unlock()
+	killed := !stop()
+	got := <-reports // the init's end of the socket is closed
+	signals()
+	copyErr := b.io.finish()
+	if killed && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("waiting for the sandbox: %w", err)
+	}
+	if err := b.result(got, state); err != nil {
+		return err
+	}
+	return copyErr
+}
+
+// kill kills the init, and with it the kernel kills all that is in its pid namespace.
+func (b *box) kill() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.end {
+		_ = b.init.Kill()
+	}
+}
+
+// result makes an error of what the init reported last.
+func (b *box) result(got []sandbox.Report, state *os.ProcessState) error {
+	oom := func() bool { return b.linux.oom.count() > b.oomed }
+	if len(got) == 0 || got[len(got)-1].Kind == sandbox.Started {
+		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return &ExitError{Code: 128 + int(ws.Signal()), Signal: ws.Signal(), OOM: oom()}
+		}
+		return fmt.Errorf("the sandbox ended early: %v", state)
+	}
+	r := got[len(got)-1]
+	switch r.Kind {
+	case sandbox.Failed:
+		return fmt.Errorf("making the sandbox: %s", r.Text)
+	case sandbox.NoStart:
+		return &StartError{Code: r.Code, Path: r.Path, Err: &remoteError{r.Text, syscall.Errno(r.Errno)}}
+	}
+	ws := syscall.WaitStatus(r.Status)
+	switch {
+	case ws.Signaled():
+		return &ExitError{Code: 128 + int(ws.Signal()), Signal: ws.Signal(), OOM: ws.Signal() == unix.SIGKILL && oom()}
+	case ws.ExitStatus() != 0:
+		return &ExitError{Code: ws.ExitStatus(), OOM: ws.ExitStatus() == 128+int(unix.SIGKILL) && oom()}
+	}
+	return nil
+}
+
+// remoteError is an error of the init: its text, and its error number for errors.Is.
+type remoteError struct {
+	text  string
+	errno syscall.Errno
+}
+
+func (e *remoteError) Error() string { return e.text }
+
+func (e *remoteError) Unwrap() error {
+	if e.errno == 0 {
+		return nil
+	}
+	return e.errno
+}
+
+// listen reads the reports of the init until it is gone.
+func (b *box) listen() (got []sandbox.Report) {
+	conn, err := b.sock.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	buf, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
+	for {
+		var n, oobn int
+		var rerr error
+		err := conn.Read(func(fd uintptr) bool {
+			n, oobn, _, _, rerr = unix.Recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC)
+			return !errors.Is(rerr, unix.EAGAIN)
+		})
+		if errors.Is(rerr, unix.EINTR) {
+			continue
+		}
+		if err != nil || rerr != nil || n == 0 {
+			return got
+		}
+		var r sandbox.Report
+		if json.Unmarshal(buf[:n], &r) == nil {
+			got = append(got, r)
+		}
+		if fd, ok := passedFD(oob[:oobn]); ok {
+			b.io.join(fd)
+		}
+	}
+}
+
+func passedFD(oob []byte) (int, bool) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(msgs) != 1 {
+		return -1, false
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		return -1, false
+	}
+	return fds[0], true
+}
+
+// passSignals passes the caller's signals on; the function it returns ends that.
+func (b *box) passSignals() func() {
+	if b.process.Signals == nil {
+		return func() {}
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-quit:
+				return
+			case s, ok := <-b.process.Signals:
+				if !ok {
+					return
+				}
+				if n, ok := s.(syscall.Signal); ok {
+					_, _ = b.sock.Write([]byte{byte(n)})
+				}
+			}
+		}
+	}()
+	return func() { close(quit); <-done }
+}
+
+// close frees what is left of a box that has ended, or was never started.
+func (b *box) close() {
+	if b.sock != nil {
+		b.sock.Close()
+	}
+	b.io.close()
+}

@@ -1,0 +1,174 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	Main()
+	os.Exit(m.Run())
+}
+
+// needRoot skips a test that needs root, but fails it where all must run.
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("STRAKE_TEST_REQUIRE") == "1" {
+		t.Fatal("this test needs root")
+	}
+	t.Skip("this test needs root")
+}
+
+// world is a root made of busybox, and a place for boxes.
+type world struct {
+	t     testing.TB
+	linux *Linux
+	box   Sandbox
+	upper string
+}
+
+func busybox(t testing.TB) string {
+	t.Helper()
+	for _, p := range []string{"/bin/busybox", "/usr/bin/busybox"} {
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	if os.Getenv("STRAKE_TEST_REQUIRE") == "1" {
+		t.Fatal("this test needs busybox-static")
+	}
+	t.Skip("this test needs busybox-static")
+	return ""
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	needRoot(t)
+	dir := t.TempDir()
+	w := &world{t: t, upper: filepath.Join(dir, "upper")}
+	lower := filepath.Join(dir, "lower")
+	makeRoot(t, lower)
+	for _, d := range []string{"upper", "work", "stubs", "run"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.linux = &Linux{Isolation: Isolation{Rung: Root}, Dir: filepath.Join(dir, "run")}
+	t.Cleanup(func() { w.linux.Close() })
+	w.box = Sandbox{
+		Root:     Overlay{Lower: []string{lower}, Upper: w.upper, Work: filepath.Join(dir, "work")},
+		Network:  HostNetwork,
+		Hostname: "boxtest",
+		Stubs:    filepath.Join(dir, "stubs"),
+	}
+	return w
+}
+
+// makeRoot makes a root file system of busybox alone.
+func makeRoot(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	src := busybox(t)
+	data, err := os.ReadFile(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bin/busybox"), data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(src, "--list").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range strings.FieldsSeq(string(out)) {
+		if name != "busybox" {
+			if err := os.Symlink("busybox", filepath.Join(dir, "bin", name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// fresh gives the box a new work directory: a volatile one cannot be used twice.
+func (w *world) fresh() {
+	w.t.Helper()
+	for _, d := range []string{w.upper, w.box.Root.Work} {
+		if err := os.RemoveAll(d); err != nil {
+			w.t.Fatal(err)
+		}
+		if err := os.Mkdir(d, 0o755); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+const testPath = "PATH=/bin"
+
+// sh runs a shell script and returns its output and Run's error.
+func (w *world) sh(script string, change ...func(*Sandbox, *Process)) (string, error) {
+	w.t.Helper()
+	w.fresh()
+	var out bytes.Buffer
+	s := w.box
+	p := Process{Args: []string{"/bin/sh", "-c", script}, Env: []string{testPath}, Stdout: &out, Stderr: &out}
+	for _, f := range change {
+		f(&s, &p)
+	}
+	err := w.linux.Run(context.Background(), s, p)
+	return out.String(), err
+}
+
+// must runs a script that must succeed.
+func (w *world) must(script string, change ...func(*Sandbox, *Process)) string {
+	w.t.Helper()
+	out, err := w.sh(script, change...)
+	if err != nil {
+		w.t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return out
+}
+
+func TestRunOutputAndCode(t *testing.T) {
+	w := newWorld(t)
+	if out := w.must("echo out; echo err >&2"); out != "out\nerr\n" {
+		t.Errorf("output is %q", out)
+	}
+	_, err := w.sh("exit 7")
+	var exit *ExitError
+	if !errors.As(err, &exit) || exit.Code != 7 || exit.Signal != nil || exit.OOM {
+		t.Errorf("exit 7 gave %#v", err)
+	}
+}
+
+func TestRunLeavesUpperEmpty(t *testing.T) {
+	w := newWorld(t)
+	w.must("true")
+	entries, err := os.ReadDir(w.upper)
+	if err != nil || len(entries) != 0 {
+		t.Errorf("upper has %v, %v", entries, err)
+	}
+}
+
+func BenchmarkRunTrue(b *testing.B) {
+	w := newWorld(b)
+	for b.Loop() {
+		b.StopTimer()
+		w.fresh()
+		b.StartTimer()
+		p := Process{Args: []string{"/bin/true"}, Env: []string{testPath}}
+		if err := w.linux.Run(context.Background(), w.box, p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

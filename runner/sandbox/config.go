@@ -1,0 +1,66 @@
+package sandbox
+
+// Marker is the name (os.Args[0]) under which the program is executed as the
+// init of a box.
+const Marker = "strake-init"
+
+// The descriptors that the parent hands to the init, beside the standard ones.
+const (
+	sockFD   = 3 // a SOCK_SEQPACKET pair: signals in, reports out; its end is the parent's death
+	configFD = 4 // a memfd with a Config as JSON
+)
+
+// Config is all that the init knows. It travels in a memfd: never in arguments or environment,
+// which others on the host could read.
+type Config struct {
+	Lower       []string // host directories, topmost first
+	Upper, Work string   // empty: read-only
+	UserXattr   bool
+	ReadOnly    bool   // the root is read-only for the step
+	Attach      string // any host directory, over which the new root is mounted for a moment
+
+	Mounts   []Mount
+	Files    []Mount // hosts, resolv.conf, hostname: binds of Data, made before Mounts
+	Loopback bool    // a network namespace of its own: bring lo up
+	Hostname string  // empty: left alone
+	UserNS   bool    // in a user namespace: devices are bound, and sysfs if Loopback is false
+
+	Args, Env []string
+	Dir, User string
+	NullStdin bool
+	Terminal  bool
+	Filter    []byte // seccomp program, as the kernel takes it
+}
+
+// Mount is one more file system in the box; see runner.Mount for the meaning of the fields.
+type Mount struct {
+	Type     string // "bind" or "tmpfs"
+	Source   string
+	Target   string
+	ReadOnly bool
+	HasData  bool
+	Data     []byte
+	Mode     uint32
+	Size     int64
+}
+
+// Kind says what a Report reports.
+type Kind string
+
+// The reports of an init, in the order in which they may come.
+const (
+	Started Kind = "started" // the process runs; carries the terminal's master if there is one
+	Failed  Kind = "failed"  // the box could not be made: Text
+	NoStart Kind = "nostart" // the process could not be started: Code, Path, Text
+	Ended   Kind = "ended"   // the process ended with the wait status Status
+)
+
+// Report is one message of the init to its parent.
+type Report struct {
+	Kind   Kind
+	Text   string `json:",omitempty"`
+	Path   string `json:",omitempty"`
+	Code   int    `json:",omitempty"`
+	Errno  int    `json:",omitempty"`
+	Status uint32 `json:",omitempty"`
+}

@@ -1,0 +1,263 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	noExec = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	noDev  = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+)
+
+// option is a parameter of a new file system; an empty value is a flag.
+type option struct{ key, value string }
+
+// newFS makes a file system and returns it as a detached mount.
+func newFS(kind string, attrs int, opts ...option) (int, error) {
+	f, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("opening the %s file system: %w", kind, err)
+	}
+	defer unix.Close(f)
+	for _, o := range opts {
+		if o.value == "" {
+			err = unix.FsconfigSetFlag(f, o.key)
+		} else {
+			err = unix.FsconfigSetString(f, o.key, o.value)
+		}
+		if err != nil {
+			return -1, fsError(f, "setting "+kind+"'s "+o.key, err)
+		}
+	}
+	if err := unix.FsconfigCreate(f); err != nil {
+		return -1, fsError(f, "making a "+kind+" file system", err)
+	}
+	fd, err := unix.Fsmount(f, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return -1, fsError(f, "mounting a "+kind+" file system", err)
+	}
+	return fd, nil
+}
+
+// cloneTree returns a detached copy of the mount that name is on, rooted at name.
+func cloneTree(dir int, name string, recursive bool) (int, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	return unix.OpenTree(dir, name, flags)
+}
+
+// setAttr adds attributes to a mount and all below it.
+func setAttr(fd int, attrs uint64) error {
+	return unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: attrs})
+}
+
+// attach puts the detached mount fd onto the opened mount point target.
+func attach(fd, target int) error {
+	return unix.MoveMount(fd, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+// mountAt attaches fd to target and closes both.
+func mountAt(fd, target int) error {
+	err := attach(fd, target)
+	unix.Close(fd)
+	unix.Close(target)
+	return err
+}
+
+// utimes sets the times of an O_PATH descriptor (utimensat with AT_EMPTY_PATH, Linux 5.8).
+func utimes(fd int, times []unix.Timespec) error {
+	var empty byte
+	_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), uintptr(unsafe.Pointer(&empty)),
+		uintptr(unsafe.Pointer(&times[0])), unix.AT_EMPTY_PATH, 0, 0)
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
+// hostTrees are the mounts that come from the host, copied while it is still in sight.
+type hostTrees struct {
+	files, mounts []int // as in Config; -1 for a tmpfs
+	devices       []int // as in devices(); only in a user namespace
+	sys           int   // -1: make an own one
+}
+
+func (b *box) hostTrees() (t hostTrees, err error) {
+	t.sys = -1
+	if b.UserNS {
+		for _, d := range devices() {
+			fd, err := cloneTree(unix.AT_FDCWD, "/dev/"+d.name, false)
+			if err != nil {
+				return t, fmt.Errorf("binding /dev/%s: %w", d.name, err)
+			}
+			t.devices = append(t.devices, fd)
+		}
+		if !b.Loopback { // without a network namespace of its own, sysfs cannot be mounted
+			if t.sys, err = cloneTree(unix.AT_FDCWD, "/sys", true); err != nil {
+				return t, fmt.Errorf("binding /sys: %w", err)
+			}
+			if err := setAttr(t.sys, unix.MOUNT_ATTR_RDONLY|noExec); err != nil {
+				return t, fmt.Errorf("binding /sys read-only: %w", err)
+			}
+		}
+	}
+	data, err := b.dataFS()
+	if err != nil {
+		return t, err
+	}
+	if t.files, err = sources(b.Files, data, 0); err != nil {
+		return t, err
+	}
+	if t.mounts, err = sources(b.Mounts, data, len(b.Files)); err != nil {
+		return t, err
+	}
+	if data >= 0 { // the clones hold it; nobody may reach the files by another way
+		unix.Close(data)
+		if err := unix.Unmount(b.Attach, unix.MNT_DETACH); err != nil {
+			return t, fmt.Errorf("hiding the data files: %w", err)
+		}
+	}
+	return t, nil
+}
+
+// dataFS makes a tmpfs with a file for each mount that has data, named by its number, and mounts it over Attach: only
+// what is mounted can be cloned.
+func (b *box) dataFS() (int, error) {
+	all := append(append([]Mount{}, b.Files...), b.Mounts...)
+	fd := -1
+	for i, m := range all {
+		if !m.HasData {
+			continue
+		}
+		if fd < 0 {
+			var err error
+			if fd, err = newFS("tmpfs", noDev, option{"mode", "0700"}); err != nil {
+				return -1, err
+			}
+			if err := unix.MoveMount(fd, "", unix.AT_FDCWD, b.Attach, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+				return -1, fmt.Errorf("mounting over %s: %w", b.Attach, err)
+			}
+		}
+		if err := writeFile(fd, strconv.Itoa(i), m.Data, m.Mode); err != nil {
+			return -1, fmt.Errorf("writing the file for %s: %w", m.Target, err)
+		}
+	}
+	return fd, nil
+}
+
+func writeFile(dir int, name string, data []byte, mode uint32) error {
+	fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return unix.Fchmod(fd, mode&0o7777)
+}
+
+// sources returns a detached mount for each bind of mounts, whose files in data start at number first.
+func sources(mounts []Mount, data, first int) ([]int, error) {
+	var fds []int
+	for i, m := range mounts {
+		if m.Type != "bind" {
+			fds = append(fds, -1)
+			continue
+		}
+		dir, name := unix.AT_FDCWD, m.Source
+		if m.HasData {
+			dir, name = data, strconv.Itoa(first+i)
+		}
+		fd, err := cloneTree(dir, name, !m.HasData)
+		if err != nil {
+			return nil, fmt.Errorf("mounting %s: %w", m.Target, &fs.PathError{Op: "bind", Path: name, Err: err})
+		}
+		if m.ReadOnly {
+			if err := setAttr(fd, unix.MOUNT_ATTR_RDONLY); err != nil {
+				return nil, fmt.Errorf("mounting %s read-only: %w", m.Target, err)
+			}
+		}
+		fds = append(fds, fd)
+	}
+	return fds, nil
+}
+
+// mountAll makes the mounts of the caller, whose binds are fds.
+func (b *box) mountAll(mounts []Mount, fds []int) error {
+	for i, m := range mounts {
+		fd, dir := fds[i], true
+		if m.Type == "tmpfs" {
+			var err error
+			if fd, err = m.tmpfs(); err != nil {
+				return fmt.Errorf("mounting %s: %w", m.Target, err)
+			}
+		} else {
+			var st unix.Stat_t
+			if err := unix.Fstat(fd, &st); err != nil {
+				return fmt.Errorf("mounting %s: %w", m.Target, err)
+			}
+			dir = st.Mode&unix.S_IFMT == unix.S_IFDIR
+		}
+		target, err := b.point(m.Target, dir)
+		if err != nil {
+			return err
+		}
+		at, err := b.pathOf(target)
+		if err != nil {
+			return fmt.Errorf("mount point %s: %w", m.Target, err)
+		}
+		if at == "/" || at == "/proc" || under(at, "/proc") {
+			return fmt.Errorf("mounting %s: nothing can be mounted over %s", m.Target, at)
+		}
+		if err := mountAt(fd, target); err != nil {
+			if errors.Is(err, unix.ENOTDIR) {
+				return fmt.Errorf("mounting %s: the source and the mount point must both be directories or both files: %w", m.Target, err)
+			}
+			return fmt.Errorf("mounting %s: %w", m.Target, err)
+		}
+		b.mounted = append(b.mounted, at)
+	}
+	return nil
+}
+
+func under(name, dir string) bool { return len(name) > len(dir) && name[:len(dir)+1] == dir+"/" }
+
+// pathOf returns the path of fd inside the root.
+// Preconditions: the root is the process's root, and /proc is mounted in it.
+func (b *box) pathOf(fd int) (string, error) {
+	p, err := os.Readlink(path.Join(fdDir, strconv.Itoa(fd)))
+	if err == nil && !path.IsAbs(p) {
+		err = errors.New("it is outside of the root")
+	}
+	return p, err
+}
+
+func (m Mount) tmpfs() (int, error) {
+	var opts []option
+	if m.Mode != 0 {
+		opts = append(opts, option{"mode", strconv.FormatUint(uint64(m.Mode), 8)})
+	}
+	if m.Size != 0 {
+		opts = append(opts, option{"size", strconv.FormatInt(m.Size, 10)})
+	}
+	attrs := noDev
+	if m.ReadOnly {
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	return newFS("tmpfs", attrs, opts...)
+}

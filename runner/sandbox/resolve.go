@@ -1,0 +1,175 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// made is a mount point that did not exist before: it is removed after the step, and the times of
+// the directory that it was made in are put back.
+type made struct {
+	parent int // O_PATH
+	name   string
+	dir    bool
+	times  []unix.Timespec
+}
+
+// inRoot opens name as seen from inside the root: no symlink leads out, no magic link (/proc/1/root) leads anywhere.
+func (b *box) inRoot(name string, flags, resolve uint64) (int, error) {
+	return unix.Openat2(b.root, name, &unix.OpenHow{
+		Flags:   unix.O_CLOEXEC | flags,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve,
+	})
+}
+
+// point opens the mount point name, following symlinks inside the root, and makes it if it is missing: a
+// directory or an empty file.
+func (b *box) point(name string, dir bool) (int, error) {
+	fd, err := b.inRoot(name, unix.O_PATH, 0)
+	if errors.Is(err, unix.ENOENT) {
+		if err = b.makePoint(name, dir); err == nil {
+			fd, err = b.inRoot(name, unix.O_PATH, 0)
+		}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("mount point %s: %w", name, err)
+	}
+	return fd, nil
+}
+
+// makePoint makes what is missing of name. It walks by itself, because the end of a dangling symlink
+// (/etc/resolv.conf → ../run/systemd/resolve/stub-resolv.conf) is what must be made.
+func (b *box) makePoint(name string, dir bool) error {
+	todo := strings.Split(name, "/")
+	cur := "/"
+	for links := 0; len(todo) > 0; {
+		c := todo[0]
+		todo = todo[1:]
+		if c == "" || c == "." {
+			continue
+		}
+		if c == ".." {
+			cur = path.Dir(cur)
+			continue
+		}
+		next := path.Join(cur, c)
+		fd, err := b.inRoot(next, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, unix.ENOENT) {
+			if err := b.makeOne(cur, c, dir || rest(todo)); err != nil {
+				return err
+			}
+			cur = next
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		target, isLink, err := readlink(fd)
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+		if !isLink {
+			cur = next
+			continue
+		}
+		if links++; links > 40 {
+			return unix.ELOOP
+		}
+		if path.IsAbs(target) {
+			cur = "/"
+		}
+		todo = append(strings.Split(target, "/"), todo...)
+	}
+	return nil
+}
+
+// rest says whether anything but dots and empty names is left to walk.
+func rest(todo []string) bool {
+	for _, c := range todo {
+		if c != "" && c != "." {
+			return true
+		}
+	}
+	return false
+}
+
+func readlink(fd int) (target string, isLink bool, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", false, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return "", false, nil
+	}
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", buf)
+	return string(buf[:max(n, 0)]), true, err
+}
+
+// makeOne makes c, a directory or an empty file, in the existing directory dir and notes it.
+func (b *box) makeOne(dir, c string, isDir bool) error {
+	fd, err := b.inRoot(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if isDir {
+		err = unix.Mkdirat(fd, c, 0o755)
+	} else {
+		var f int
+		if f, err = unix.Openat(fd, c, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o644); err == nil {
+			unix.Close(f)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	b.made = append(b.made, made{parent: fd, name: c, dir: isDir, times: []unix.Timespec{st.Atim, st.Mtim}})
+	return nil
+}
+
+// cleanup removes the mount points that were made, after everything that could use them is dead. What the
+// step has put into them stays: then it is not a mount point any more.
+func (b *box) cleanup() {
+	if len(b.made) == 0 {
+		return
+	}
+	_ = unix.Kill(-1, unix.SIGKILL)
+	for {
+		if _, err := unix.Wait4(-1, nil, unix.WALL, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	_ = unix.Chdir("/")
+	for i := len(b.mounted) - 1; i >= 0; i-- {
+		_ = unix.Unmount(b.mounted[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+	for i := len(b.made) - 1; i >= 0; i-- {
+		b.made[i].remove()
+	}
+}
+
+func (m made) remove() {
+	flags := 0
+	if m.dir {
+		flags = unix.AT_REMOVEDIR
+	} else {
+		var st unix.Stat_t
+		if err := unix.Fstatat(m.parent, m.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Size != 0 || st.Mode&unix.S_IFMT != unix.S_IFREG {
+			return
+		}
+	}
+	if err := unix.Unlinkat(m.parent, m.name, flags); err != nil {
+		return
+	}
+	// An O_PATH descriptor is good for AT_EMPTY_PATH only.
+	_ = utimes(m.parent, m.times)
+}

@@ -1,0 +1,461 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// setup builds the box around this process: after it, the host's file system is out of reach.
+// Preconditions: the process is alone in new mount, pid, ipc, uts and cgroup namespaces.
+func (b *box) setup() error {
+	unix.Umask(0)
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making mounts private: %w", err)
+	}
+	root, err := b.overlay()
+	if err != nil {
+		return err
+	}
+	trees, err := b.hostTrees()
+	if err != nil {
+		return err
+	}
+	if err := b.pivot(root); err != nil {
+		return err
+	}
+	steps := []func(hostTrees) error{b.mountProc, b.mountDev, b.mountSys, b.mountUser, b.mask, b.identity}
+	for _, f := range steps {
+		if err := f(trees); err != nil {
+			return err
+		}
+	}
+	unix.Umask(0o022)
+	if err := b.enterDir(); err != nil {
+		return err
+	}
+	if b.ReadOnly {
+		if err := unix.MountSetattr(b.root, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return fmt.Errorf("making the root read-only: %w", err)
+		}
+	}
+	// Nobody in the box may look into this process: it has rights that the step has not.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("hiding the init: %w", err)
+	}
+	return nil
+}
+
+// pivot makes the detached mount root the root and lets go of the old one.
+func (b *box) pivot(root int) error {
+	if err := unix.MoveMount(root, "", unix.AT_FDCWD, b.Attach, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mounting the root over %s: %w", b.Attach, err)
+	}
+	if err := unix.Fchdir(root); err != nil {
+		return fmt.Errorf("entering the root: %w", err)
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivoting into the root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmounting the host: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("entering the root: %w", err)
+	}
+	b.root = root
+	return nil
+}
+
+// plain opens the mount point name (/proc, /sys, /dev), which must be a real directory: an image that has a
+// symlink there wants to see its mounts land elsewhere.
+func (b *box) plain(name string) (int, error) {
+	fd, err := b.inRoot(name, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
+	if errors.Is(err, unix.ENOENT) {
+		if err = b.makePoint(name, true); err == nil {
+			fd, err = b.inRoot(name, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
+		}
+	}
+	if err != nil {
+		return -1, fmt.Errorf("%s must be a directory in the root: %w", name, err)
+	}
+	return fd, nil
+}
+
+func (b *box) mountProc(hostTrees) error {
+	fd, err := newFS("proc", noExec)
+	if err != nil {
+		return err
+	}
+	return b.mountPlain("/proc", fd)
+}
+
+func (b *box) mountPlain(name string, fd int) error {
+	target, err := b.plain(name)
+	if err != nil {
+		return err
+	}
+	if err := mountAt(fd, target); err != nil {
+		return fmt.Errorf("mounting %s: %w", name, err)
+	}
+	b.mounted = append(b.mounted, name)
+	return nil
+}
+
+type device struct {
+	name         string
+	major, minor uint32
+}
+
+// devices are the device nodes of a Docker container.
+func devices() []device {
+	return []device{{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}
+}
+
+// devLinks are the symlinks of a Docker container's /dev.
+func devLinks() [][2]string {
+	return [][2]string{
+		{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
+		{"stderr", "/proc/self/fd/2"}, {"core", "/proc/kcore"}, {"ptmx", "pts/ptmx"},
+	}
+}
+
+func (b *box) mountDev(t hostTrees) error {
+	dev, err := newFS("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_STRICTATIME, option{"mode", "0755"}, option{"size", "64m"})
+	if err != nil {
+		return err
+	}
+	target, err := b.plain("/dev")
+	if err != nil {
+		return err
+	}
+	if err := attach(dev, target); err != nil {
+		return fmt.Errorf("mounting /dev: %w", err)
+	}
+	unix.Close(target)
+	defer unix.Close(dev)
+	b.mounted = append(b.mounted, "/dev")
+	for i, d := range devices() {
+		if b.UserNS {
+			err = bindDevice(dev, d.name, t.devices[i])
+		} else {
+			err = unix.Mknodat(dev, d.name, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor)))
+		}
+		if err != nil {
+			return fmt.Errorf("making /dev/%s: %w", d.name, err)
+		}
+	}
+	for _, l := range devLinks() {
+		if err := unix.Symlinkat(l[1], dev, l[0]); err != nil {
+			return fmt.Errorf("making /dev/%s: %w", l[0], err)
+		}
+	}
+	inner := []struct {
+		dir, kind string
+		attrs     int
+		opts      []option
+	}{
+		{"pts", "devpts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, []option{{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}, {"gid", "5"}}},
+		{"mqueue", "mqueue", noExec, nil},
+		{"shm", "tmpfs", noExec, []option{{"mode", "1777"}, {"size", "64m"}}},
+	}
+	for _, m := range inner {
+		if err := b.mountInDev(dev, m.dir, m.kind, m.attrs, m.opts); err != nil {
+			return fmt.Errorf("mounting /dev/%s: %w", m.dir, err)
+		}
+	}
+	if b.Terminal {
+		return b.openTerminal(dev)
+	}
+	return nil
+}
+
+func (b *box) mountInDev(dev int, dir, kind string, attrs int, opts []option) error {
+	if err := unix.Mkdirat(dev, dir, 0o755); err != nil {
+		return err
+	}
+	target, err := unix.Openat(dev, dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	fd, err := newFS(kind, attrs, opts...)
+	if err != nil {
+		unix.Close(target)
+		return err
+	}
+	return mountAt(fd, target)
+}
+
+// bindDevice binds the host's device node from onto dev/name: nodes cannot be made in a user namespace.
+func bindDevice(dev int, name string, from int) error {
+	fd, err := unix.Openat(dev, name, unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, 0o666)
+	if err != nil {
+		return err
+	}
+	return mountAt(from, fd)
+}
+
+// openTerminal makes the pseudo terminal of the step, and /dev/console from it.
+func (b *box) openTerminal(dev int) error {
+	master, err := unix.Openat(dev, "pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening a terminal: %w", err)
+	}
+	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
+		return fmt.Errorf("unlocking the terminal: %w", err)
+	}
+	slave, err := peer(master)
+	if err != nil {
+		return fmt.Errorf("opening the terminal: %w", err)
+	}
+	b.master, b.console = master, os.NewFile(uintptr(slave), "/dev/console")
+	tree, err := cloneTree(dev, "pts/0", false)
+	if err != nil {
+		return fmt.Errorf("making /dev/console: %w", err)
+	}
+	if err := bindDevice(dev, "console", tree); err != nil {
+		return fmt.Errorf("making /dev/console: %w", err)
+	}
+	return nil
+}
+
+func (b *box) mountSys(t hostTrees) error {
+	if t.sys >= 0 {
+		return b.mountPlain("/sys", t.sys)
+	}
+	fd, err := newFS("sysfs", noExec|unix.MOUNT_ATTR_RDONLY)
+	if err != nil {
+		return err
+	}
+	if err := b.mountPlain("/sys", fd); err != nil {
+		return err
+	}
+	return b.mountCgroup()
+}
+
+// mountCgroup shows the step its own cgroup, read-only: version 2 as one tree, version 1 as a directory for each hierarchy. Where the
+// kernel does not allow that (version 1 in a user namespace), /sys/fs/cgroup stays empty.
+func (b *box) mountCgroup() error {
+	const dir = "/sys/fs/cgroup"
+	target, err := b.inRoot(dir, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
+	if err != nil {
+		return nil // a kernel without cgroups
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		unix.Close(target)
+		return fmt.Errorf("reading the cgroups: %w", err)
+	}
+	hierarchies := cgroupsV1(string(data))
+	if len(hierarchies) == 0 {
+		fd, err := newFS("cgroup2", noExec|unix.MOUNT_ATTR_RDONLY)
+		if err != nil {
+			unix.Close(target)
+			return nil
+		}
+		return mountAt(fd, target)
+	}
+	if b.UserNS {
+		unix.Close(target)
+		return nil
+	}
+	return mountCgroupV1(target, hierarchies)
+}
+
+// cgroupsV1 returns the controllers of each version 1 hierarchy of /proc/self/cgroup.
+func cgroupsV1(text string) (found []string) {
+	for line := range strings.Lines(text) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) == 3 && parts[1] != "" {
+			found = append(found, parts[1])
+		}
+	}
+	return found
+}
+
+func mountCgroupV1(target int, hierarchies []string) error {
+	fd, err := newFS("tmpfs", noExec, option{"mode", "0755"})
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := attach(fd, target); err != nil {
+		return fmt.Errorf("mounting /sys/fs/cgroup: %w", err)
+	}
+	unix.Close(target)
+	for _, h := range hierarchies {
+		if err := mountHierarchy(fd, h); err != nil {
+			return fmt.Errorf("mounting the cgroup %s: %w", h, err)
+		}
+	}
+	return unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+}
+
+func mountHierarchy(dir int, controllers string) error {
+	name, named := strings.CutPrefix(controllers, "name=")
+	opts := []option{}
+	if named {
+		opts = append(opts, option{"none", ""}, option{"name", name})
+	} else {
+		for c := range strings.SplitSeq(controllers, ",") {
+			opts = append(opts, option{c, ""})
+		}
+	}
+	if err := unix.Mkdirat(dir, name, 0o755); err != nil {
+		return err
+	}
+	target, err := unix.Openat(dir, name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	fd, err := newFS("cgroup", noExec|unix.MOUNT_ATTR_RDONLY, opts...)
+	if err != nil {
+		unix.Close(target)
+		return err
+	}
+	if err := mountAt(fd, target); err != nil {
+		return err
+	}
+	for c := range strings.SplitSeq(name, ",") {
+		if c != name {
+			if err := unix.Symlinkat(name, dir, c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// mountUser makes the binds of /etc and the caller's mounts.
+func (b *box) mountUser(t hostTrees) error {
+	if err := b.mountAll(b.Files, t.files); err != nil {
+		return err
+	}
+	return b.mountAll(b.Mounts, t.mounts)
+}
+
+// masked are the files and directories of /proc and /sys that a Docker container cannot see.
+func masked() []string {
+	return []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+		"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+	}
+}
+
+// readOnly are those that it cannot write.
+func readOnly() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}
+
+func (b *box) mask(hostTrees) error {
+	for _, p := range readOnly() {
+		target, err := b.inRoot(p, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("making %s read-only: %w", p, err)
+		}
+		fd, err := cloneTree(target, "", true)
+		if err == nil {
+			err = setAttr(fd, unix.MOUNT_ATTR_RDONLY)
+		}
+		if err == nil {
+			err = mountAt(fd, target)
+		}
+		if err != nil {
+			return fmt.Errorf("making %s read-only: %w", p, err)
+		}
+	}
+	for _, p := range masked() {
+		if err := b.maskOne(p); err != nil {
+			return fmt.Errorf("masking %s: %w", p, err)
+		}
+	}
+	if err := b.network(); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (b *box) maskOne(p string) error {
+	target, err := b.inRoot(p, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(target, &st); err != nil {
+		unix.Close(target)
+		return err
+	}
+	var fd int
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		fd, err = newFS("tmpfs", noExec|unix.MOUNT_ATTR_RDONLY, option{"size", "4k"}, option{"nr_inodes", "2"}, option{"mode", "0755"})
+	} else {
+		fd, err = cloneTree(unix.AT_FDCWD, "/dev/null", false)
+	}
+	if err != nil {
+		unix.Close(target)
+		return err
+	}
+	return mountAt(fd, target)
+}
+
+// network names the host and brings the loopback of an own network namespace up.
+func (b *box) network() error {
+	if b.Hostname != "" {
+		if err := unix.Sethostname([]byte(b.Hostname)); err != nil {
+			return fmt.Errorf("setting the host name to %q: %w", b.Hostname, err)
+		}
+	}
+	if !b.Loopback {
+		return nil
+	}
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("bringing the loopback up: %w", err)
+	}
+	defer unix.Close(s)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return fmt.Errorf("bringing the loopback up: %w", err)
+	}
+	req.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, req); err != nil {
+		return fmt.Errorf("bringing the loopback up: %w", err)
+	}
+	return nil
+}
+
+// enterDir makes the working directory and enters it with all rights, as runc does: a step of an
+// ordinary user may be started in a directory that this user cannot search.
+func (b *box) enterDir() error {
+	dir := path.Join("/", b.Dir)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("making the working directory: %w", err)
+	}
+	if err := unix.Chdir(dir); err != nil {
+		return fmt.Errorf("entering the working directory %s: %w", dir, err)
+	}
+	// A directory outside of the root, reached through a descriptor in /proc, has no name in it.
+	if wd, err := unix.Getwd(); err != nil || !path.IsAbs(wd) {
+		return fmt.Errorf("entering the working directory %s: it is outside of the root", dir)
+	}
+	return nil
+}
+
+// peer opens the other end of a terminal, without any path.
+func peer(master int) (int, error) {
+	fd, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if e != 0 {
+		return -1, e
+	}
+	return int(fd), nil
+}

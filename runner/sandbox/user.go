@@ -1,0 +1,270 @@
+package sandbox
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Identity is whom a process runs as.
+type Identity struct {
+	UID, GID uint32
+	Groups   []uint32 // the supplementary groups, GID among them
+	Home     string   // never empty
+}
+
+// Passwd is one user of a passwd file.
+type Passwd struct {
+	Name     string
+	UID, GID uint32
+	Home     string
+}
+
+const maxID = 1<<31 - 1 // as Docker and BuildKit have it
+
+// maxLine limits a line of passwd and group: a group may have many members.
+const maxLine = 1 << 20
+
+// LookupUser resolves "user[:group]", both a name or a number, as BuildKit and runc do: passwd and group are the texts of
+// the root's files. Without a group the user's own one counts, and all groups that list the user; a number that
+// is not in passwd has group 0. The empty string is 0:0.
+func LookupUser(spec string, passwd, group io.Reader) (*Identity, error) {
+	name, groupName, _ := strings.Cut(spec, ":")
+	id := &Identity{Home: "/"}
+	want := name
+	if want == "" {
+		want = "0"
+	}
+	user, err := findPasswd(want, passwd)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case user != nil:
+		id.UID, id.GID = user.UID, user.GID
+		if user.Home != "" {
+			id.Home = user.Home
+		}
+		if spec == "" {
+			id.GID = 0
+		}
+	default:
+		n, ok, err := number(want)
+		if err != nil {
+			return nil, fmt.Errorf("user %s: %w", want, err)
+		}
+		if !ok {
+			return nil, fmt.Errorf("unable to find user %s: no matching entries in passwd file", want)
+		}
+		id.UID = n
+	}
+	if groupName != "" {
+		if id.GID, err = findGroup(groupName, group); err != nil {
+			return nil, err
+		}
+	}
+	id.Groups = []uint32{id.GID}
+	if groupName == "" && spec != "" && user != nil {
+		if err := id.addGroups(user.Name, group); err != nil {
+			return nil, err
+		}
+	}
+	return id, nil
+}
+
+// number parses a numeric id; ok is false if s is not a number at all.
+func number(s string) (n uint32, ok bool, err error) {
+	v, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		if errors.Is(err, strconv.ErrRange) {
+			return 0, true, errors.New("uids and gids must be in range 0-2147483647")
+		}
+		return 0, false, nil
+	}
+	if v < 0 || v > maxID {
+		return 0, true, errors.New("uids and gids must be in range 0-2147483647")
+	}
+	return uint32(v), true, nil
+}
+
+// fields calls f with the fields of each line until it returns true.
+func fields(r io.Reader, f func([]string) bool) error {
+	s := bufio.NewScanner(r)
+	s.Buffer(nil, maxLine)
+	for s.Scan() {
+		line := strings.TrimSpace(s.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if f(strings.Split(line, ":")) {
+			return nil
+		}
+	}
+	return s.Err()
+}
+
+// findPasswd returns the first user with that name or number, or nil.
+func findPasswd(want string, passwd io.Reader) (*Passwd, error) {
+	n, isNumber, _ := number(want)
+	var found *Passwd
+	err := fields(passwd, func(f []string) bool {
+		if len(f) < 4 {
+			return false
+		}
+		uid, ok, err := number(f[2])
+		if !ok || err != nil {
+			return false
+		}
+		gid, ok, err := number(f[3])
+		if !ok || err != nil {
+			return false
+		}
+		if f[0] != want && (!isNumber || uid != n) {
+			return false
+		}
+		found = &Passwd{Name: f[0], UID: uid, GID: gid}
+		if len(f) > 5 {
+			found.Home = f[5]
+		}
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the passwd file: %w", err)
+	}
+	return found, nil
+}
+
+// findGroup returns the id of the group with that name or number.
+func findGroup(want string, group io.Reader) (uint32, error) {
+	n, isNumber, rangeErr := number(want)
+	var found bool
+	var gid uint32
+	err := fields(group, func(f []string) bool {
+		if len(f) < 3 {
+			return false
+		}
+		id, ok, err := number(f[2])
+		if ok && err == nil && (f[0] == want || isNumber && rangeErr == nil && id == n) {
+			found, gid = true, id
+		}
+		return found
+	})
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("reading the group file: %w", err)
+	case found:
+		return gid, nil
+	case rangeErr != nil:
+		return 0, fmt.Errorf("group %s: %w", want, rangeErr)
+	case !isNumber:
+		return 0, fmt.Errorf("unable to find group %s: no matching entries in group file", want)
+	}
+	return n, nil
+}
+
+// addGroups adds the groups that list the user name.
+func (id *Identity) addGroups(name string, group io.Reader) error {
+	err := fields(group, func(f []string) bool {
+		if len(f) < 4 {
+			return false
+		}
+		gid, ok, err := number(f[2])
+		if !ok || err != nil {
+			return false
+		}
+		for member := range strings.SplitSeq(f[3], ",") {
+			if member == name && len(id.Groups) < 65536 {
+				id.Groups = append(id.Groups, gid)
+				break
+			}
+		}
+		return false
+	})
+	if err != nil {
+		return fmt.Errorf("reading the group file: %w", err)
+	}
+	return nil
+}
+
+// identity finds out whom the step runs as, and sets HOME if the environment has none.
+func (b *box) identity(hostTrees) error {
+	passwd, err := b.openText("/etc/passwd")
+	if err != nil {
+		return err
+	}
+	defer passwd.Close()
+	group, err := b.openText("/etc/group")
+	if err != nil {
+		return err
+	}
+	defer group.Close()
+	if b.who, err = LookupUser(b.User, passwd, group); err != nil {
+		return err
+	}
+	for i, e := range b.Env {
+		if home, ok := strings.CutPrefix(e, "HOME="); ok {
+			if home == "" {
+				b.Env[i] = "HOME=" + b.who.Home
+			}
+			return b.ownStreams()
+		}
+	}
+	b.Env = append(b.Env, "HOME="+b.who.Home)
+	return b.ownStreams()
+}
+
+// ownStreams gives the pipes and the terminal to the step's user, so that /dev/stdout can be opened again.
+func (b *box) ownStreams() error {
+	if b.NullStdin {
+		null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("opening /dev/null: %w", err)
+		}
+		if err := unix.Dup3(null, 0, 0); err != nil {
+			return fmt.Errorf("opening /dev/null: %w", err)
+		}
+		unix.Close(null)
+	}
+	if b.who.UID == 0 {
+		return nil
+	}
+	if b.console != nil {
+		if err := b.console.Chown(int(b.who.UID), -1); err != nil {
+			return fmt.Errorf("giving the terminal to the user: %w", err)
+		}
+		return nil
+	}
+	for fd := range 3 {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
+			continue
+		}
+		if err := unix.Fchown(fd, int(b.who.UID), -1); err != nil {
+			return fmt.Errorf("giving the output to the user: %w", err)
+		}
+	}
+	return nil
+}
+
+// openText opens a regular file inside the root; a missing one is empty. It never blocks, whatever is there.
+func (b *box) openText(name string) (*os.File, error) {
+	fd, err := b.inRoot(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return os.Open(os.DevNull)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("opening %s: it is not a regular file", name)
+	}
+	return f, nil
+}
