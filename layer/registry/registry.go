@@ -1,19 +1,27 @@
 // Package registry speaks to OCI registries: resolving names, fetching and
 // pushing blobs and manifests, with the credentials and certificates that users
 // of Docker and Podman have already.
+//
+// Names, manifests and media types are go-containerregistry's. Requests are the
+// package's own: blobs are streamed, resumed and retried here, tokens are made per
+// repository, and plain HTTP is spoken only where Options allow it. The protocol is
+// the OCI distribution specification, and for tokens Docker's token authentication
+// specification.
 package registry
 
 import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
-
-var errTodo = errors.New("not written yet")
 
 // ErrUnauthorized wraps what a registry answers to missing or wrong credentials.
 var ErrUnauthorized = errors.New("not authorized")
@@ -23,43 +31,72 @@ var ErrNotFound = errors.New("not found in the registry")
 
 // Options are decided values: no environment is read here.
 type Options struct {
-	CAFiles   []string // further certificate authorities, for every registry
-	Insecure  []string // hosts (host or host:port) that may be spoken to over plain HTTP or with any certificate
-	CertsDirs []string // directories with HOST[:PORT]/{*.crt,*.cert,*.key}, as docker's certs.d
-	AuthFiles []string // credential files in the order they are asked (docker config.json, containers auth.json)
-	AuthJSON  []byte   // content of $DOCKER_AUTH_CONFIG, asked before the files except an explicit --authfile
+	CAFiles  []string // further certificate authorities (PEM), for every registry
+	Insecure []string // hosts (host or host:port) that may be spoken to over plain HTTP or with any certificate
+	// CertsDirs are directories with HOST[:PORT]/{*.crt,*.cert,*.key}, as docker's certs.d: authorities,
+	// and client certificates with their keys. The first directory that has a folder for a host is used. A hosts.toml in it,
+	// as containerd's, is an error: mirrors are not supported.
+	CertsDirs []string
+	AuthFile  string   // credential file that is asked before everything else (--authfile); it must exist
+	AuthJSON  []byte   // content of $DOCKER_AUTH_CONFIG, asked before AuthFiles
+	AuthFiles []string // credential files in the order they are asked (docker config.json, containers auth.json); missing ones are skipped
 	UserAgent string
 	// Path is $PATH, where credential helpers are looked up.
 	Path string
+	// Proxy tells the proxy for a request, as http.ProxyFromEnvironment does; nil means no proxy.
+	Proxy func(*http.Request) (*url.URL, error)
 }
 
 // Client talks to registries. It is safe for concurrent use.
-type Client struct{}
+type Client struct {
+	opt    Options
+	http   *http.Client
+	keys   *keychain
+	pace   pace
+	mu     sync.Mutex
+	hosts  map[string]*host
+	routes map[string]http.RoundTripper
+}
+
+// pace holds the client's durations, which tests shorten.
+type pace struct {
+	tries   int           // attempts for one blob or request
+	base    time.Duration // first backoff, doubled with each attempt
+	most    time.Duration // longest backoff
+	stall   time.Duration // a transfer without a byte for so long is tried anew
+	request time.Duration // for one small request and its answer
+	commit  time.Duration // for the answer to an upload, where registries verify and move the blob
+}
 
 // New makes a client. It does no input or output.
-func New(opt Options) *Client { return &Client{} }
+func New(opt Options) *Client {
+	c := &Client{
+		opt:    opt,
+		keys:   newKeychain(opt),
+		hosts:  map[string]*host{},
+		routes: map[string]http.RoundTripper{},
+		pace: pace{
+			tries:   5,
+			base:    500 * time.Millisecond,
+			most:    20 * time.Second,
+			stall:   60 * time.Second,
+			request: 60 * time.Second,
+			commit:  10 * time.Minute,
+		},
+	}
+	c.http = &http.Client{Transport: router{c}, CheckRedirect: checkRedirect}
+	return c
+}
 
 // Manifest is an image manifest with its configuration, as served.
 type Manifest struct {
 	Digest    v1.Hash // of Raw
+	RefDigest v1.Hash // of what the reference itself names: an index, or the same as Digest
 	MediaType types.MediaType
 	Raw       []byte
 	RawConfig []byte
 	Manifest  v1.Manifest
 	Config    v1.ConfigFile
-}
-
-// Resolve fetches the manifest and configuration that ref means for platform p; it follows an
-// index, and every digest is checked. It fetches no layer. An image of another platform is an
-// error that lists the platforms there are.
-func (c *Client) Resolve(ctx context.Context, ref name.Reference, p v1.Platform) (*Manifest, error) {
-	return nil, errTodo
-}
-
-// FetchBlob streams a blob of repository ("host/name"). A broken connection is resumed where it
-// broke (Range); the reader fails at the end if size or digest differ from d.
-func (c *Client) FetchBlob(ctx context.Context, repository string, d v1.Descriptor) (io.ReadCloser, error) {
-	return nil, errTodo
 }
 
 // Upload is a blob to be pushed.
@@ -69,31 +106,29 @@ type Upload struct {
 	Known *v1.Descriptor
 	// From lists repositories ("host/name") that have the blob: mounted from when on the same registry.
 	From []string
-	// Open returns the bytes; it can be called again for a retry.
+	// Open returns the bytes; it can be called again for a retry. A read that waits must end when ctx does.
 	Open      func(ctx context.Context) (io.ReadCloser, error)
 	MediaType types.MediaType
-	Progress  func(current int64) // bytes sent; may be nil
+	Progress  func(current int64) // bytes sent; falls back to 0 when an upload starts anew; may be nil
 }
 
-// PushBlob makes sure that repo has the blob and returns its descriptor: nothing is sent when the
-// registry has it or can mount it. The upload is one streaming PATCH; it is retried from its beginning,
-// honouring Retry-After, with a new token after a 401.
-func (c *Client) PushBlob(ctx context.Context, repo name.Repository, u Upload) (v1.Descriptor, error) {
-	return v1.Descriptor{}, errTodo
+// host returns the state of a registry, made once for each.
+func (c *Client) host(reg name.Registry) *host {
+	key := reg.RegistryStr()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := c.hosts[key]
+	if h == nil {
+		h = newHost(c, key)
+		c.hosts[key] = h
+	}
+	return h
 }
 
-// PushManifest stores a manifest under ref (a tag, or a digest of repo).
-func (c *Client) PushManifest(ctx context.Context, ref name.Reference, raw []byte, mediaType types.MediaType) error {
-	return errTodo
+// forget drops what is known of a registry, after its credentials have changed.
+func (c *Client) forget(reg string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.hosts, reg)
+	c.keys.reset()
 }
-
-// ParseReference parses a name as docker does: no host means Docker Hub, no tag means latest.
-// Loopback hosts and those in Insecure may be reached by plain HTTP.
-func (c *Client) ParseReference(s string) (name.Reference, error) { return nil, errTodo }
-
-// Login checks the credentials with the registry and stores them in file (docker's config.json
-// format, mode 0600, other content kept) or in the credential helper that the file names.
-func (c *Client) Login(ctx context.Context, host, user, password, file string) error { return errTodo }
-
-// Logout removes the credentials of host from file or its credential helper.
-func (c *Client) Logout(host, file string) error { return errTodo }
