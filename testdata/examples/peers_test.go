@@ -171,6 +171,7 @@ func startDocker(t *testing.T, l *lab) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		_ = syscall.Unmount(filepath.Join(sock, "exec/netns/default"), syscall.MNT_DETACH) // dockerd leaves it mounted
 		remove(t, sock)
 		remove(t, dir)
 	})

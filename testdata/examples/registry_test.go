@@ -51,7 +51,8 @@ func (l *lab) startTLS(t *testing.T) *registry {
 		t.Fatal(err)
 	}
 	dir := l.dir(t, "tls")
-	makeCertificates(t, dir)
+	authority := l.dir(t, "authority") // alone, because skopeo takes keys beside it for those of a client
+	makeCertificates(t, authority, dir)
 	write(t, filepath.Join(dir, "htpasswd"), run(t, "htpasswd", "-nbB", user, password))
 	l.serve(t, "tls", addr, fmt.Sprintf(`  tls:
     certificate: %[1]s/server.crt
@@ -64,7 +65,7 @@ auth:
 	waitPort(t, addr)
 	return &registry{
 		host: net.JoinHostPort("localhost", port),
-		ca:   filepath.Join(dir, "ca.crt"),
+		ca:   filepath.Join(authority, "ca.crt"),
 		auth: filepath.Join(l.config, "config.json"),
 	}
 }
@@ -103,8 +104,8 @@ func waitPort(t *testing.T, addr string) {
 	}
 }
 
-// makeCertificates writes ca.crt and a certificate of it for the loopback, server.crt and server.key.
-func makeCertificates(t *testing.T, dir string) {
+// makeCertificates writes authority/ca.crt, and a certificate of it for the loopback as dir/server.crt and dir/server.key.
+func makeCertificates(t *testing.T, authority, dir string) {
 	t.Helper()
 	newKey := func() *ecdsa.PrivateKey {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -119,15 +120,15 @@ func makeCertificates(t *testing.T, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		writePEM(t, filepath.Join(dir, file), "CERTIFICATE", der)
+		writePEM(t, file, "CERTIFICATE", der)
 	}
 	ca := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "examples authority"},
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	caKey, key := newKey(), newKey()
-	sign("ca.crt", ca, ca, caKey, caKey)
-	sign("server.crt", &x509.Certificate{
+	sign(filepath.Join(authority, "ca.crt"), ca, ca, caKey, caKey)
+	sign(filepath.Join(dir, "server.crt"), &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"},
 		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
