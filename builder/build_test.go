@@ -1,0 +1,336 @@
+package builder_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/progress"
+	"github.com/strake-build/strake/builder/source"
+	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/dockerfile"
+	"github.com/strake-build/strake/layer/blob"
+	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/snapshot"
+	"github.com/strake-build/strake/runner"
+)
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Getuid() == 0 {
+		return
+	}
+	if os.Getenv("STRAKE_TEST_REQUIRE") == "1" && os.Getenv("STRAKE_TEST_ROOTLESS") == "" {
+		t.Fatal("this test mounts overlays and needs root")
+	}
+	t.Skip("needs root: it mounts overlays")
+}
+
+// world is a Builder over a real store, with a sandbox that writes files instead of running programs.
+type world struct {
+	*builder.Builder
+	t       *testing.T
+	context string
+	store   *cache.Store
+	now     time.Time
+	images  map[string]*image.Image
+
+	mu     sync.Mutex
+	ran    []string
+	events []progress.Event
+}
+
+func newWorld(t *testing.T) *world {
+	needRoot(t)
+	dir := t.TempDir()
+	w := &world{t: t, context: t.TempDir(), now: time.Unix(1_800_000_000, 0).UTC(), images: map[string]*image.Image{}}
+	snapshots, err := snapshot.Open(filepath.Join(dir, "layers"), snapshot.Options{})
+	must(t, err)
+	blobs, err := blob.Open(filepath.Join(dir, "blobs"))
+	must(t, err)
+	w.store, err = cache.Open(filepath.Join(dir, "cache"))
+	must(t, err)
+	w.Builder = &builder.Builder{
+		Cache: w.store, Snapshots: snapshots, Layers: &image.Layers{Blobs: blobs, Snapshots: snapshots, Dir: filepath.Join(dir, "compressed")},
+		Resolver: w, Sandbox: w, Stubs: filepath.Join(dir, "stubs"), Now: func() time.Time { return w.now },
+	}
+	return w
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) Resolve(_ context.Context, ref string, _ v1.Platform) (*image.Image, error) {
+	if img := w.images[ref]; img != nil {
+		return img, nil
+	}
+	return nil, fmt.Errorf("%s: %w", ref, image.ErrNotFound)
+}
+
+// Run understands "write FILE TEXT" and "fail".
+func (w *world) Run(_ context.Context, s runner.Sandbox, p runner.Process) error {
+	w.mu.Lock()
+	w.ran = append(w.ran, strings.Join(p.Args, " "))
+	w.mu.Unlock()
+	switch p.Args[0] {
+	case "write":
+		return os.WriteFile(filepath.Join(s.Root.Upper, p.Args[1]), []byte(p.Args[2]), 0o644)
+	case "fail":
+		fmt.Fprintln(p.Stderr, "it broke")
+		return &runner.ExitError{Code: 3}
+	}
+	return nil
+}
+
+func (w *world) write(name, text string) {
+	w.t.Helper()
+	path := filepath.Join(w.context, name)
+	must(w.t, os.MkdirAll(filepath.Dir(path), 0o755))
+	must(w.t, os.WriteFile(path, []byte(text), 0o644))
+}
+
+type change func(*builder.Options)
+
+func (w *world) build(text string, changes ...change) (*image.Image, error) {
+	w.t.Helper()
+	w.ran, w.events = nil, nil
+	f, err := dockerfile.Parse("Dockerfile", []byte(text))
+	if err != nil {
+		return nil, err
+	}
+	tree, err := source.Open(w.context, source.Options{ResetOwner: true, Now: w.Now})
+	must(w.t, err)
+	defer tree.Close()
+	here := v1.Platform{OS: "linux", Architecture: "amd64"}
+	opt := builder.Options{File: f, Context: tree, Settings: dockerfile.Settings{Platform: here, Build: here}, Jobs: 4, Progress: func(e progress.Event) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.events = append(w.events, e)
+	}}
+	for _, c := range changes {
+		c(&opt)
+	}
+	res, err := w.Build(w.t.Context(), opt)
+	if err != nil {
+		return nil, err
+	}
+	return res.Image, nil
+}
+
+// cached counts the steps that were found in the cache.
+func (w *world) cached() (n int) {
+	for _, e := range w.events {
+		if e.Kind == progress.Cached {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) read(img *image.Image, name string) string {
+	w.t.Helper()
+	var ids []snapshot.ID
+	for _, l := range img.Layers {
+		id, err := w.Layers.Unpacked(w.t.Context(), l, nil)
+		must(w.t, err)
+		ids = append(ids, id)
+	}
+	root, err := w.Snapshots.OpenView(ids)
+	must(w.t, err)
+	defer root.Close()
+	f, err := root.OpenFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	data := make([]byte, 1000)
+	n, _ := f.Read(data)
+	return string(data[:n])
+}
+
+const twoStages = `FROM scratch AS build
+COPY src /src
+RUN ["write", "out", "built"]
+FROM scratch AS unused
+RUN ["fail"]
+FROM scratch
+ENV A=b
+COPY --from=build /out /app
+WORKDIR /w
+CMD ["/app"]
+`
+
+func TestBuildTwiceGivesTheSameImageFromTheCache(t *testing.T) {
+	w := newWorld(t)
+	w.write("src/a", "1")
+	first, err := w.build(twoStages)
+	must(t, err)
+	if got := w.read(first, "/app"); got != "built" {
+		t.Errorf("/app is %q", got)
+	}
+	if !slices.Equal(w.ran, []string{"write out built"}) {
+		t.Errorf("ran %q", w.ran)
+	}
+	w.now = w.now.Add(time.Hour)
+	second, err := w.build(twoStages)
+	must(t, err)
+	if len(w.ran) != 0 || w.cached() != 4 {
+		t.Errorf("second build ran %q, %d cached", w.ran, w.cached())
+	}
+	if first.ID != second.ID {
+		t.Errorf("IDs differ:\n%s\n%s", first.RawConfig, second.RawConfig)
+	}
+	if len(first.Layers) != 2 || len(first.Config.RootFS.DiffIDs) != 2 {
+		t.Errorf("%d layers", len(first.Layers))
+	}
+}
+
+func TestChangedContextRunsOnlyWhatReadsIt(t *testing.T) {
+	w := newWorld(t)
+	w.write("src/a", "1")
+	w.write("other", "1")
+	const text = "FROM scratch\nRUN [\"write\",\"one\",\"1\"]\nCOPY src /src\nRUN [\"write\",\"two\",\"2\"]\n"
+	_, err := w.build(text)
+	must(t, err)
+	w.write("other", "2")
+	_, err = w.build(text)
+	must(t, err)
+	if len(w.ran) != 0 {
+		t.Errorf("an unrelated file: ran %q", w.ran)
+	}
+	w.write("src/a", "2")
+	img, err := w.build(text)
+	must(t, err)
+	if !slices.Equal(w.ran, []string{"write two 2"}) {
+		t.Errorf("a copied file: ran %q", w.ran)
+	}
+	if got := w.read(img, "/src/a"); got != "2" {
+		t.Errorf("/src/a is %q", got)
+	}
+}
+
+func TestNoCacheRunsEverythingAndKeepsIt(t *testing.T) {
+	w := newWorld(t)
+	const text = "FROM scratch\nRUN [\"write\",\"one\",\"1\"]\n"
+	_, err := w.build(text)
+	must(t, err)
+	w.Cache = cache.NoHits{Store: w.store}
+	_, err = w.build(text)
+	must(t, err)
+	if len(w.ran) != 1 {
+		t.Errorf("ran %q", w.ran)
+	}
+	w.Cache = w.store
+	_, err = w.build(text)
+	must(t, err)
+	if len(w.ran) != 0 {
+		t.Errorf("then ran %q", w.ran)
+	}
+}
+
+func TestFailedRunSaysWhereAndLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.build("FROM scratch\nRUN [\"write\",\"one\",\"1\"]\nRUN [\"fail\", \"now\"]\n")
+	var located *dockerfile.Error
+	if !errors.As(err, &located) || located.Range.Start != 3 {
+		t.Fatalf("got %v", err)
+	}
+	var exit *runner.ExitError
+	if !errors.As(err, &exit) || exit.Code != 3 {
+		t.Errorf("no exit code in %v", err)
+	}
+	if want := `process "fail now" did not complete successfully: exit code: 3`; !strings.Contains(err.Error(), want) {
+		t.Errorf("%v does not say %q", err, want)
+	}
+	n := 0
+	must(t, w.Snapshots.Walk(func(snapshot.ID) error { n++; return nil }))
+	if n != 1 {
+		t.Errorf("%d layers in the store, want the one that finished", n)
+	}
+}
+
+func TestLostLayerIsAMissForAllAbove(t *testing.T) {
+	w := newWorld(t)
+	const text = "FROM scratch\nRUN [\"write\",\"one\",\"1\"]\nRUN [\"write\",\"two\",\"2\"]\n"
+	_, err := w.build(text)
+	must(t, err)
+	must(t, w.store.Walk(t.Context(), func(_ cache.Key, r cache.Record) error {
+		if strings.Contains(r.Name, "1/2") {
+			return w.Snapshots.Remove(snapshot.ID(r.Layer))
+		}
+		return nil
+	}))
+	img, err := w.build(text)
+	must(t, err)
+	if len(w.ran) != 2 || w.read(img, "/one") != "1" || w.read(img, "/two") != "2" {
+		t.Errorf("ran %q", w.ran)
+	}
+}
+
+func TestHistoryAndLabels(t *testing.T) {
+	w := newWorld(t)
+	img, err := w.build("FROM scratch\nLABEL a=1 b=2\nRUN [\"write\",\"one\",\"1\"]\nENV X=y\n", func(o *builder.Options) {
+		o.Labels = map[string]string{"b": "3", "c": "4"}
+	})
+	must(t, err)
+	h := img.Config.History
+	if len(h) != 3 || !h[0].EmptyLayer || h[1].EmptyLayer || !h[2].EmptyLayer {
+		t.Fatalf("history %+v", h)
+	}
+	for i := range h {
+		if !h[i].Created.Equal(w.now) {
+			t.Errorf("entry %d created %v", i, h[i].Created)
+		}
+	}
+	if l := img.Config.Config.Labels; l["a"] != "1" || l["b"] != "3" || l["c"] != "4" {
+		t.Errorf("labels %v", l)
+	}
+	if strings.Contains(string(img.RawConfig), `\u003c`) {
+		t.Error("configuration is escaped for HTML")
+	}
+}
+
+func TestStageOnAnImageKeepsItsLayersAndHistory(t *testing.T) {
+	w := newWorld(t)
+	base, err := w.build("FROM scratch\nRUN [\"write\",\"base\",\"b\"]\nENV FROM_BASE=1\n")
+	must(t, err)
+	w.images["base"] = base
+	img, err := w.build("FROM base\nRUN [\"write\",\"top\",\"t\"]\n")
+	must(t, err)
+	if len(img.Layers) != 2 || img.Layers[0].DiffID != base.Layers[0].DiffID || len(img.Config.History) != 3 {
+		t.Errorf("%d layers, %d history entries", len(img.Layers), len(img.Config.History))
+	}
+	if !slices.Contains(img.Config.Config.Env, "FROM_BASE=1") {
+		t.Errorf("environment %q", img.Config.Config.Env)
+	}
+	if w.read(img, "/base") != "b" || w.read(img, "/top") != "t" {
+		t.Error("files are missing")
+	}
+	if _, err := w.build("FROM nothere\nRUN [\"fail\"]\n"); !errors.Is(err, image.ErrNotFound) || !strings.Contains(err.Error(), "Dockerfile:1") {
+		t.Errorf("missing base: %v", err)
+	}
+}
+
+func TestMissingSourceNamesTheLine(t *testing.T) {
+	w := newWorld(t)
+	w.write("src/a", "1")
+	_, err := w.build("FROM scratch\nCOPY sr /x\n")
+	var located *dockerfile.Error
+	if !errors.As(err, &located) || located.Range.Start != 2 || !strings.Contains(err.Error(), "not found") {
+		t.Errorf("got %v", err)
+	}
+}
