@@ -6,19 +6,21 @@
 // the overlay.opaque xattr ("user." in a user namespace, "trusted." otherwise).
 // Apply makes such a directory from a tar, Write makes the tar again; the same
 // directory always gives the same bytes.
+//
+// Of extended attributes a layer holds user.* and security.capability, but not
+// overlay's own (user.overlay.*) nor user.containers.override_stat. Others are
+// labels of a host (security.selinux), depend on the privileges of who looks
+// (trusted.*), or name ids that no tool translates (system.posix_acl_*): Write
+// leaves them out. Apply leaves them out too, but sets POSIX ACLs where it can,
+// as docker does.
 package layer
 
 import (
-	"context"
-	"errors"
-	"io"
+	"crypto/sha256"
+	"encoding/hex"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-
-	"github.com/strake-build/strake/layer/rootfs"
 )
-
-var errTodo = errors.New("not written yet")
 
 // Form says what a directory holds and which names are special in it.
 type Form int
@@ -38,7 +40,8 @@ type Options struct {
 	// user.overlay.*, and device nodes, which cannot be made there, are empty
 	// files whose user.containers.override_stat xattr says what they are.
 	UserXattr bool
-	// Dir is where in the root Apply puts the entries; "" is the root itself.
+	// Dir is where in the root Apply puts the entries; "" is the root itself. It is made if
+	// missing. It is the "/" of the archive: links in it lead to nothing outside Dir.
 	Dir string
 	// Owner, if not nil, replaces the owner of every entry that Apply makes.
 	Owner *Owner
@@ -47,15 +50,17 @@ type Options struct {
 // Owner is a pair of ids as they are in the image.
 type Owner struct{ UID, GID int }
 
-// Apply unpacks the tar r into root. Entries that try to leave the root, or
-// that the tar's own symbolic links lead elsewhere, stay inside; malformed ones
-// are an error. It reads r to its end.
-func Apply(ctx context.Context, root *rootfs.Root, r io.Reader, opt Options) error { return errTodo }
-
-// Write writes the tree at root as an uncompressed tar: PAX where ustar does not
-// suffice, names sorted, whole seconds, no atime or ctime, no sockets.
-func Write(ctx context.Context, w io.Writer, root *rootfs.Root, opt Options) error { return errTodo }
-
 // ChainID computes the ChainID of a stack of layers, bottom first (OCI image
-// specification, config.md, "Layer ChainID").
-func ChainID(diffIDs []v1.Hash) v1.Hash { return v1.Hash{} }
+// specification, config.md, "Layer ChainID"). That of no layers is the zero Hash.
+func ChainID(diffIDs []v1.Hash) v1.Hash {
+	var chain v1.Hash
+	for i, id := range diffIDs {
+		if i == 0 {
+			chain = id
+			continue
+		}
+		sum := sha256.Sum256([]byte(chain.String() + " " + id.String()))
+		chain = v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+	}
+	return chain
+}

@@ -2,7 +2,9 @@ package rootfs
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +36,29 @@ func GetXattr(dir *os.File, base, name string) ([]byte, error) {
 	return value, err
 }
 
+// FileXattr is GetXattr for an open file (not O_PATH).
+func FileXattr(f *os.File, name string) ([]byte, error) {
+	value, err := readXattr(func(buf []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), name, buf) })
+	runtime.KeepAlive(f)
+	if err == unix.ENODATA || err == unix.EOPNOTSUPP {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "getxattr " + name, Path: f.Name(), Err: err}
+	}
+	return value, nil
+}
+
+// FileXattrs is ListXattr for an open file (not O_PATH).
+func FileXattrs(f *os.File) ([]string, error) {
+	list, err := readXattr(func(buf []byte) (int, error) { return unix.Flistxattr(int(f.Fd()), buf) })
+	runtime.KeepAlive(f)
+	if err != nil && err != unix.EOPNOTSUPP {
+		return nil, &fs.PathError{Op: "listxattr", Path: f.Name(), Err: err}
+	}
+	return splitNames(list), nil
+}
+
 // ListXattr returns the names of the entry's extended attributes, in the file system's order.
 func ListXattr(dir *os.File, base string) ([]string, error) {
 	var names []string
@@ -41,7 +66,7 @@ func ListXattr(dir *os.File, base string) ([]string, error) {
 		list, err := readXattr(func(buf []byte) (int, error) {
 			return unix.Llistxattr(procPath(fd, base), buf)
 		})
-		names = strings.FieldsFunc(string(list), func(r rune) bool { return r == 0 })
+		names = splitNames(list)
 		return err
 	})
 	if errors.Is(err, unix.EOPNOTSUPP) {
@@ -61,10 +86,22 @@ func RemoveXattr(dir *os.File, base, name string) error {
 	return err
 }
 
+// splitNames splits what listxattr(2) returns.
+func splitNames(list []byte) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(string(list), "\x00"), "\x00")
+}
+
 // readXattr calls get with larger buffers until the answer, which may grow meanwhile, fits.
 func readXattr(get func(buf []byte) (int, error)) ([]byte, error) {
-	for size := 256; ; size *= 4 {
-		buf := make([]byte, size)
+	var stack [256]byte // most answers are short, and many are empty
+	for size := len(stack); ; size *= 4 {
+		buf := stack[:]
+		if size > len(stack) {
+			buf = make([]byte, size)
+		}
 		n, err := get(buf)
 		if err == unix.ERANGE && size < 1<<20 {
 			continue
@@ -72,6 +109,6 @@ func readXattr(get func(buf []byte) (int, error)) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return buf[:n], nil
+		return append([]byte{}, buf[:n]...), nil
 	}
 }

@@ -1,0 +1,322 @@
+package layer
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/rootfs"
+)
+
+const (
+	// maxName bounds the names in a tar, in bytes. Linux takes 4 KiB at once; deeper trees exist, but not endless ones.
+	maxName = 32 << 10
+	// maxID is the largest user or group id; the next means "none".
+	maxID = 1<<32 - 2
+)
+
+// Apply unpacks the tar r into root. Entries that try to leave the root, or
+// that the tar's own symbolic links lead elsewhere, stay inside; malformed ones
+// are an error. It reads r to its end.
+//
+// An existing directory is kept under a directory entry, with the entry's mode,
+// owner and time; everything else is replaced. Missing parents are made with mode 0755, owner
+// 0:0 (or Owner) and the time of the entry that needs them. In Form Overlay an entry for the
+// root directory sets its mode and owner, in Form Plain it is ignored, as BuildKit does.
+// After an error, what was unpacked so far is left for the caller to remove.
+func Apply(ctx context.Context, root *rootfs.Root, r io.Reader, opt Options) error {
+	if opt.Dir != "" {
+		owner := Owner{}
+		if opt.Owner != nil {
+			owner = *opt.Owner
+		}
+		if _, err := root.MkdirAll(opt.Dir, 0o755, owner.UID, owner.GID); err != nil {
+			return err
+		}
+		dir, err := root.OpenFile(opt.Dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		root = rootfs.FromFile(dir)
+		defer root.Close() //nolint:errcheck // nothing was written through it
+	}
+	u := &unpacker{root: root, opt: opt, times: map[string]unix.Timespec{}, buf: make([]byte, 256<<10)}
+	defer u.leave()
+	r = bufio.NewReaderSize(r, 64<<10) // headers are read one by one
+	tr := tar.NewReader(r)
+	for {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("reading tar: %w", err)
+		}
+		if err := u.entry(ctx, hdr, tr); err != nil {
+			return fmt.Errorf("unpacking %.200q: %w", hdr.Name, err)
+		}
+	}
+	if err := u.setTimes(); err != nil {
+		return err
+	}
+	if _, err := copyAll(ctx, io.Discard, r, u.buf); err != nil {
+		return fmt.Errorf("reading tar: %w", err)
+	}
+	return nil
+}
+
+// unpacker is the state of one Apply.
+type unpacker struct {
+	root *rootfs.Root
+	opt  Options
+	// dir is the directory of the entry before, which is often that of the next one
+	// too. What removes or replaces something makes it stale.
+	dir     *os.File
+	dirName string
+	// times are the mtimes of directories, set when nothing changes in them any more.
+	times map[string]unix.Timespec
+	buf   []byte
+}
+
+// entry unpacks one entry.
+func (u *unpacker) entry(ctx context.Context, hdr *tar.Header, r io.Reader) error {
+	if hdr.Typeflag == tar.TypeXGlobalHeader {
+		return nil // about the archive, not about a file
+	}
+	if len(hdr.Name) > maxName || len(hdr.Linkname) > maxName {
+		return errors.New("the name is too long")
+	}
+	if hdr.Uid < 0 || hdr.Gid < 0 || int64(hdr.Uid) > maxID || int64(hdr.Gid) > maxID {
+		return fmt.Errorf("owner %d:%d is out of range", hdr.Uid, hdr.Gid)
+	}
+	if u.opt.Owner != nil {
+		hdr.Uid, hdr.Gid = u.opt.Owner.UID, u.opt.Owner.GID
+	}
+	name := strings.TrimPrefix(path.Clean("/"+hdr.Name), "/")
+	if name == "" {
+		return u.rootEntry(hdr)
+	}
+	if u.opt.Form == Overlay && strings.Contains("/"+name, "/"+whiteoutPrefix) {
+		return u.whiteout(hdr, name)
+	}
+	dir, err := u.parent(path.Dir(name), hdr)
+	if err != nil {
+		return err
+	}
+	e := entry{dir: dir, base: path.Base(name), name: name, hdr: hdr}
+	switch hdr.Typeflag {
+	case tar.TypeDir:
+		return u.directory(e)
+	case tar.TypeReg, tar.TypeRegA, tar.TypeCont, tar.TypeGNUSparse: //nolint:staticcheck // old archives hold TypeRegA
+		return u.file(ctx, e, r)
+	case tar.TypeSymlink:
+		return u.symlink(e)
+	case tar.TypeLink:
+		return u.hardLink(e)
+	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
+		return u.node(e)
+	}
+	return fmt.Errorf("entries of type %q are not supported", hdr.Typeflag)
+}
+
+// rootEntry is an entry for the root directory itself.
+func (u *unpacker) rootEntry(hdr *tar.Header) error {
+	if hdr.Typeflag != tar.TypeDir {
+		return errors.New("the root directory cannot be replaced")
+	}
+	if u.opt.Form == Plain {
+		return nil
+	}
+	u.times["."] = mtime(hdr)
+	return u.metadata(entry{dir: u.root.File(), base: ".", name: ".", hdr: hdr})
+}
+
+// parent opens the directory name, making what is missing of it.
+func (u *unpacker) parent(name string, hdr *tar.Header) (*os.File, error) {
+	if u.dir != nil && u.dirName == name {
+		return u.dir, nil
+	}
+	u.leave()
+	dir, err := u.root.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		dir, err = u.imply(name, hdr)
+	}
+	if err != nil {
+		return nil, err
+	}
+	u.dir, u.dirName = dir, name
+	return dir, nil
+}
+
+// leave closes the directory that parent remembers.
+func (u *unpacker) leave() {
+	if u.dir != nil {
+		_ = u.dir.Close()
+	}
+	u.dir = nil
+}
+
+// imply makes the missing components of the directory name and opens it. hdr is the entry that needs it.
+func (u *unpacker) imply(name string, hdr *tar.Header) (_ *os.File, err error) {
+	dir, err := u.root.OpenFile(".", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	done := ""
+	for base := range strings.SplitSeq(name, "/") {
+		done = path.Join(done, base)
+		next, err := u.implyOne(dir, base, done, hdr)
+		_ = dir.Close()
+		if err != nil {
+			return nil, err
+		}
+		dir = next
+	}
+	return dir, nil
+}
+
+// implyOne opens the directory base in dir, which is called name, or makes it.
+func (u *unpacker) implyOne(dir *os.File, base, name string, hdr *tar.Header) (*os.File, error) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY
+	next, err := rootfs.OpenEntry(dir, base, flags)
+	if err == nil {
+		return next, nil
+	}
+	e := entry{dir: dir, base: base, name: name, hdr: &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: hdr.ModTime}}
+	if u.opt.Owner != nil {
+		e.hdr.Uid, e.hdr.Gid = u.opt.Owner.UID, u.opt.Owner.GID
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := u.directory(e); err != nil {
+			return nil, err
+		}
+		return rootfs.OpenEntry(dir, base, flags)
+	}
+	if !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.ELOOP) {
+		return nil, err
+	}
+	st, err := rootfs.StatEntry(dir, base)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
+		return u.throughLink(name, e)
+	case u.opt.Form == Overlay && isWhiteout(&st):
+		if err := u.directory(e); err != nil {
+			return nil, err
+		}
+		return rootfs.OpenEntry(dir, base, flags)
+	}
+	return nil, fmt.Errorf("%s is not a directory", name)
+}
+
+// throughLink opens the directory that the symbolic link name leads to. In a
+// layer its target may be in a layer below, and is made here then. In a tree
+// a dangling link is an error, as in BuildKit.
+func (u *unpacker) throughLink(name string, e entry) (*os.File, error) {
+	if u.opt.Form == Overlay {
+		made, err := u.root.MkdirAll(name, uint32(e.hdr.Mode), e.hdr.Uid, e.hdr.Gid)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range made {
+			u.times[m] = mtime(e.hdr)
+		}
+	}
+	return u.root.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY, 0)
+}
+
+// whiteout does what an entry says whose name has a component with the prefix ".wh.".
+// By layer.md it is about the layers below only, wherever in the tar it stands.
+func (u *unpacker) whiteout(hdr *tar.Header, name string) error {
+	dirName, base := path.Dir(name), path.Base(name)
+	if base != opaqueName && strings.Contains("/"+name, "/"+metaPrefix) {
+		return nil
+	}
+	if strings.Contains("/"+dirName, "/"+whiteoutPrefix) {
+		return errors.New("a whiteout has nothing below it")
+	}
+	hidden := strings.TrimPrefix(base, whiteoutPrefix)
+	if hidden == "" || hidden == "." || hidden == ".." {
+		return errors.New("the whiteout names nothing")
+	}
+	dir, err := u.parent(dirName, hdr)
+	if err != nil {
+		return err
+	}
+	if base == opaqueName {
+		return u.opaque(dir, ".")
+	}
+	err = rootfs.Mknod(dir, hidden, unix.S_IFCHR, 0)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	st, err := rootfs.StatEntry(dir, hidden)
+	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return u.opaque(dir, hidden)
+	}
+	return err // what is no directory hides what is below anyway
+}
+
+// opaque marks a directory so that nothing of the layers below shows in it.
+func (u *unpacker) opaque(dir *os.File, base string) error {
+	return rootfs.SetXattr(dir, base, u.opt.opaqueXattr(), []byte("y"))
+}
+
+// setTimes sets the times of directories.
+func (u *unpacker) setTimes() error {
+	for _, name := range slices.Sorted(maps.Keys(u.times)) {
+		t := u.times[name]
+		dir, err := u.root.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+			continue // a later entry took its place
+		}
+		if err != nil {
+			return err
+		}
+		err = rootfs.Utimes(dir, ".", t, t)
+		_ = dir.Close()
+		if err != nil {
+			return fmt.Errorf("setting the time of %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// copyAll copies r to w until its end or that of ctx.
+func copyAll(ctx context.Context, w io.Writer, r io.Reader, buf []byte) (int64, error) {
+	var total int64
+	for {
+		if err := context.Cause(ctx); err != nil {
+			return total, err
+		}
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return total, err
+			}
+			total += int64(n)
+		}
+		if err == io.EOF {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}

@@ -1,0 +1,310 @@
+package layer
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/rootfs"
+)
+
+// entry is an entry of a tar on its way to the disk: base in the open directory dir.
+type entry struct {
+	dir  *os.File
+	base string
+	name string // clean, relative to the root
+	hdr  *tar.Header
+}
+
+// xattrPrefix begins the PAX records that hold extended attributes.
+const xattrPrefix = "SCHILY.xattr."
+
+// directory makes a directory or takes the one that is there.
+func (u *unpacker) directory(e entry) error {
+	u.times[e.name] = mtime(e.hdr)
+	err := rootfs.Mkdir(e.dir, e.base, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		st, err := rootfs.StatEntry(e.dir, e.base)
+		if err != nil {
+			return err
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			if err := u.replaceByDir(e); err != nil {
+				return err
+			}
+		}
+		return u.metadata(e)
+	}
+	if err != nil {
+		return err
+	}
+	return u.metadata(e)
+}
+
+// replaceByDir puts a directory where something else is. That hid what the layers
+// below have there, so the directory must go on hiding it.
+func (u *unpacker) replaceByDir(e entry) error {
+	u.forget(e)
+	if err := rootfs.Remove(e.dir, e.base); err != nil {
+		return err
+	}
+	if err := rootfs.Mkdir(e.dir, e.base, 0o700); err != nil {
+		return err
+	}
+	if u.opt.Form == Overlay {
+		return u.opaque(e.dir, e.base)
+	}
+	return nil
+}
+
+// place calls create, and again after removing what is in its way.
+func (u *unpacker) place(e entry, create func() error) error {
+	err := create()
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	u.forget(e)
+	if err := rootfs.RemoveAll(e.dir, e.base); err != nil {
+		return err
+	}
+	return create()
+}
+
+// forget drops what is remembered of the entry's path, which is about to change. The
+// entry's directory itself stays right.
+func (u *unpacker) forget(e entry) {
+	if e.dir != u.dir {
+		u.leave()
+	}
+	st, err := rootfs.StatEntry(e.dir, e.base)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return
+	}
+	for name := range u.times {
+		if name == e.name || strings.HasPrefix(name, e.name+"/") {
+			delete(u.times, name)
+		}
+	}
+}
+
+// file makes a regular file.
+func (u *unpacker) file(ctx context.Context, e entry, r io.Reader) error {
+	var f *os.File
+	err := u.place(e, func() (err error) {
+		f, err = rootfs.OpenEntry(e.dir, e.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = u.content(ctx, f, e.hdr.Size, r)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr // a full disk may show only here
+	}
+	if err != nil {
+		return err
+	}
+	return u.metadata(e)
+}
+
+// content writes size bytes of r to the new file f, long runs of zeros as holes.
+func (u *unpacker) content(ctx context.Context, f *os.File, size int64, r io.Reader) error {
+	if size == 0 {
+		return nil
+	}
+	if size > int64(len(u.buf)) {
+		// This also refuses at once what no file system can hold.
+		if err := f.Truncate(size); err != nil {
+			return err
+		}
+	}
+	w := &holeWriter{f: f, zero: size > int64(len(u.buf))}
+	n, err := copyAll(ctx, w, r, u.buf)
+	if err == nil && n != size {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// holeWriter writes f from its beginning. With zero, f has its length already and zeros
+// need not be written.
+type holeWriter struct {
+	f      *os.File
+	offset int64
+	zero   bool
+}
+
+// zeroes is compared with; a run of zeros shorter than it costs less to write than to skip.
+var zeroes [32 << 10]byte
+
+func (w *holeWriter) Write(p []byte) (int, error) {
+	total := len(p)
+	for len(p) > 0 {
+		n := 0
+		for n < len(p) && !(w.zero && isZero(p[n:])) {
+			n = min(n+len(zeroes), len(p))
+		}
+		if n == 0 {
+			n = min(len(zeroes), len(p))
+		} else if _, err := w.f.WriteAt(p[:n], w.offset); err != nil {
+			return 0, err
+		}
+		w.offset += int64(n)
+		p = p[n:]
+	}
+	return total, nil
+}
+
+// isZero says whether p begins with a run of zeros.
+func isZero(p []byte) bool {
+	p = p[:min(len(zeroes), len(p))]
+	return p[0] == 0 && bytes.Equal(p, zeroes[:len(p)])
+}
+
+// symlink makes a symbolic link; its target means nothing here.
+func (u *unpacker) symlink(e entry) error {
+	err := u.place(e, func() error { return rootfs.Symlink(e.hdr.Linkname, e.dir, e.base) })
+	if err != nil {
+		return err
+	}
+	return u.metadata(e)
+}
+
+// hardLink links an entry that is there already. Owner, mode and time are that
+// entry's; those in the header repeat them.
+func (u *unpacker) hardLink(e entry) error {
+	target := path.Clean("/" + e.hdr.Linkname)
+	oldDir, oldBase, err := u.root.Parent(target)
+	if err != nil {
+		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, err)
+	}
+	defer oldDir.Close() //nolint:errcheck // nothing was written through it
+	old, err := rootfs.StatEntry(oldDir, oldBase)
+	if err != nil {
+		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, err)
+	}
+	if u.opt.Form == Overlay && isWhiteout(&old) {
+		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, fs.ErrNotExist)
+	}
+	if st, err := rootfs.StatEntry(e.dir, e.base); err == nil && st.Ino == old.Ino && st.Dev == old.Dev {
+		return nil // linked already, or to itself
+	}
+	err = u.place(e, func() error { return rootfs.Link(oldDir, oldBase, e.dir, e.base) })
+	if err != nil {
+		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, err)
+	}
+	return nil
+}
+
+// node makes a device or a fifo.
+func (u *unpacker) node(e entry) error {
+	mode := map[byte]uint32{tar.TypeChar: unix.S_IFCHR, tar.TypeBlock: unix.S_IFBLK, tar.TypeFifo: unix.S_IFIFO}[e.hdr.Typeflag]
+	if mode == unix.S_IFIFO {
+		e.hdr.Devmajor, e.hdr.Devminor = 0, 0
+	}
+	if e.hdr.Devmajor < 0 || e.hdr.Devmajor >= 1<<12 || e.hdr.Devminor < 0 || e.hdr.Devminor >= 1<<20 {
+		return fmt.Errorf("device number %d:%d is out of range", e.hdr.Devmajor, e.hdr.Devminor)
+	}
+	dev := unix.Mkdev(uint32(e.hdr.Devmajor), uint32(e.hdr.Devminor))
+	if mode == unix.S_IFIFO || !u.opt.UserXattr || mode == unix.S_IFCHR && dev == 0 {
+		if err := u.place(e, func() error { return rootfs.Mknod(e.dir, e.base, mode, dev) }); err != nil {
+			return err
+		}
+		return u.metadata(e)
+	}
+	err := u.place(e, func() error {
+		f, err := rootfs.OpenEntry(e.dir, e.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
+		if err == nil {
+			err = f.Close()
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	o := override{uid: uint32(e.hdr.Uid), gid: uint32(e.hdr.Gid), mode: mode | uint32(e.hdr.Mode)&0o7777, rdev: dev}
+	if err := rootfs.SetXattr(e.dir, e.base, overrideStat, []byte(o.String())); err != nil {
+		return err
+	}
+	return u.metadata(e)
+}
+
+// metadata sets owner, mode, extended attributes and time, in this order: a
+// change of the owner clears set-id bits and capabilities.
+func (u *unpacker) metadata(e entry) error {
+	if err := chown(e); err != nil {
+		return err
+	}
+	symlink := e.hdr.Typeflag == tar.TypeSymlink
+	if !symlink {
+		if err := rootfs.Chmod(e.dir, e.base, uint32(e.hdr.Mode)); err != nil {
+			return err
+		}
+	}
+	if err := setXattrs(e); err != nil {
+		return err
+	}
+	if e.hdr.Typeflag == tar.TypeDir {
+		return nil // see setTimes
+	}
+	t := mtime(e.hdr)
+	return rootfs.Utimes(e.dir, e.base, t, t)
+}
+
+// chown sets the owner, and explains the error of a user namespace that lacks the id.
+func chown(e entry) error {
+	err := rootfs.Chown(e.dir, e.base, e.hdr.Uid, e.hdr.Gid)
+	if !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	id := fmt.Sprintf("group %d", e.hdr.Gid)
+	if uidErr := rootfs.Chown(e.dir, e.base, e.hdr.Uid, -1); uidErr != nil {
+		id = fmt.Sprintf("user %d", e.hdr.Uid)
+	}
+	return fmt.Errorf("the subordinate id range is too small for %s (see /etc/subuid and /etc/subgid): %w", id, err)
+}
+
+// setXattrs sets the extended attributes that belong to a layer.
+func setXattrs(e entry) error {
+	var names []string
+	for record := range e.hdr.PAXRecords {
+		if name, ok := strings.CutPrefix(record, xattrPrefix); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		isACL := strings.HasPrefix(name, aclPrefix)
+		if !isACL && !isContent(name) {
+			continue
+		}
+		value := []byte(e.hdr.PAXRecords[xattrPrefix+name])
+		err := rootfs.SetXattr(e.dir, e.base, name, value)
+		if isACL && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL)) {
+			continue
+		}
+		// On links and devices user.* cannot exist (xattr(7)); docker ignores it as well.
+		if errors.Is(err, unix.EPERM) && e.hdr.Typeflag != tar.TypeReg && e.hdr.Typeflag != tar.TypeDir {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mtime is the time of an entry as the kernel takes it.
+func mtime(hdr *tar.Header) unix.Timespec {
+	return unix.Timespec{Sec: hdr.ModTime.Unix(), Nsec: int64(hdr.ModTime.Nanosecond())}
+}

@@ -1,0 +1,203 @@
+package layer
+
+import (
+	"errors"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/rootfs"
+)
+
+// directory is an open directory that the walker and entries on their way share.
+type directory struct {
+	file *os.File
+	refs atomic.Int32
+}
+
+func newDirectory(f *os.File) *directory {
+	d := &directory{file: f}
+	d.refs.Store(1)
+	return d
+}
+
+func (d *directory) retain() { d.refs.Add(1) }
+
+func (d *directory) release() {
+	if d.refs.Add(-1) == 0 {
+		_ = d.file.Close()
+	}
+}
+
+// item is an entry of a tree on its way into a tar. The walker sets the first
+// group of fields, a reader the second; then ready is closed.
+type item struct {
+	dir  *directory
+	base string // "." for a directory, whose dir is itself
+	name string // relative to the root
+	typ  uint8  // unix.DT_*
+	root bool
+
+	err      error
+	st       unix.Stat_t
+	whiteout bool
+	opaque   bool
+	target   string // of a symbolic link
+	xattrs   []xattr
+	data     []byte   // a small file's content
+	file     *os.File // a large file
+
+	ready chan struct{}
+}
+
+// release frees what the item holds, its buffer for another one.
+func (it *item) release(free chan<- []byte) {
+	if it.file != nil {
+		_ = it.file.Close()
+	}
+	if it.data != nil {
+		select {
+		case free <- it.data:
+		default:
+		}
+	}
+}
+
+// read stats the entry and reads what the tar needs of it.
+func (it *item) read(opt Options, free <-chan []byte) error {
+	switch it.typ {
+	case unix.DT_REG:
+		return it.readFile(opt, free)
+	case unix.DT_DIR:
+		if err := unix.Fstat(int(it.dir.file.Fd()), &it.st); err != nil {
+			return err
+		}
+		return it.readXattrs(it.dir.file, opt)
+	}
+	st, err := rootfs.StatEntry(it.dir.file, it.base)
+	if err != nil {
+		return err
+	}
+	it.st = st
+	if it.st.Mode&unix.S_IFMT != uint32(it.typ)<<12 {
+		return errChanged
+	}
+	switch it.typ {
+	case unix.DT_LNK:
+		it.target, err = rootfs.ReadlinkEntry(it.dir.file, it.base)
+		return err
+	case unix.DT_CHR:
+		it.whiteout = opt.Form == Overlay && isWhiteout(&it.st)
+		return nil
+	case unix.DT_BLK, unix.DT_FIFO:
+		return nil
+	}
+	return errors.New("a file of unknown type")
+}
+
+// readFile opens a regular file; a small one is read whole.
+func (it *item) readFile(opt Options, free <-chan []byte) error {
+	// O_NONBLOCK: should a fifo be there now, do not wait for its other end.
+	f, err := rootfs.OpenEntry(it.dir.file, it.base, unix.O_RDONLY|unix.O_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	it.file = f
+	if err := unix.Fstat(int(f.Fd()), &it.st); err != nil {
+		return err
+	}
+	if it.st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return errChanged
+	}
+	if err := it.readXattrs(f, opt); err != nil {
+		return err
+	}
+	if it.st.Mode&unix.S_IFMT == unix.S_IFREG && it.st.Size > smallFile {
+		return nil // the writer streams it
+	}
+	if it.st.Size > 0 {
+		select {
+		case it.data = <-free:
+		default:
+			it.data = make([]byte, smallFile)
+		}
+		it.data = it.data[:it.st.Size]
+		n, err := io.ReadFull(f, it.data)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return errChanged
+		}
+		if err != nil {
+			return err
+		}
+		var one [1]byte
+		if err := it.checkEnd(int64(n), one[:]); err != nil {
+			return err
+		}
+	}
+	it.file = nil
+	return f.Close()
+}
+
+// readXattrs reads the extended attributes of the open file or directory f.
+func (it *item) readXattrs(f *os.File, opt Options) error {
+	names, err := rootfs.FileXattrs(f)
+	if err != nil {
+		return err
+	}
+	opaque := ""
+	if opt.Form == Overlay {
+		opaque = opt.opaqueXattr()
+	}
+	for _, name := range names {
+		isOverride := opt.UserXattr && name == overrideStat
+		if !isContent(name) && name != opaque && !isOverride {
+			continue
+		}
+		value, err := rootfs.FileXattr(f, name)
+		if err != nil {
+			return err
+		}
+		switch {
+		case name == opaque:
+			it.opaque = it.typ == unix.DT_DIR && string(value) == "y"
+		case isOverride:
+			if o, ok := parseOverride(string(value)); ok {
+				o.apply(&it.st)
+			}
+		case name == capability:
+			it.xattrs = append(it.xattrs, xattr{name, plainCapability(value)})
+		default:
+			it.xattrs = append(it.xattrs, xattr{name, value})
+		}
+	}
+	slices.SortFunc(it.xattrs, func(a, b xattr) int { return strings.Compare(a.name, b.name) })
+	return nil
+}
+
+// header is the entry as a tar has it.
+func (it *item) header() *header {
+	h := &header{
+		name: it.name, mode: it.st.Mode & 0o7777, uid: it.st.Uid, gid: it.st.Gid,
+		mtime: it.st.Mtim.Sec, xattrs: it.xattrs,
+	}
+	switch it.st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		h.typ, h.size = '0', it.st.Size
+	case unix.S_IFDIR:
+		h.typ = '5'
+		h.name += "/"
+	case unix.S_IFLNK:
+		h.typ, h.link = '2', it.target
+	case unix.S_IFCHR:
+		h.typ, h.rdev = '3', it.st.Rdev
+	case unix.S_IFBLK:
+		h.typ, h.rdev = '4', it.st.Rdev
+	case unix.S_IFIFO:
+		h.typ = '6'
+	}
+	return h
+}
