@@ -1,0 +1,191 @@
+package dockerfile
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	"github.com/moby/buildkit/util/suggest"
+)
+
+// environ is an environment in the order in which its variables were first set. It is a shell.EnvGetter.
+type environ struct {
+	list  []string // KEY=VALUE
+	index map[string]int
+}
+
+// newEnviron reads KEY=VALUE lines; a later one wins.
+func newEnviron(list []string) *environ {
+	e := &environ{index: make(map[string]int, len(list)+8)}
+	for _, kv := range list {
+		k, v, _ := strings.Cut(kv, "=")
+		e.set(k, v)
+	}
+	return e
+}
+
+// clone may be called on nil.
+func (e *environ) clone() *environ {
+	if e == nil {
+		return newEnviron(nil)
+	}
+	return &environ{list: slices.Clone(e.list), index: maps.Clone(e.index)}
+}
+
+func (e *environ) set(k, v string) {
+	if i, ok := e.index[k]; ok {
+		e.list[i] = k + "=" + v
+		return
+	}
+	e.index[k] = len(e.list)
+	e.list = append(e.list, k+"="+v)
+}
+
+// Get is shell.EnvGetter's.
+func (e *environ) Get(k string) (string, bool) {
+	i, ok := e.index[k]
+	if !ok {
+		return "", false
+	}
+	return e.list[i][len(k)+1:], true
+}
+
+// Keys is shell.EnvGetter's.
+func (e *environ) Keys() []string {
+	keys := make([]string, len(e.list))
+	for i, kv := range e.list {
+		keys[i], _, _ = strings.Cut(kv, "=")
+	}
+	return keys
+}
+
+// platformArgs are the arguments that are there without an ARG before the first FROM.
+func platformArgs(s Settings, target string) *environ {
+	if target == "" {
+		target = "default"
+	}
+	b, t := s.Build, s.Platform
+	e := newEnviron(nil)
+	for _, kv := range [][2]string{
+		{"BUILDPLATFORM", shortPlatform(b)},
+		{"BUILDOS", b.OS},
+		{"BUILDOSVERSION", b.OSVersion},
+		{"BUILDARCH", b.Architecture},
+		{"BUILDVARIANT", b.Variant},
+		{"TARGETPLATFORM", longPlatform(t)},
+		{"TARGETOS", t.OS},
+		{"TARGETOSVERSION", t.OSVersion},
+		{"TARGETARCH", t.Architecture},
+		{"TARGETVARIANT", t.Variant},
+		{"TARGETSTAGE", target},
+	} {
+		v := kv[1]
+		if given, ok := s.BuildArgs[kv[0]]; ok {
+			v = given
+		}
+		e.set(kv[0], v)
+	}
+	return e
+}
+
+// metaArgs adds the arguments before the first FROM to those in e. A default is not looked at when the build gives a value.
+func (f *File) metaArgs(e *environ, lex *shell.Lex, given map[string]string) (*environ, error) {
+	e = e.clone()
+	for _, c := range f.meta {
+		for _, a := range c.Args {
+			if v, ok := given[a.Key]; ok {
+				e.set(a.Key, v)
+				continue
+			}
+			if a.Value == nil {
+				continue
+			}
+			v, _, err := lex.ProcessWord(*a.Value, e)
+			if err != nil {
+				return nil, f.failIn("", c.String(), toRange(c.Location()), err)
+			}
+			e.set(a.Key, v)
+		}
+	}
+	return e, nil
+}
+
+// metaKeys are the names of all arguments before the first FROM, also those without a value.
+func (f *File) metaKeys() []string {
+	var keys []string
+	for _, c := range f.meta {
+		for _, a := range c.Args {
+			keys = append(keys, a.Key)
+		}
+	}
+	return keys
+}
+
+// buildArg is an ARG that a stage has passed.
+type buildArg struct {
+	key   string
+	value string // empty also when it has none
+}
+
+// runPrefix is what the history of a RUN says of the arguments in scope: "|2 a=1 b=2 ". One that is declared
+// twice stands once, where it stood first.
+func runPrefix(args []buildArg, env *environ) string {
+	var words []string
+	at := make(map[string]int, len(args))
+	for _, a := range args {
+		v, ok := env.Get(a.key)
+		if !ok {
+			v = a.value
+		}
+		word := a.key + "=" + v
+		if i, ok := at[a.key]; ok {
+			words[i] = word
+			continue
+		}
+		at[a.key] = len(words)
+		words = append(words, word)
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("|%d %s ", len(words), strings.Join(words, " "))
+}
+
+// proxyNames are arguments that a RUN gets without an ARG, in both spellings, whatever the spelling of the build argument.
+var proxyNames = [...]string{"HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"}
+
+// proxyEnv is the proxy environment that the build arguments give.
+func proxyEnv(args map[string]string) []string {
+	var env []string
+	keys := slices.Sorted(maps.Keys(args))
+	for _, name := range proxyNames {
+		var value string
+		for _, k := range keys {
+			if strings.EqualFold(k, name) {
+				value = args[k]
+			}
+		}
+		if value != "" {
+			env = append(env, name+"="+value, strings.ToLower(name)+"="+value)
+		}
+	}
+	return env
+}
+
+// notInEnv are arguments that speak to the builder and never reach a process.
+func notInEnv(key string) bool {
+	return key == "BUILDKIT_SBOM_SCAN_CONTEXT" || key == "BUILDKIT_SBOM_SCAN_STAGE"
+}
+
+// suggestAny adds to err what one of the unknown names could have been meant to be.
+func suggestAny(err error, unknown map[string]struct{}, known []string) error {
+	for _, k := range slices.Sorted(maps.Keys(unknown)) {
+		if ok, better := suggest.WrapErrorMaybe(err, k, known, true); ok {
+			return better
+		}
+	}
+	return err
+}
+

@@ -1,0 +1,142 @@
+package dockerfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+)
+
+// Range is a span of lines, counted from 1, both ends included.
+type Range struct{ Start, End int }
+
+// String is "7" or "7-9".
+func (r Range) String() string {
+	if r.End <= r.Start {
+		return fmt.Sprint(r.Start)
+	}
+	return fmt.Sprintf("%d-%d", r.Start, r.End)
+}
+
+// Error is the only error this package returns: something in a Dockerfile that the person who wrote it can mend.
+type Error struct {
+	File        string // as given to Parse
+	Source      []byte // the whole text, for the excerpt
+	Range       Range  // zero when no line is at fault
+	Stage       string // name or index of the stage, may be empty
+	Instruction string // the instruction's text, may be empty
+	Hint        string // such as `did you mean COPY?`, may be empty
+	Err         error
+}
+
+// Error is "FILE:LINE: message (hint)", on one line.
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.File != "" {
+		b.WriteString(e.File)
+		if e.Range.Start > 0 {
+			fmt.Fprintf(&b, ":%d", e.Range.Start)
+		}
+		b.WriteString(": ")
+	}
+	if e.Err != nil {
+		b.WriteString(strings.ReplaceAll(e.Err.Error(), "\n", " "))
+	}
+	if e.Hint != "" {
+		fmt.Fprintf(&b, " (%s)", e.Hint)
+	}
+	return b.String()
+}
+
+// Unwrap is the reason without its place.
+func (e *Error) Unwrap() error { return e.Err }
+
+// excerptContext is how many lines an excerpt shows before and after those at fault.
+const excerptContext = 2
+
+// Excerpt shows the lines at fault, marked with ">>>", and two lines on each side. It is empty when no line is at fault.
+func (e *Error) Excerpt() string {
+	return excerpt(e.Source, e.Range)
+}
+
+func excerpt(source []byte, r Range) string {
+	lines := bytes.Split(bytes.TrimSuffix(source, []byte("\n")), []byte("\n"))
+	if r.Start < 1 || r.Start > len(lines) {
+		return ""
+	}
+	last := min(max(r.End, r.Start), len(lines))
+	var b strings.Builder
+	for n := max(r.Start-excerptContext, 1); n <= min(last+excerptContext, len(lines)); n++ {
+		mark := "   "
+		if n >= r.Start && n <= last {
+			mark = ">>>"
+		}
+		text := strings.TrimRight(string(lines[n-1]), " \t\r")
+		fmt.Fprintf(&b, "%s\n", strings.TrimRight(fmt.Sprintf("%4d | %s %s", n, mark, text), " "))
+	}
+	return b.String()
+}
+
+// fail makes err an *Error at r or, for a zero r, where err itself says that it is.
+func (f *File) fail(r Range, err error) error {
+	return f.failIn("", "", r, err)
+}
+
+// failIn makes err, which came up in an instruction of a stage, an *Error. One that is an *Error already stays as it is.
+func (f *File) failIn(stage, text string, r Range, err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	if located, ok := errors.AsType[*parser.LocationError](err); ok && r == (Range{}) {
+		for _, l := range located.Locations {
+			if r = toRange(l); r.Start > 0 {
+				break
+			}
+		}
+	}
+	if lines := bytes.Count(f.Source, []byte("\n")) + 1; r.Start > lines {
+		r = Range{Start: lines, End: lines}
+	}
+	message, hint := splitHint(err.Error())
+	if hint != "" {
+		err = &plain{text: message, err: err}
+	}
+	return &Error{File: f.Name, Source: f.Source, Range: r, Stage: stage, Instruction: strings.TrimSpace(text), Hint: hint, Err: err}
+}
+
+// plain is an error in other words.
+type plain struct {
+	text string
+	err  error
+}
+
+func (p *plain) Error() string { return p.text }
+func (p *plain) Unwrap() error { return p.err }
+
+var hintPattern = regexp.MustCompile(`^(?s)(.*) \((did you mean .*\?)\)$`)
+
+// splitHint parts BuildKit's suggestion from the message that it is appended to.
+func splitHint(text string) (message, hint string) {
+	if m := hintPattern.FindStringSubmatch(text); m != nil {
+		return m[1], m[2]
+	}
+	return text, ""
+}
+
+// toRange is the span of BuildKit's list of ranges, one for each line.
+func toRange(ranges []parser.Range) Range {
+	var r Range
+	for i, l := range ranges {
+		if i == 0 || l.Start.Line < r.Start {
+			r.Start = l.Start.Line
+		}
+		r.End = max(r.End, l.End.Line, l.Start.Line)
+	}
+	return r
+}

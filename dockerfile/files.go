@@ -1,0 +1,232 @@
+package dockerfile
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+)
+
+// This file has the instructions that touch the file system.
+
+func (e *expander) run(c *instructions.RunCommand) error {
+	op := &Run{
+		Env:  append([]string(nil), e.state.env.list...),
+		User: e.state.Config.Config.User,
+		Dir:  e.dir(),
+	}
+	for _, kv := range e.g.proxy {
+		k, _, _ := strings.Cut(kv, "=")
+		if _, ok := e.state.env.Get(k); !ok {
+			op.Proxy = append(op.Proxy, kv)
+		}
+	}
+	args, title := c.CmdLine, c.String()
+	if len(c.Files) > 0 {
+		if len(args) != 1 || !c.PrependShell {
+			return fmt.Errorf("parsing produced an invalid run command: %v", args)
+		}
+		text, summary, err := runHeredoc(op, c)
+		if err != nil {
+			return err
+		}
+		args, title = []string{text}, title+summary
+	}
+	if c.PrependShell {
+		args = e.withShell(args)
+	}
+	op.Args = args
+
+	lex := e.lex()
+	lex.RawQuotes, lex.SkipUnsetEnv = true, true
+	created := "RUN " + runPrefix(e.state.args, e.state.env) + strings.Join(args, " ") + " # buildkit"
+	e.step(op, e.title(lex, title), v1.History{CreatedBy: created})
+	return nil
+}
+
+// runHeredoc gives what the shell is to run for a RUN with heredocs, and what its title says of them. One heredoc and nothing
+// else is the text itself, or a script of its own; otherwise the shell reads the heredocs.
+func runHeredoc(op *Run, c *instructions.RunCommand) (text, summary string, err error) {
+	first := c.Files[0]
+	if parser.MustParseHeredoc(c.CmdLine[0]) == nil {
+		var b strings.Builder
+		b.WriteString(c.CmdLine[0])
+		for _, file := range c.Files {
+			b.WriteByte('\n')
+			b.WriteString(file.Data)
+			b.WriteString(file.Name)
+		}
+		return b.String(), "", nil
+	}
+	text = first.Data
+	if first.Chomp {
+		text = parser.ChompHeredocContent(text)
+	}
+	if strings.HasPrefix(text, "#!") {
+		name, err := inlineName(first.Name)
+		if err != nil {
+			return "", "", err
+		}
+		op.Script = &Inline{Name: name, Data: []byte(text)}
+		text = path.Join(ScriptDir, name)
+	}
+	summary, rest, _ := strings.Cut(strings.ReplaceAll(strings.TrimSpace(first.Data), "\r\n", "\n"), "\n")
+	if rest != "" {
+		summary += "..."
+	}
+	return text, " (" + summary + ")", nil
+}
+
+// inlineName is the file name that a heredoc's name stands for: what is left of it in an empty root folder.
+func inlineName(s string) (string, error) {
+	name := path.Clean("/" + s)[1:]
+	if name == "" || strings.Contains(name, "/") {
+		return "", fmt.Errorf("heredoc name %q is not a file name", s)
+	}
+	return name, nil
+}
+
+// withShell puts the shell before a command in shell form.
+func (e *expander) withShell(args []string) []string {
+	sh := e.state.Config.Config.Shell
+	if len(sh) == 0 {
+		sh = []string{"/bin/sh", "-c"}
+	}
+	return append(append([]string(nil), sh...), strings.Join(args, " "))
+}
+
+// dir is the working directory; an image that has none starts in "/".
+func (e *expander) dir() string {
+	if d := e.state.Config.Config.WorkingDir; d != "" {
+		return d
+	}
+	return "/"
+}
+
+func (e *expander) workdir(c *instructions.WorkdirCommand) error {
+	if !e.state.workdirSet && !path.IsAbs(c.Path) {
+		e.lint.Run(&linter.RuleWorkdirRelativePath, c.Location(), linter.RuleWorkdirRelativePath.Format(c.Path))
+	}
+	e.state.workdirSet = true
+	dir := joinDir(e.state.Config.Config.WorkingDir, c.Path)
+	e.state.Config.Config.WorkingDir = dir
+	if dir == "/" {
+		e.step(nil, e.title(e.lex(), c.String()), v1.History{CreatedBy: "WORKDIR " + dir, EmptyLayer: true})
+		return nil
+	}
+	op := &Workdir{Dir: dir, User: e.state.Config.Config.User}
+	e.step(op, e.title(e.lex(), c.String()), v1.History{CreatedBy: "WORKDIR " + dir})
+	return nil
+}
+
+// joinDir is a working directory that is written as dir where current is one. An absolute one is taken as it is written.
+func joinDir(current, dir string) string {
+	if dir == "" {
+		dir = current
+	}
+	if path.IsAbs(dir) {
+		return dir
+	}
+	return path.Join("/", current, dir)
+}
+
+// destPath is where COPY copies to: relative to the working directory, a slash at the end is kept, and "." is a folder.
+func destPath(current, dest string) string {
+	folder := dest == "" || dest == "." || strings.HasSuffix(dest, "/") || strings.HasSuffix(dest, "/.")
+	if !path.IsAbs(dest) {
+		dest = path.Join("/", current, dest)
+	} else {
+		dest = strings.TrimSuffix(dest, ".")
+	}
+	if folder && !strings.HasSuffix(dest, "/") {
+		dest += "/"
+	}
+	return dest
+}
+
+func (e *expander) copy(c *instructions.CopyCommand) error {
+	op := &Copy{Chown: c.Chown, Chmod: c.Chmod}
+	if c.From != "" {
+		if err := e.g.checkForward(e.stage, c); err != nil {
+			return err
+		}
+		var err error
+		if op.From, err = e.g.source(c.From); err != nil {
+			return err
+		}
+	}
+	for _, src := range c.SourcePaths {
+		if isGit(src) {
+			return fmt.Errorf("source can't be a git ref for COPY")
+		}
+		if isHTTP(src) {
+			return fmt.Errorf("source can't be a URL for COPY")
+		}
+	}
+	return e.addCopy(op, &c.SourcesAndDest, c.String())
+}
+
+func (e *expander) add(c *instructions.AddCommand) error {
+	// Variables may have made a source a URL.
+	if err := unsupported(c); err != nil {
+		return err
+	}
+	return e.addCopy(&Copy{Add: true, Chown: c.Chown, Chmod: c.Chmod}, &c.SourcesAndDest, c.String())
+}
+
+// addCopy is what COPY and ADD share.
+func (e *expander) addCopy(op *Copy, paths *instructions.SourcesAndDest, text string) error {
+	if err := checkChmod(op.Chmod); err != nil {
+		return err
+	}
+	op.Dir = e.dir()
+	op.Dest = destPath(op.Dir, paths.DestPath)
+	op.Sources = paths.SourcePaths
+
+	var created strings.Builder
+	created.WriteString("COPY")
+	if op.Add {
+		created.Reset()
+		created.WriteString("ADD")
+	}
+	if op.Chown != "" {
+		created.WriteString(" --chown=" + op.Chown)
+	}
+	if op.Chmod != "" {
+		created.WriteString(" --chmod=" + op.Chmod)
+	}
+	for _, src := range paths.SourcePaths {
+		created.WriteString(" " + src)
+	}
+	for _, doc := range paths.SourceContents {
+		name, err := inlineName(doc.Path)
+		if err != nil {
+			return err
+		}
+		op.Inline = append(op.Inline, Inline{Name: name, Data: []byte(doc.Data)})
+		created.WriteString(" <<" + doc.Path)
+	}
+	created.WriteString(" " + paths.DestPath + " # buildkit")
+	e.step(op, e.title(e.lex(), text), v1.History{CreatedBy: created.String()})
+	return nil
+}
+
+// checkChmod refuses a mode that is not octal or too large.
+func checkChmod(mode string) error {
+	if mode == "" {
+		return nil
+	}
+	n, err := strconv.ParseUint(mode, 8, 32)
+	if err == nil && n <= 0o7777 {
+		return nil
+	}
+	if err == nil || mode[0] >= '0' && mode[0] <= '9' {
+		return fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", mode)
+	}
+	return unsupportedChmod(mode)
+}

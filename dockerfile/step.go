@@ -1,0 +1,71 @@
+package dockerfile
+
+import v1 "github.com/google/go-containerregistry/pkg/v1"
+
+// Step is one instruction, expanded.
+type Step struct {
+	// Op is what it does to the file system: *Run, *Copy or *Workdir; nil for one that only changes the configuration.
+	Op    Op
+	Range Range
+	// Name is for people: `RUN go build ./...`, variables expanded as BuildKit shows them, without the "[stage i/n] ".
+	Name string
+	// Text is the instruction as written, for errors.
+	Text string
+	// OnBuild: the step comes from a trigger of the base image or stage.
+	OnBuild bool
+	// History is the entry for the image, without its time (OCI image specification, config.md, "history").
+	History v1.History
+}
+
+// Op is *Run, *Copy or *Workdir.
+type Op interface{ op() }
+
+// Run is a RUN.
+type Run struct {
+	Args []string // argv: the shell's words and the command, or the exec form
+	// Env is the whole environment: the image's, then the arguments in scope.
+	Env []string
+	// Proxy are predefined proxy arguments that neither ARG nor ENV set: given to the process, kept out of cache keys and history.
+	Proxy     []string
+	User, Dir string
+	// Script, for a heredoc that starts with "#!", is mounted read-only and executable at /dev/pipes/NAME, which is the last of Args.
+	// As in BuildKit it is the shell that starts it.
+	Script *Inline
+}
+
+// ScriptDir is where Run.Script is found.
+const ScriptDir = "/dev/pipes"
+
+// Copy is a COPY or an ADD.
+type Copy struct {
+	Add     bool
+	From    *Source  // nil is the build context
+	Sources []string // as in the Dockerfile, expanded; relative to the source's root, which "" means too
+	Inline  []Inline // heredocs, in order, after Sources
+	Dest    string   // absolute, not cleaned; ends in "/" if written so (or if it is a working directory, ".")
+	Chown   string   // user[:group], not looked up; empty is the default
+	Chmod   string   // octal, at most 07777; empty is the default
+	Dir     string   // the working directory at this point
+}
+
+// Inline is a file whose content stands in the Dockerfile.
+type Inline struct {
+	Name string // without a slash
+	Data []byte
+}
+
+// Source is what COPY --from names.
+type Source struct {
+	Stage *Stage
+	Image string // if Stage is nil; "scratch" is the empty image
+}
+
+// Workdir makes a working directory. Root "/" needs none and has no Op.
+type Workdir struct {
+	Dir  string
+	User string // who owns it when it is made
+}
+
+func (*Run) op()     {}
+func (*Copy) op()    {}
+func (*Workdir) op() {}

@@ -1,0 +1,120 @@
+package dockerfile
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+)
+
+// This file is all that the language has and this release leaves out. Each is refused, none is ignored.
+
+// unsupported is the error for an instruction that needs something left out, or nil. It is asked before expansion, so that
+// a build fails before it starts, and again after it.
+func unsupported(c instructions.Command) error {
+	switch c := c.(type) {
+	case *instructions.RunCommand:
+		for _, flag := range c.FlagsUsed {
+			return refuse("RUN --" + flag)
+		}
+	case *instructions.CopyCommand:
+		switch {
+		case c.Link:
+			return refuse("COPY --link")
+		case c.Parents:
+			return refuse("COPY --parents")
+		case len(c.ExcludePatterns) > 0:
+			return refuse("COPY --exclude")
+		}
+	case *instructions.AddCommand:
+		switch {
+		case c.Link:
+			return refuse("ADD --link")
+		case len(c.ExcludePatterns) > 0:
+			return refuse("ADD --exclude")
+		case c.Checksum != "":
+			return refuse("ADD --checksum")
+		case c.KeepGitDir != nil:
+			return refuse("ADD --keep-git-dir")
+		case c.Unpack != nil:
+			return refuse("ADD --unpack")
+		}
+		for _, src := range c.SourcePaths {
+			if isGit(src) {
+				return refuse("ADD of a git repository (" + src + ")")
+			}
+			if isHTTP(src) {
+				return refuse("ADD of a URL (" + src + ")")
+			}
+		}
+	}
+	return nil
+}
+
+func refuse(what string) error {
+	return fmt.Errorf("%s is not supported by this release", what)
+}
+
+// unsupportedChmod refuses a --chmod that is good but not octal: u=rwX,go-w.
+func unsupportedChmod(mode string) error {
+	return refuse("symbolic --chmod (" + mode + ")")
+}
+
+// unsupportedOS refuses images that are not for Linux: their paths, shells and users are others.
+func unsupportedOS(os string) error {
+	if os == "" || os == "linux" {
+		return nil
+	}
+	return refuse("a " + os + " image")
+}
+
+// builtinSyntax refuses a "# syntax" that is not one of the official frontends, which need no image here.
+func builtinSyntax(syntax string) error {
+	ref, _, _ := strings.Cut(strings.TrimSpace(syntax), " ")
+	ref, _, _ = strings.Cut(ref, "@")
+	repo, _, _ := strings.Cut(ref, ":")
+	switch strings.TrimPrefix(strings.TrimPrefix(repo, "docker.io/"), "index.docker.io/") {
+	case "docker/dockerfile", "docker/dockerfile-upstream", "dockerfile.v0":
+		return nil
+	}
+	return fmt.Errorf("the frontend %q is not supported: only docker/dockerfile is, and it is built in", ref)
+}
+
+// checkEpoch refuses a SOURCE_DATE_EPOCH that is not a number of seconds: a context or a stage whose time is meant.
+func (g *Graph) checkEpoch() error {
+	v, ok := g.Arg("SOURCE_DATE_EPOCH")
+	if !ok || v == "" {
+		return nil
+	}
+	if _, err := strconv.ParseInt(v, 10, 64); err != nil {
+		return g.File.fail(Range{}, fmt.Errorf("invalid SOURCE_DATE_EPOCH: %s: only a number of seconds is supported by this release", v))
+	}
+	return nil
+}
+
+var (
+	urlScheme = regexp.MustCompile(`^[a-zA-Z0-9]+://`)
+	scpLike   = regexp.MustCompile(`^[a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:`)
+)
+
+// isGit says whether a source is a git repository: by its scheme, like scp's arguments, or a URL whose path ends in ".git".
+func isGit(src string) bool {
+	switch scheme := strings.ToLower(strings.TrimSuffix(urlScheme.FindString(src), "://")); scheme {
+	case "":
+		return scpLike.MatchString(src)
+	case "git", "ssh":
+		return true
+	case "http", "https":
+		path, _, _ := strings.Cut(src, "#")
+		path, _, _ = strings.Cut(path, "?")
+		return strings.HasSuffix(path, ".git")
+	}
+	return false
+}
+
+// isHTTP says whether a source is a URL of one file.
+func isHTTP(src string) bool {
+	return (strings.HasPrefix(src, "http://") || strings.HasPrefix(src, "https://")) && !isGit(src)
+}
