@@ -223,7 +223,7 @@ func get(t *testing.T, url string, alive func(*testing.T)) string {
 			if readErr == nil && resp.StatusCode == http.StatusOK {
 				return string(body)
 			}
-			err = fmt.Errorf("%s: %v", resp.Status, readErr)
+			err = errors.Join(errors.New(resp.Status), readErr)
 		}
 		alive(t)
 		select {
