@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"fmt"
 	"runtime"
 	"strings"
 
@@ -191,9 +189,4 @@ func parsePlatform(s string) (v1.Platform, error) {
 		return v1.Platform{}, usagef("invalid --platform %q: strake builds and runs linux images only", s)
 	}
 	return p, nil
-}
-
-// runBuild builds.
-func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
-	return fmt.Errorf("not written yet")
 }

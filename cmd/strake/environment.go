@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +20,7 @@ type environment struct {
 	stdin, stdout, stderr *os.File
 
 	lookup  func(name string) (string, bool)
+	setenv  func(name, value string) error // for children of this process
 	now     func() time.Time
 	uid     int
 	signals *interrupts
@@ -39,6 +42,7 @@ func newEnvironment() *environment {
 		stdout:  os.Stdout,
 		stderr:  os.Stderr,
 		lookup:  os.LookupEnv,
+		setenv:  os.Setenv,
 		now:     time.Now,
 		uid:     os.Getuid(),
 		signals: &interrupts{exit: os.Exit},
@@ -60,6 +64,19 @@ func (e *environment) expand(arg string) (kv string, ok bool) {
 	}
 	v, ok := e.lookup(arg)
 	return arg + "=" + v, ok
+}
+
+// input returns standard input as a reader that fails when ctx ends, also while it waits for more.
+func (e *environment) input(ctx context.Context) io.Reader {
+	r, w := io.Pipe()
+	stop := context.AfterFunc(ctx, func() { w.CloseWithError(context.Cause(ctx)) })
+	go func() {
+		// A read that waits when ctx ends is left behind: the process ends then.
+		_, err := io.Copy(w, e.stdin)
+		stop()
+		w.CloseWithError(err)
+	}()
+	return r
 }
 
 // isTerminal says whether f is a terminal.

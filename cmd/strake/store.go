@@ -1,8 +1,235 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/layer/blob"
+	"github.com/strake-build/strake/layer/image"
 	"github.com/strake-build/strake/layer/registry"
+	"github.com/strake-build/strake/layer/snapshot"
+	"github.com/strake-build/strake/runner"
 )
+
+// storeVersion is the format of the store's directory that this program reads and writes.
+const storeVersion = 1
+
+// store is the directory that holds everything strake keeps:
+//
+//	format      its version, and in which form overlay marks are
+//	blobs/      configurations, manifests and compressed layers, by digest
+//	images/     images and their names
+//	layers/     unpacked layers
+//	compressed/ what compressing a layer gave
+//	cache/      records of build steps
+//	contexts/   digests of the files of build contexts
+//	run/        what running steps and containers need
+//	tmp/        folders of one command each
+//	names/      names of running containers
+type store struct {
+	env      *environment
+	root     string
+	blobs    *blob.Store
+	images   *image.Store
+	registry *registry.Client
+
+	// The following are set by openLayers only.
+	isolation runner.Isolation
+	snapshots *snapshot.Store
+	layers    *image.Layers
+	cache     *cache.Store
+}
+
+// storeFormat is the content of the file format.
+type storeFormat struct {
+	Version int `json:"version"`
+	// Layers is layersTrusted or layersUser, by the overlay xattrs in the unpacked layers; empty until there are any.
+	Layers string `json:"layers,omitempty"`
+}
+
+// The values of storeFormat.Layers.
+const (
+	layersTrusted = "trusted" // made as root
+	layersUser    = "user"    // made in a user namespace
+)
+
+// readFormat reads the format of the store in root; that of a new store is the zero value.
+func readFormat(root string) (storeFormat, error) {
+	var f storeFormat
+	data, err := os.ReadFile(filepath.Join(root, "format"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, nil
+	}
+	if err != nil {
+		return f, fmt.Errorf("opening the store: %w", err)
+	}
+	if err := json.Unmarshal(data, &f); err != nil || f.Version < 1 {
+		return f, fmt.Errorf("opening the store %s: its file \"format\" is damaged", root)
+	}
+	return f, nil
+}
+
+// openStore opens the part of the store that needs no privileges: names, configurations and manifests.
+func (e *environment) openStore() (*store, error) {
+	root, err := e.root()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, fmt.Errorf("making the store: %w", err)
+	}
+	s := &store{env: e, root: root, registry: e.registry()}
+	if err := s.checkFormat(""); err != nil {
+		return nil, err
+	}
+	if s.blobs, err = blob.Open(s.path("blobs")); err != nil {
+		return nil, fmt.Errorf("opening the store %s: %w", root, err)
+	}
+	if s.images, err = image.Open(s.path("images"), s.blobs); err != nil {
+		return nil, fmt.Errorf("opening the store %s: %w", root, err)
+	}
+	return s, nil
+}
+
+// openLayers opens the whole store. It is the one place where strake takes the privileges that layers
+// need: as an ordinary user it does not return, but runs this command again in a user namespace.
+func (e *environment) openLayers() (*store, error) {
+	root, err := e.root()
+	if err != nil {
+		return nil, err
+	}
+	isolation, err := e.probe(root)
+	if err != nil {
+		return nil, err
+	}
+	// In the namespace the user looks like root; the store must stay the user's.
+	if err := e.setenv("STRAKE_ROOT", root); err != nil {
+		return nil, err
+	}
+	if err := runner.Enter(isolation); err != nil {
+		return nil, err
+	}
+	s, err := e.openStore()
+	if err != nil {
+		return nil, err
+	}
+	s.isolation = isolation
+	form := layersTrusted
+	if isolation.UserNS {
+		form = layersUser
+	}
+	if err := s.checkFormat(form); err != nil {
+		return nil, err
+	}
+	if s.snapshots, err = snapshot.Open(s.path("layers"), snapshot.Options{UserXattr: isolation.UserNS}); err != nil {
+		return nil, fmt.Errorf("opening the store %s: %w", root, err)
+	}
+	if s.cache, err = cache.Open(s.path("cache")); err != nil {
+		return nil, fmt.Errorf("opening the store %s: %w", root, err)
+	}
+	s.layers = &image.Layers{Blobs: s.blobs, Snapshots: s.snapshots, Remote: s.registry, Dir: s.path("compressed")}
+	return s, nil
+}
+
+// openSizes opens the whole store for a command that can do without unpacked layers, which only tell it sizes: where
+// there are no privileges for them, it gets what openStore opens.
+func (e *environment) openSizes() (*store, error) {
+	root, err := e.root()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := e.probe(root); err != nil {
+		return e.openStore()
+	}
+	return e.openLayers()
+}
+
+// probe finds the isolation to use: that of --isolation, or for auto the one that the store's layers were
+// made with, or the best there is.
+func (e *environment) probe(root string) (runner.Isolation, error) {
+	want, err := e.rung()
+	if err != nil {
+		return runner.Isolation{}, err
+	}
+	if want == runner.Auto {
+		format, err := readFormat(root)
+		if err != nil {
+			return runner.Isolation{}, err
+		}
+		switch format.Layers {
+		case layersTrusted:
+			want = runner.Root
+		case layersUser:
+			want = runner.Rootless
+		}
+	}
+	return runner.Probe(want)
+}
+
+// path returns the path of something in the store.
+func (s *store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.root}, elem...)...)
+}
+
+// resolver finds images in the store and asks registries for others, or for all of them.
+func (s *store) resolver(always bool) *builder.Puller {
+	return &builder.Puller{Images: s.images, Blobs: s.blobs, Client: s.registry, Always: always}
+}
+
+// checkFormat refuses a store that this program does not understand, or whose layers were unpacked with other
+// privileges; it marks a new store. layers is as in storeFormat.
+func (s *store) checkFormat(layers string) error {
+	have, err := readFormat(s.root)
+	if err != nil {
+		return err
+	}
+	switch {
+	case have.Version > storeVersion:
+		return &hintError{
+			fmt.Errorf("the store %s has format %d, and this strake knows %d", s.root, have.Version, storeVersion),
+			"use a newer strake, or another store with --root",
+		}
+	case layers != "" && have.Layers != "" && layers != have.Layers:
+		made := map[string]string{layersTrusted: "as root", layersUser: "in a user namespace"}
+		return &hintError{
+			fmt.Errorf("the layers of the store %s were unpacked %s and cannot be used %s", s.root, made[have.Layers], made[layers]),
+			"use another store with --root",
+		}
+	}
+	if layers == "" {
+		layers = have.Layers
+	}
+	want := storeFormat{storeVersion, layers}
+	if want == have {
+		return nil
+	}
+	data, err := json.Marshal(want)
+	if err != nil {
+		return err
+	}
+	return writeFile(s.path("format"), append(data, '\n'), 0o600)
+}
+
+// writeFile writes a file under a temporary name and renames it: it is there whole or not at all.
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(mode), f.Close())
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return os.Rename(f.Name(), path)
+}
 
 // registry makes the client that speaks to registries. It does no input or output.
 func (e *environment) registry() *registry.Client {

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/compress"
+)
+
+const (
+	// maxEntries bounds the files of an archive: each is remembered.
+	maxEntries = 100_000
+	// maxLinks bounds how many links of an archive lead to a file.
+	maxLinks = 8
+)
+
+// errNotInArchive is what is said of a file that an archive lacks.
+var errNotInArchive = errors.New("it is not in the archive")
+
+// openArchive opens a tar, in a folder or on standard input for an empty name, or a folder. Names in an archive are
+// only looked up: nothing is ever unpacked under them.
+func (s *store) openArchive(ctx context.Context, name string) (*archive, error) {
+	if name == "" {
+		return s.spoolTar(s.env.input(ctx))
+	}
+	st, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if st.IsDir() {
+		return openFolder(name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	head := make([]byte, 512)
+	n, err := f.ReadAt(head, 0)
+	if st.Mode().IsRegular() && (err == nil || errors.Is(err, io.EOF)) && compress.Detect(head[:n]) == compress.None {
+		return indexTar(f)
+	}
+	defer f.Close()
+	return s.spoolTar(f)
+}
+
+// openFolder reads a layout in a folder; links that lead out of it are not followed.
+func openFolder(name string) (*archive, error) {
+	root, err := os.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	return &archive{
+		has: func(path string) bool { _, err := root.Stat(path); return err == nil },
+		open: func(path string) (io.ReadCloser, error) {
+			// Not a FIFO: opening one would wait.
+			if st, err := root.Stat(path); err != nil {
+				return nil, err
+			} else if !st.Mode().IsRegular() {
+				return nil, &fs.PathError{Op: "opening", Path: path, Err: errors.New("it is not a file")}
+			}
+			return root.Open(path)
+		},
+		close: func() { root.Close() },
+	}, nil
+}
+
+// spoolTar copies a tar that cannot be read twice, or is compressed, into a file without a name.
+func (s *store) spoolTar(r io.Reader) (*archive, error) {
+	dir, err := s.sharedTemp()
+	if err != nil {
+		return nil, err
+	}
+	plain, _, err := compress.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Close()
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("making a temporary file in %s: %w", dir, err)
+	}
+	f := os.NewFile(uintptr(fd), "archive")
+	if _, err := io.Copy(f, plain); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return indexTar(f)
+}
+
+// tarFile is where a file's bytes are, or which file a link means.
+type tarFile struct {
+	offset, size int64
+	link         string
+}
+
+// indexTar notes where the files of a tar are. The archive owns f.
+func indexTar(f *os.File) (*archive, error) {
+	files := make(map[string]tarFile)
+	r := tar.NewReader(f)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err == nil && len(files) == maxEntries {
+			err = errors.New("it has too many entries")
+		}
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+		switch h.Typeflag {
+		case tar.TypeReg:
+			// The reader reads whole headers and nothing more, so f stands where the data begins.
+			offset, err := f.Seek(0, io.SeekCurrent)
+			if err != nil {
+				f.Close()
+				return nil, err
+			}
+			files[name] = tarFile{offset: offset, size: h.Size}
+		case tar.TypeSymlink: // docker before 1.10 linked equal layers
+			files[name] = tarFile{link: path.Join(path.Dir("/"+name), h.Linkname)[1:]}
+		case tar.TypeLink:
+			files[name] = tarFile{link: strings.TrimPrefix(path.Clean("/"+h.Linkname), "/")}
+		}
+	}
+	find := func(name string) (tarFile, bool) {
+		name = strings.TrimPrefix(path.Clean("/"+name), "/")
+		for range maxLinks {
+			file, ok := files[name]
+			if !ok || file.link == "" {
+				return file, ok
+			}
+			name = file.link
+		}
+		return tarFile{}, false
+	}
+	return &archive{
+		has: func(name string) bool { _, ok := find(name); return ok },
+		open: func(name string) (io.ReadCloser, error) {
+			file, ok := find(name)
+			if !ok {
+				return nil, &fs.PathError{Op: "opening", Path: name, Err: errNotInArchive}
+			}
+			return io.NopCloser(io.NewSectionReader(f, file.offset, file.size)), nil
+		},
+		close: func() { f.Close() },
+	}, nil
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/strake-build/strake/layer/blob"
+	"github.com/strake-build/strake/layer/compress"
+	"github.com/strake-build/strake/layer/image"
+)
+
+// dockerEntry is an image in the manifest.json of docker save.
+type dockerEntry struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+// loadDocker reads an archive of docker save.
+func (l *loader) loadDocker(ctx context.Context) ([]loadedImage, error) {
+	var entries []dockerEntry
+	if _, err := l.json("manifest.json", &entries); err != nil {
+		return nil, err
+	}
+	var loaded []loadedImage
+	for _, e := range entries {
+		img, err := l.loadEntry(ctx, e)
+		if err != nil {
+			return nil, err
+		}
+		next := loadedImage{img: img}
+		for _, t := range e.RepoTags {
+			ref, err := l.registry.ParseReference(t)
+			if err != nil {
+				return nil, fmt.Errorf("the image name in manifest.json: %w", err)
+			}
+			tag, ok := ref.(name.Tag)
+			if !ok {
+				return nil, fmt.Errorf("the image name %q in manifest.json has a digest", t)
+			}
+			next.tags = append(next.tags, tag)
+		}
+		loaded = append(loaded, next)
+	}
+	if len(loaded) == 0 {
+		return nil, errors.New("it holds no image: manifest.json is empty")
+	}
+	return loaded, nil
+}
+
+func (l *loader) loadEntry(ctx context.Context, e dockerEntry) (*image.Image, error) {
+	img := &image.Image{}
+	var err error
+	if img.RawConfig, err = l.from.read(e.Config); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(img.RawConfig, &img.Config); err != nil {
+		return nil, fmt.Errorf("%s: %w", e.Config, err)
+	}
+	if img.ID, _, err = v1.SHA256(bytes.NewReader(img.RawConfig)); err != nil {
+		return nil, err
+	}
+	if len(e.Layers) != len(img.Config.RootFS.DiffIDs) {
+		return nil, fmt.Errorf("manifest.json lists %d layers and %s %d", len(e.Layers), e.Config, len(img.Config.RootFS.DiffIDs))
+	}
+	for i, path := range e.Layers {
+		layer, err := l.loadLayer(ctx, path, img.Config.RootFS.DiffIDs[i])
+		if err != nil {
+			return nil, fmt.Errorf("layer %s: %w", path, err)
+		}
+		img.Layers = append(img.Layers, layer)
+	}
+	return img, nil
+}
+
+// loadLayer unpacks a layer of a docker archive. A compressed one is kept also as the blob that it is.
+func (l *loader) loadLayer(ctx context.Context, path string, diffID v1.Hash) (image.Layer, error) {
+	layer := image.Layer{DiffID: diffID}
+	codec, err := l.codec(path)
+	if err != nil {
+		return layer, err
+	}
+	mediaType := types.MediaType("")
+	switch codec {
+	case compress.Gzip:
+		mediaType = types.OCILayer
+	case compress.Zstd:
+		mediaType = types.OCILayerZStd
+	case compress.None, compress.Bzip2, compress.XZ: // no media type names it: only its content is kept
+	}
+	if mediaType != "" {
+		if layer.Blob, err = l.keepBlob(path, mediaType); err != nil {
+			return layer, err
+		}
+		return layer, l.unpack(ctx, &image.Image{Layers: []image.Layer{layer}})
+	}
+	_, err = l.snapshots.ByDiffID(diffID)
+	had := err == nil
+	id, err := l.snapshots.Unpack(ctx, diffID, func() (io.ReadCloser, error) {
+		r, err := l.from.open(path)
+		if err != nil {
+			return nil, err
+		}
+		plain, _, err := compress.NewReader(r)
+		if err != nil {
+			r.Close()
+			return nil, err
+		}
+		return &chainedCloser{plain, r}, nil
+	})
+	if err == nil && !had {
+		l.made = append(l.made, id)
+	}
+	return layer, err
+}
+
+// codec finds out how a file is compressed.
+func (l *loader) codec(path string) (compress.Algorithm, error) {
+	r, err := l.from.open(path)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	head, err := bufio.NewReader(r).Peek(512)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	return compress.Detect(head), nil
+}
+
+// keepBlob copies a file whose digest nobody told into the store.
+func (l *loader) keepBlob(path string, mediaType types.MediaType) (*v1.Descriptor, error) {
+	r, err := l.from.open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	h, size, err := v1.SHA256(r)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := l.store.blobs.Size(h); errors.Is(err, blob.ErrNotFound) {
+		again, err := l.from.open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer again.Close()
+		w, err := l.store.blobs.Create()
+		if err != nil {
+			return nil, err
+		}
+		defer w.Discard()
+		if _, err := io.Copy(w, again); err != nil {
+			return nil, err
+		}
+		if _, _, err := w.Commit(h); err != nil {
+			return nil, err
+		}
+		l.blobs = append(l.blobs, h)
+	}
+	return &v1.Descriptor{MediaType: mediaType, Digest: h, Size: size}, nil
+}
+
+// chainedCloser closes a reader and the one below it.
+type chainedCloser struct {
+	io.ReadCloser
+	below io.Closer
+}
+
+// Close closes both.
+func (c *chainedCloser) Close() error { return errors.Join(c.ReadCloser.Close(), c.below.Close()) }

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/strake-build/strake/layer/image"
+)
+
+// maxIndexDepth bounds how deep indexes of an archive refer to others.
+const maxIndexDepth = 4
+
+// loadLayout reads an OCI image layout (OCI image specification, image-layout.md).
+func (l *loader) loadLayout(ctx context.Context) ([]loadedImage, error) {
+	var index v1.IndexManifest
+	if _, err := l.json("index.json", &index); err != nil {
+		return nil, err
+	}
+	var loaded []loadedImage
+	byID := make(map[v1.Hash]int)
+	for _, d := range index.Manifests {
+		manifest, err := l.choose(d, 0)
+		if err != nil {
+			return nil, err
+		}
+		if manifest == nil {
+			continue
+		}
+		img, err := l.loadManifest(ctx, *manifest)
+		if err != nil {
+			return nil, err
+		}
+		i, ok := byID[img.ID]
+		if !ok {
+			i = len(loaded)
+			byID[img.ID] = i
+			loaded = append(loaded, loadedImage{img: img})
+		}
+		if tag, ok := l.layoutName(d); ok {
+			loaded[i].tags = append(loaded[i].tags, tag)
+		}
+	}
+	if len(loaded) == 0 {
+		return nil, fmt.Errorf("it holds no image for %s", thisPlatform())
+	}
+	return loaded, nil
+}
+
+// layoutName is what an entry of index.json is called: containerd's whole name, or a ref.name that
+// is more than a tag.
+func (l *loader) layoutName(d v1.Descriptor) (name.Tag, bool) {
+	s := d.Annotations["io.containerd.image.name"]
+	if s == "" {
+		s = d.Annotations["org.opencontainers.image.ref.name"]
+		if !strings.ContainsAny(s, ":/") {
+			return name.Tag{}, false
+		}
+	}
+	ref, err := l.registry.ParseReference(s)
+	if err != nil {
+		return name.Tag{}, false
+	}
+	tag, ok := ref.(name.Tag)
+	return tag, ok
+}
+
+// choose follows an index to the manifest for this machine. It is nil for what is no image.
+func (l *loader) choose(d v1.Descriptor, depth int) (*v1.Descriptor, error) {
+	switch {
+	case d.Annotations["vnd.docker.reference.type"] != "":
+		return nil, nil // an attestation
+	case d.MediaType.IsImage(), d.MediaType == "":
+		return &d, nil
+	case !d.MediaType.IsIndex():
+		return nil, nil
+	case depth == maxIndexDepth:
+		return nil, errors.New("its indexes are nested too deep")
+	}
+	var index v1.IndexManifest
+	if _, err := l.verified(d.Digest, &index); err != nil {
+		return nil, err
+	}
+	want := thisPlatform()
+	for _, m := range index.Manifests {
+		if m.Platform != nil && (m.Platform.OS != want.OS || m.Platform.Architecture != want.Architecture) {
+			continue
+		}
+		if chosen, err := l.choose(m, depth+1); chosen != nil || err != nil {
+			return chosen, err
+		}
+	}
+	return nil, nil
+}
+
+// loadManifest copies the blobs of a manifest and unpacks its layers.
+func (l *loader) loadManifest(ctx context.Context, d v1.Descriptor) (*image.Image, error) {
+	var m v1.Manifest
+	if _, err := l.verified(d.Digest, &m); err != nil {
+		return nil, err
+	}
+	img := &image.Image{ID: m.Config.Digest, Manifest: d.Digest}
+	var err error
+	if img.RawConfig, err = l.verified(m.Config.Digest, &img.Config); err != nil {
+		return nil, err
+	}
+	if len(m.Layers) != len(img.Config.RootFS.DiffIDs) {
+		return nil, fmt.Errorf("the manifest %s has %d layers and its configuration %d", d.Digest, len(m.Layers), len(img.Config.RootFS.DiffIDs))
+	}
+	for i := range m.Layers {
+		if err := l.put(ctx, m.Layers[i].Digest); err != nil {
+			return nil, err
+		}
+		img.Layers = append(img.Layers, image.Layer{DiffID: img.Config.RootFS.DiffIDs[i], Blob: &m.Layers[i]})
+	}
+	if err := l.put(ctx, d.Digest); err != nil {
+		return nil, err
+	}
+	return img, l.unpack(ctx, img)
+}
