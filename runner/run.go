@@ -49,29 +49,6 @@ func (l *Linux) Close() error {
 	return l.exe.Close()
 }
 
-// exeFD is where the descriptor of the program is kept: above those that a child is given, which
-// are put in place before the program is opened.
-const exeFD = 100
-
-// openSelf opens this program so that a box cannot write to it: a process of the box may get hold of the file through
-// /proc/PID/exe (CVE-2019-5736), and then finds it on a read-only mount, which it has not the right to change.
-func openSelf() (*os.File, error) {
-	fd, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("opening the program: %w", err)
-	}
-	defer unix.Close(fd)
-	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return nil, fmt.Errorf("opening the program read-only: %w", err)
-	}
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, exeFD)
-	if err != nil {
-		return nil, fmt.Errorf("opening the program: %w", err)
-	}
-	return os.NewFile(uintptr(high), "/proc/self/exe"), nil
-}
-
 // Run runs p in s until it ends, and returns nil, an *ExitError, a *StartError or what went wrong in strake.
 // When ctx ends, the process and everything it started are killed, and the error is context.Cause(ctx).
 //

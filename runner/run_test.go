@@ -11,11 +11,6 @@ import (
 	"testing"
 )
 
-func TestMain(m *testing.M) {
-	Main()
-	os.Exit(m.Run())
-}
-
 // needRoot skips a test that needs root, but fails it where all must run.
 func needRoot(t testing.TB) {
 	t.Helper()

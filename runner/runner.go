@@ -22,14 +22,6 @@ const (
 	Rootless Rung = "rootless" // a user namespace with a subordinate id range
 )
 
-// Isolation is the result of Probe.
-type Isolation struct {
-	Rung   Rung
-	Reason string // one line: why this rung, for people
-	// UserNS: the process is in a user namespace of strake's own (after Enter).
-	UserNS bool
-}
-
 // Overlay says how the root file system is stacked: host paths, topmost first.
 type Overlay struct {
 	Lower       []string

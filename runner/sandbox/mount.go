@@ -27,7 +27,7 @@ func newFS(kind string, attrs int, opts ...option) (int, error) {
 		return -1, fmt.Errorf("opening the %s file system: %w", kind, err)
 	}
 	defer unix.Close(f)
-	for _, o := range opts {
+	for _, o := range append(opts, option{"source", kind}) {
 		if o.value == "" {
 			err = unix.FsconfigSetFlag(f, o.key)
 		} else {
@@ -88,15 +88,28 @@ func utimes(fd int, times []unix.Timespec) error {
 	return nil
 }
 
-// hostTrees are the mounts that come from the host, copied while it is still in sight.
+// hostTrees are the mounts that come from the host, copied while it is still in sight; in a user namespace, proc and
+// sysfs can only be mounted while others of their kind are.
 type hostTrees struct {
 	files, mounts []int // as in Config; -1 for a tmpfs
 	devices       []int // as in devices(); only in a user namespace
-	sys           int   // -1: make an own one
+	proc, sys     int
+	ownSys        bool // sys is a new one, not the host's
 }
 
 func (b *box) hostTrees() (t hostTrees, err error) {
-	t.sys = -1
+	if t.proc, err = newFS("proc", noExec); err != nil {
+		return t, err
+	}
+	// Without a network namespace of its own, a user namespace cannot mount sysfs.
+	if t.ownSys = !b.UserNS || b.Loopback; t.ownSys {
+		t.sys, err = newFS("sysfs", noExec|unix.MOUNT_ATTR_RDONLY)
+	} else if t.sys, err = cloneTree(unix.AT_FDCWD, "/sys", true); err == nil {
+		err = setAttr(t.sys, unix.MOUNT_ATTR_RDONLY|noExec)
+	}
+	if err != nil {
+		return t, fmt.Errorf("mounting /sys: %w", err)
+	}
 	if b.UserNS {
 		for _, d := range devices() {
 			fd, err := cloneTree(unix.AT_FDCWD, "/dev/"+d.name, false)
@@ -104,14 +117,6 @@ func (b *box) hostTrees() (t hostTrees, err error) {
 				return t, fmt.Errorf("binding /dev/%s: %w", d.name, err)
 			}
 			t.devices = append(t.devices, fd)
-		}
-		if !b.Loopback { // without a network namespace of its own, sysfs cannot be mounted
-			if t.sys, err = cloneTree(unix.AT_FDCWD, "/sys", true); err != nil {
-				return t, fmt.Errorf("binding /sys: %w", err)
-			}
-			if err := setAttr(t.sys, unix.MOUNT_ATTR_RDONLY|noExec); err != nil {
-				return t, fmt.Errorf("binding /sys read-only: %w", err)
-			}
 		}
 	}
 	data, err := b.dataFS()

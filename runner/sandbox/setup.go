@@ -86,13 +86,7 @@ func (b *box) plain(name string) (int, error) {
 	return fd, nil
 }
 
-func (b *box) mountProc(hostTrees) error {
-	fd, err := newFS("proc", noExec)
-	if err != nil {
-		return err
-	}
-	return b.mountPlain("/proc", fd)
-}
+func (b *box) mountProc(t hostTrees) error { return b.mountPlain("/proc", t.proc) }
 
 func (b *box) mountPlain(name string, fd int) error {
 	target, err := b.plain(name)
@@ -224,14 +218,7 @@ func (b *box) openTerminal(dev int) error {
 }
 
 func (b *box) mountSys(t hostTrees) error {
-	if t.sys >= 0 {
-		return b.mountPlain("/sys", t.sys)
-	}
-	fd, err := newFS("sysfs", noExec|unix.MOUNT_ATTR_RDONLY)
-	if err != nil {
-		return err
-	}
-	if err := b.mountPlain("/sys", fd); err != nil {
+	if err := b.mountPlain("/sys", t.sys); err != nil || !t.ownSys {
 		return err
 	}
 	return b.mountCgroup()

@@ -1,0 +1,207 @@
+package runner
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// The names (os.Args[0]) of the two children of Enter. The first waits, without any rights, for the ids of its user
+// namespace; executing the program again makes it root there, under the second name: that carries the pid of the
+// process outside and the name that strake had.
+const (
+	waitMarker    = "strake-userns"
+	enteredMarker = "strake-entered:"
+)
+
+// goFD is the first child's end of the pipe that says that the ids are mapped.
+const goFD = 3
+
+// Enter makes sure that this process has the privileges of i. On Rootless, outside the namespace, it executes
+// this program again with the same arguments in a new user and mount namespace (newuidmap, newgidmap), passes signals on,
+// and exits with the child's code: it does not return then. Otherwise it returns at once.
+//
+// Before it returns in the child, Main has set up what the child needs; Probe there finds Rootless with UserNS.
+func Enter(i Isolation) error {
+	if i.Rung != Rootless || i.UserNS {
+		return nil
+	}
+	m, err := mappingFor()
+	if err != nil {
+		return fmt.Errorf("entering a user namespace: %w", err)
+	}
+	code, err := enter(m)
+	if err != nil {
+		return fmt.Errorf("entering a user namespace: %w", err)
+	}
+	os.Exit(code)
+	return nil
+}
+
+// mappingFor finds out what to map: for root, all that it has, as it is.
+func mappingFor() (mapping, error) {
+	if os.Geteuid() != 0 {
+		return userMap()
+	}
+	own := func(file string) (idMap, error) {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("reading the own ids: %w", err)
+		}
+		var m idMap
+		for line := range strings.Lines(string(data)) {
+			f := strings.Fields(line)
+			if len(f) != 3 {
+				continue
+			}
+			start, err1 := strconv.ParseUint(f[0], 10, 32)
+			size, err2 := strconv.ParseUint(f[2], 10, 32)
+			if err1 != nil || err2 != nil {
+				return nil, fmt.Errorf("reading the own ids: %q", line)
+			}
+			m = append(m, syscall.SysProcIDMap{ContainerID: int(start), HostID: int(start), Size: int(size)})
+		}
+		return m, nil
+	}
+	uids, err := own("/proc/self/uid_map")
+	if err != nil {
+		return mapping{}, err
+	}
+	gids, err := own("/proc/self/gid_map")
+	return mapping{uids: uids, gids: gids}, err
+}
+
+// enter runs this program in a user namespace with the ids of m and returns its exit code.
+func enter(m mapping) (int, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return 0, fmt.Errorf("making a pipe: %w", err)
+	}
+	defer w.Close()
+	// From now on: a signal that comes before the child is there must not be lost.
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGHUP, unix.SIGWINCH, unix.SIGUSR1, unix.SIGUSR2)
+
+	runtime.LockOSThread() // the child dies with the thread that made it
+	defer runtime.UnlockOSThread()
+	child, err := os.StartProcess("/proc/self/exe", append([]string{waitMarker, os.Args[0]}, os.Args[1:]...), &os.ProcAttr{
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, r},
+		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL},
+	})
+	r.Close()
+	if err != nil {
+		return 0, fmt.Errorf("starting the program again: %w: %s", err, userNSHint(err))
+	}
+	if err := m.write(child.Pid); err != nil {
+		_ = child.Kill()
+		_, _ = child.Wait()
+		return 0, err
+	}
+	if _, err := w.WriteString(strconv.Itoa(os.Getpid())); err != nil {
+		_ = child.Kill()
+		_, _ = child.Wait()
+		return 0, fmt.Errorf("telling the child to go on: %w", err)
+	}
+	w.Close()
+	go func() {
+		for s := range signals {
+			if !fromTerminal(s) {
+				_ = child.Signal(s)
+			}
+		}
+	}()
+	state, err := child.Wait()
+	signal.Stop(signals)
+	if err != nil {
+		return 0, fmt.Errorf("waiting for the child: %w", err)
+	}
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal()), nil
+	}
+	return state.ExitCode(), nil
+}
+
+// fromTerminal says whether s is a signal of the kind that a terminal sends to all of its foreground group, and this
+// process is in it: then the child, which is in the same group, has it already, and a second one could mean more than the first.
+func fromTerminal(s os.Signal) bool {
+	if s != unix.SIGINT && s != unix.SIGQUIT && s != unix.SIGWINCH {
+		return false
+	}
+	fd, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// write maps the ids of the namespace that pid is in.
+func (m mapping) write(pid int) error {
+	if m.newuidmap == "" {
+		for _, f := range []struct {
+			name string
+			ids  idMap
+		}{{"gid_map", m.gids}, {"uid_map", m.uids}} {
+			var text strings.Builder
+			for _, r := range f.ids {
+				fmt.Fprintf(&text, "%d %d %d\n", r.ContainerID, r.HostID, r.Size)
+			}
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, f.name), []byte(text.String()), 0); err != nil {
+				return fmt.Errorf("mapping ids: %w", err)
+			}
+		}
+		return nil
+	}
+	for _, c := range []*exec.Cmd{exec.Command(m.newuidmap, m.uids.args(pid)...), exec.Command(m.newgidmap, m.gids.args(pid)...)} {
+		var text bytes.Buffer
+		c.Stdout, c.Stderr = &text, &text
+		if err := c.Run(); err != nil {
+			return fmt.Errorf("%s: %w: %s", strings.Join(c.Args, " "), err, bytes.TrimSpace(text.Bytes()))
+		}
+	}
+	return nil
+}
+
+// waitForIDs is the first child of Enter.
+func waitForIDs() error {
+	pipe := os.NewFile(goFD, "pipe")
+	data, err := io.ReadAll(pipe)
+	if err != nil || len(data) == 0 {
+		return errors.New("the process outside is gone")
+	}
+	pipe.Close()
+	args := append([]string{enteredMarker + string(data) + ":" + os.Args[1]}, os.Args[2:]...)
+	return unix.Exec("/proc/self/exe", args, os.Environ())
+}
+
+// entered is the start of the second child: it takes its old name, dies with the process outside, and has mounts of
+// its own that see those of the host come and go.
+func entered() error {
+	pid, name, _ := strings.Cut(strings.TrimPrefix(os.Args[0], enteredMarker), ":")
+	os.Args[0] = name
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("tying the process to the one outside: %w", err)
+	}
+	if strconv.Itoa(os.Getppid()) != pid {
+		return errors.New("the process outside is gone")
+	}
+	// Gaining rights made the process one that cannot be looked into, even by itself.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("making the process dumpable: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("separating the mounts: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,315 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// helperVar names, in the environment of a copy of the test program, what that copy does instead of testing.
+const helperVar = "STRAKE_TEST_HELPER"
+
+func TestMain(m *testing.M) {
+	Main()
+	if name := os.Getenv(helperVar); name != "" {
+		if err := helpers()[name](os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "helper:", err)
+			var exit *ExitError
+			if errors.As(err, &exit) {
+				os.Exit(exit.Code)
+			}
+			os.Exit(99)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// helpers are what copies of the test program do.
+func helpers() map[string]func(args []string) error {
+	return map[string]func([]string) error{"rootless": helpRootless, "run": helpRun, "probe": helpProbe}
+}
+
+// helpProbe prints what Probe finds.
+func helpProbe(args []string) error {
+	i, err := Probe(Rung(args[0]))
+	fmt.Printf("%+v %v\n", i, err)
+	return nil
+}
+
+// helpRootless enters a user namespace and runs the script args[1] in a box below the directory args[0].
+func helpRootless(args []string) error {
+	i, err := Probe(Auto)
+	if err != nil {
+		return err
+	}
+	if err := Enter(i); err != nil {
+		return err
+	}
+	if i, err = Probe(Auto); err != nil {
+		return err
+	}
+	if i.Rung != Rootless || !i.UserNS {
+		return fmt.Errorf("inside, Probe found %+v", i)
+	}
+	return helpBox(i, args)
+}
+
+// helpRun runs the script args[1] in a box below args[0].
+func helpRun(args []string) error { return helpBox(Isolation{Rung: Root}, args) }
+
+func helpBox(i Isolation, args []string) error {
+	lower := filepath.Join(args[0], "lower")
+	dir, err := os.MkdirTemp(args[0], "box-")
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{"upper", "work", "stubs", "run"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	l := &Linux{Isolation: i, Dir: filepath.Join(dir, "run")}
+	defer l.Close()
+	s := Sandbox{
+		Root: Overlay{
+			Lower: []string{lower}, Upper: filepath.Join(dir, "upper"), Work: filepath.Join(dir, "work"), UserXattr: i.UserNS,
+		},
+		Network: HostNetwork, Hostname: "boxtest", Stubs: filepath.Join(dir, "stubs"),
+	}
+	p := Process{Args: []string{"/bin/sh", "-c", args[1]}, Env: []string{testPath}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	for _, a := range args[2:] {
+		if user, ok := strings.CutPrefix(a, "user="); ok {
+			p.User = user
+			continue
+		}
+		s.Network = Network(a)
+	}
+	err = l.Run(context.Background(), s, p)
+	// Only inside can the work directory be removed.
+	return errors.Join(err, os.RemoveAll(filepath.Join(dir, "work")))
+}
+
+// copyTest puts a copy of the test program where everybody can execute it.
+func copyTest(t *testing.T, dir string) string {
+	t.Helper()
+	in, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	name := filepath.Join(dir, "helper")
+	out, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// helperCommand is a copy of the test program that does helper.
+func helperCommand(t *testing.T, dir, helper string, args ...string) *exec.Cmd {
+	t.Helper()
+	c := exec.Command(copyTest(t, dir), args...)
+	c.Env = []string{helperVar + "=" + helper, "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	c.Dir = "/"
+	return c
+}
+
+// publicDir is a temporary directory that other users can enter.
+func publicDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "strake-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// user makes an ordinary user for a test, with or without subordinate ids.
+func user(t *testing.T, subordinate bool) *syscall.Credential {
+	t.Helper()
+	needRoot(t)
+	for _, tool := range []string{"newuidmap", "newgidmap", "useradd"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("STRAKE_TEST_REQUIRE") == "1" {
+				t.Fatalf("this test needs %s", tool)
+			}
+			t.Skipf("this test needs %s", tool)
+		}
+	}
+	name := fmt.Sprintf("strk%d", os.Getpid())
+	if out, err := exec.Command("useradd", "-M", "-K", "SUB_UID_COUNT=65536", "-K", "SUB_GID_COUNT=65536", name).CombinedOutput(); err != nil {
+		t.Fatalf("useradd: %v\n%s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("userdel", "-f", name).CombinedOutput(); err != nil {
+			t.Logf("userdel: %v\n%s", err, out)
+		}
+	})
+	if !subordinate {
+		for _, f := range []string{"/etc/subuid", "/etc/subgid"} {
+			if out, err := exec.Command("sed", "-i", "/^"+name+":/d", f).CombinedOutput(); err != nil {
+				t.Fatalf("sed: %v\n%s", err, out)
+			}
+		}
+	}
+	out, err := exec.Command("id", "-u", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, _ := strconv.Atoi(strings.TrimSpace(string(out)))
+	out, err = exec.Command("id", "-g", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid, _ := strconv.Atoi(strings.TrimSpace(string(out)))
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: []uint32{uint32(gid)}}
+}
+
+// rootless prepares a directory of a user and returns a function that runs a script in a box as that user.
+func rootless(t *testing.T) func(script string, args ...string) *exec.Cmd {
+	t.Helper()
+	cred := user(t, true)
+	dir := publicDir(t)
+	data := filepath.Join(dir, "data")
+	makeRoot(t, filepath.Join(data, "lower"))
+	if err := os.MkdirAll(filepath.Join(data, "lower/etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(data, "lower/etc/passwd"), []byte("app:x:1000:1000::/home/app:/bin/sh\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("chown", "-hR", fmt.Sprintf("%d:%d", cred.Uid, cred.Gid), data).CombinedOutput(); err != nil {
+		t.Fatalf("chown: %v\n%s", err, out)
+	}
+	return func(script string, args ...string) *exec.Cmd {
+		c := helperCommand(t, dir, "rootless", append([]string{data, script}, args...)...)
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+		return c
+	}
+}
+
+func TestRootless(t *testing.T) {
+	run := rootless(t)
+	for _, c := range []struct{ script, want, arg string }{
+		{"id -u; echo $HOME", "0\n/\n", "host"},
+		{"touch /x && chown 33:44 /x && stat -c %u:%g /x; rm /x", "33:44\n", "host"},
+		{"grep -E 'CapEff|CapBnd|^Seccomp:' /proc/self/status", "CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nSeccomp:\t2\n", "host"},
+		{"echo hello > /dev/null && head -c 3 /dev/zero | wc -c; touch /sys/x 2>/dev/null || echo ro", "3\nro\n", "host"},
+		{"ip link 2>/dev/null | grep -c '^[0-9]'; ping -c1 -w1 127.0.0.1 >/dev/null && echo up", "1\nup\n", "none"},
+		{"id -u; id -g; echo $HOME", "1000\n1000\n/home/app\n", "user=app"},
+	} {
+		var errs bytes.Buffer
+		cmd := run(c.script, c.arg)
+		cmd.Stderr = &errs
+		out, err := cmd.Output()
+		if err != nil || string(out) != c.want {
+			t.Errorf("%s: got %q, want %q: %v\n%s", c.script, out, c.want, err, errs.String())
+		}
+	}
+}
+
+func TestRootlessCodeAndSignal(t *testing.T) {
+	run := rootless(t)
+	var exit *exec.ExitError
+	if err := run("exit 42").Run(); !errors.As(err, &exit) || exit.ExitCode() != 42 {
+		t.Errorf("exit 42 gave %v", err)
+	}
+	// TERM to the process outside ends the one inside, which takes the box with it.
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		c := run("echo ready; sleep 987.65")
+		out, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(out, make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Wait()
+		gone(t, "987.65")
+	}
+}
+
+// gone waits until no process has arg on its command line.
+func gone(t *testing.T, arg string) {
+	t.Helper()
+	for range 200 {
+		found := false
+		files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			data, _ := os.ReadFile(f)
+			for a := range bytes.SplitSeq(data, []byte{0}) {
+				found = found || string(a) == arg
+			}
+		}
+		if !found {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("a process with the argument %s is left", arg)
+}
+
+func TestProbe(t *testing.T) {
+	needRoot(t)
+	i, err := Probe(Auto)
+	if err != nil || i.Rung != Root || i.UserNS || i.Reason == "" {
+		t.Errorf("Probe(auto) gave %+v, %v", i, err)
+	}
+	if _, err := Probe("chroot"); err == nil {
+		t.Error("Probe took an unknown rung")
+	}
+}
+
+func TestProbeNamesWhatIsMissing(t *testing.T) {
+	cred := user(t, false)
+	c := helperCommand(t, publicDir(t), "probe", "auto")
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	out, err := c.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "usermod --add-subuids 100000-165535 strk") {
+		t.Errorf("without subordinate ids: %s %v", out, err)
+	}
+	c = helperCommand(t, publicDir(t), "probe", "root")
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	if out, err := c.CombinedOutput(); err != nil || !strings.Contains(string(out), "not root") {
+		t.Errorf("root for a user: %s %v", out, err)
+	}
+}
+
+func BenchmarkProbe(b *testing.B) {
+	needRoot(b)
+	for b.Loop() {
+		if _, err := Probe(Auto); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
