@@ -32,13 +32,15 @@ func (s *spool) Write(p []byte) (int, error) {
 		s.spill()
 	}
 	switch {
+	case len(s.tail) > 0: // the order must stay
+		s.end(p)
 	case s.file != nil && s.stored+int64(n) <= spoolFile:
 		k, err := s.file.Write(p)
 		s.stored += int64(k)
 		if err != nil {
 			s.end(p[k:])
 		}
-	case s.file == nil && len(s.mem)+n <= spoolMemory && len(s.tail) == 0:
+	case s.file == nil && len(s.mem)+n <= spoolMemory:
 		s.mem = append(s.mem, p...)
 		s.stored += int64(n)
 	default:

@@ -235,8 +235,8 @@ func (t *tty) Close() {
 	}
 }
 
-// clip cuts a printable text to so many columns, counting every character as one and colours as none, and
-// a tab as a space.
+// clip cuts a printable text to so many columns, counting colours as none, characters that
+// may be wide as two, and a tab as a space.
 func clip(p []byte, columns int) []byte {
 	var out []byte
 	used := 0
@@ -247,8 +247,12 @@ func clip(p []byte, columns int) []byte {
 			i += n
 			continue
 		}
-		_, n := utf8.DecodeRune(p[i:])
-		if used == columns {
+		r, n := utf8.DecodeRune(p[i:])
+		cells := 1
+		if r >= 0x1100 { // from here on characters may be wide
+			cells = 2
+		}
+		if used+cells > columns {
 			return out
 		}
 		if p[i] == '\t' {
@@ -256,7 +260,7 @@ func clip(p []byte, columns int) []byte {
 		} else {
 			out = append(out, p[i:i+n]...)
 		}
-		used++
+		used += cells
 		i += n
 	}
 	return out
