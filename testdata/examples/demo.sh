@@ -13,16 +13,17 @@ work=$(mktemp -d "$(dirname "$strake")/demo.XXXXXX")
 trap 'chmod -R u+rwX "$work" && rm -rf "$work"' EXIT
 export STRAKE_ROOT=$work/store
 
-say() { printf '\n$ strake %s\n' "$*"; }
-run() { say "$@"; "$strake" "$@"; }
+run() {
+	printf '\n$ strake %s\n' "$*"
+	"$strake" "$@"
+}
 
 mkdir "$work/busybox"
 cp /bin/busybox "$work/busybox/busybox"
 
 cd "$examples"
 run version
-say build -t localhost/busybox bases/busybox
-"$strake" build --progress plain -t localhost/busybox -f bases/busybox/Dockerfile "$work/busybox"
+run build --progress plain -t localhost/busybox -f bases/busybox/Dockerfile "$work/busybox"
 run build --progress plain -t hello:1.0 --build-arg WHO="$(id -un)" hello
 printf '\nOnce more, with nothing changed:\n'
 run build --progress plain -t hello:1.0 --build-arg WHO="$(id -un)" hello
