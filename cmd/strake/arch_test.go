@@ -32,7 +32,7 @@ var allowed = map[string][]string{
 	"runner/*":                    {"runner/*"},
 	"builder/progress":            {},
 	"builder/solver":              {"builder/progress", "cache"},
-	"builder/source":              {"dockerfile/ignore", "layer/*"},
+	"builder/source":              {"dockerfile/ignore", "layer", "layer/*"},
 	"builder/copier":              {"builder/source", "layer", "layer/*"},
 	"builder/export":              {"builder/*", "layer", "layer/*"},
 	"builder":                     {"builder/*", "cache", "cache/*", "dockerfile", "dockerfile/*", "layer", "layer/*", "runner"},

@@ -79,9 +79,15 @@ func (i *interrupts) start() (context.Context, func()) {
 func (i *interrupts) capture(signals ...os.Signal) (ch <-chan os.Signal, stop func()) {
 	c := make(chan os.Signal, 16)
 	signal.Notify(c, signals...)
-	signal.Stop(i.ch)
+	resume := i.suspend()
 	return c, func() {
-		signal.Notify(i.ch, os.Interrupt, unix.SIGTERM)
+		resume()
 		signal.Stop(c)
 	}
+}
+
+// suspend leaves signals to somebody else, who listens himself, until resume is called.
+func (i *interrupts) suspend() (resume func()) {
+	signal.Stop(i.ch)
+	return func() { signal.Notify(i.ch, os.Interrupt, unix.SIGTERM) }
 }

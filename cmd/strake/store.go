@@ -112,7 +112,11 @@ func (e *environment) openLayers() (*store, error) {
 	if err := e.setenv("STRAKE_ROOT", root); err != nil {
 		return nil, err
 	}
-	if err := runner.Enter(isolation); err != nil {
+	// Enter passes signals on to the command in the namespace, which decides what they mean.
+	resume := e.signals.suspend()
+	err = runner.Enter(isolation)
+	resume()
+	if err != nil {
 		return nil, err
 	}
 	s, err := e.openStore()

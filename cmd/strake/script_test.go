@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/strake-build/strake/layer/registry/registrytest"
+	"github.com/strake-build/strake/runner"
+)
+
+func TestMain(m *testing.M) {
+	runner.Main()
+	testscript.Main(m, map[string]func(){
+		"strake": func() { os.Exit(strake()) },
+	})
+}
+
+// required says whether a test may not be skipped for what the machine lacks.
+func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
+
+// TestScript runs testdata/script: commands as users type them.
+//
+// Beside testscript's own there are the commands
+//
+//	exits CODE COMMAND...   run the command, which must end with the code
+//	base [NAME]             build the image NAME (base) from busybox, without a network
+//	registry [KIND]         start or find a registry; $REGISTRY is its host. KIND is plain, htpasswd, token or tls
+//	interrupt SIGNAL CODE TEXT COMMAND...
+//	                        run the command, send the signal when its output contains TEXT, want the exit code
+//	clean DIR               fail if the store in DIR has a leftover of a command
+//
+// and the conditions [root], [userns] (rootless works) and [registry].
+func TestScript(t *testing.T) {
+	registries := &registries{t: t}
+	testscript.Run(t, testscript.Params{
+		Dir: "../../testdata/script",
+		Setup: func(env *testscript.Env) error {
+			home := filepath.Join(env.WorkDir, "home")
+			env.Setenv("HOME", home)
+			env.Setenv("STRAKE_ROOT", filepath.Join(env.WorkDir, "store"))
+			return os.Mkdir(home, 0o755)
+		},
+		Condition: condition,
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":     cmdExits,
+			"base":      cmdBase,
+			"registry":  registries.start,
+			"interrupt": cmdInterrupt,
+			"clean":     cmdClean,
+		},
+	})
+}
+
+func condition(cond string) (bool, error) {
+	switch cond {
+	case "root":
+		return os.Getuid() == 0 || required(), nil
+	case "userns":
+		_, err := runner.Probe(runner.Rootless)
+		return err == nil || required(), nil
+	case "registry":
+		_, err := exec.LookPath("docker-registry")
+		return err == nil || required(), nil
+	default:
+		return false, fmt.Errorf("unknown condition %q", cond)
+	}
+}
+
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	switch {
+	case err == nil && want == 0:
+	case errors.As(err, &exit) && exit.ExitCode() == want:
+	default:
+		ts.Fatalf("want exit code %d, got: %v", want, err)
+	}
+}
+
+const baseDockerfile = `FROM scratch
+COPY busybox /bin/
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+COPY passwd group /etc/
+CMD ["sh"]
+`
+
+func cmdBase(ts *testscript.TestScript, neg bool, args []string) {
+	name := "base"
+	if len(args) > 0 {
+		name = args[0]
+	}
+	busybox, err := exec.LookPath("busybox")
+	ts.Check(err)
+	dir := ts.MkAbs(".base")
+	ts.Check(os.MkdirAll(dir, 0o755))
+	program, err := os.ReadFile(busybox)
+	ts.Check(err)
+	ts.Check(os.WriteFile(filepath.Join(dir, "busybox"), program, 0o755))
+	ts.Check(os.WriteFile(filepath.Join(dir, "passwd"), []byte("root:x:0:0:root:/root:/bin/sh\nbob:x:1001:1002::/home/bob:/bin/sh\n"), 0o644))
+	ts.Check(os.WriteFile(filepath.Join(dir, "group"), []byte("root:x:0:\nbob:x:1002:\nstaff:x:50:bob\n"), 0o644))
+	ts.Check(os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(baseDockerfile), 0o644))
+	ts.Check(ts.Exec("strake", "build", "--progress=plain", "-t", name, dir))
+}
+
+// registries starts one registry of each kind for all scripts.
+type registries struct {
+	t       *testing.T
+	mu      sync.Mutex
+	started map[string]*registrytest.Registry
+}
+
+func (r *registries) start(ts *testscript.TestScript, neg bool, args []string) {
+	kind := "plain"
+	if len(args) > 0 {
+		kind = args[0]
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.started == nil {
+		r.started = make(map[string]*registrytest.Registry)
+	}
+	if r.started[kind] == nil {
+		cfg, ok := map[string]registrytest.Config{
+			"plain":    {},
+			"htpasswd": {Htpasswd: true},
+			"token":    {Token: true},
+			"tls":      {TLS: true, Htpasswd: true},
+		}[kind]
+		if !ok {
+			ts.Fatalf("unknown kind of registry %q", kind)
+		}
+		r.started[kind] = registrytest.Start(r.t, cfg)
+	}
+	reg := r.started[kind]
+	ts.Setenv("REGISTRY", reg.Host)
+	ts.Setenv("REGISTRY_CA", reg.CAFile)
+	ts.Setenv("REGISTRY_USER", registrytest.User)
+	ts.Setenv("REGISTRY_PASSWORD", registrytest.Password)
+}
+
+func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 4 {
+		ts.Fatalf("usage: interrupt SIGNAL CODE TEXT COMMAND...")
+	}
+	signals := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL, "HUP": syscall.SIGHUP, "USR1": syscall.SIGUSR1}
+	signal, ok := signals[args[0]]
+	if !ok {
+		ts.Fatalf("unknown signal %q", args[0])
+	}
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	var path string
+	for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
+		if p := filepath.Join(dir, args[3]); path == "" {
+			if _, err := os.Stat(p); err == nil {
+				path = p
+			}
+		}
+	}
+	cmd := exec.CommandContext(ctx, path, args[4:]...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, k := range []string{"PATH", "HOME", "STRAKE_ROOT", "TMPDIR"} {
+		cmd.Env = append(cmd.Env, k+"="+ts.Getenv(k))
+	}
+	out := &trigger{text: args[2], found: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.WaitDelay = 10 * time.Second
+	ts.Check(cmd.Start())
+	select {
+	case <-out.found:
+	case <-ctx.Done():
+	}
+	ts.Check(cmd.Process.Signal(signal))
+	err = cmd.Wait()
+	ts.Logf("[output]\n%s", out.String())
+	code := cmd.ProcessState.ExitCode()
+	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		code = 128 + int(ws.Signal())
+	}
+	if ctx.Err() != nil || code != want {
+		ts.Fatalf("want exit code %d, got %d (%v)", want, code, err)
+	}
+}
+
+// trigger collects output and tells when a text has come.
+type trigger struct {
+	mu    sync.Mutex
+	buf   strings.Builder
+	text  string
+	found chan struct{}
+	done  bool
+}
+
+func (t *trigger) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf.Write(p)
+	if !t.done && strings.Contains(t.buf.String(), t.text) {
+		t.done = true
+		close(t.found)
+	}
+	return len(p), nil
+}
+
+func (t *trigger) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.String()
+}
+
+// cmdClean looks for what commands that have ended must not leave.
+func cmdClean(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.Getenv("STRAKE_ROOT")
+	if len(args) > 0 {
+		dir = ts.MkAbs(args[0])
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	ts.Check(err)
+	if strings.Contains(string(mounts), dir) {
+		ts.Fatalf("a mount is left below %s", dir)
+	}
+	for _, sub := range []string{"tmp", "names"} {
+		entries, err := os.ReadDir(filepath.Join(dir, sub))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			ts.Fatalf("%v", err)
+		}
+		for _, e := range entries {
+			if e.Name() != ".lock" {
+				ts.Fatalf("%s is left", filepath.Join(dir, sub, e.Name()))
+			}
+		}
+	}
+}
