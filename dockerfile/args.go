@@ -188,4 +188,3 @@ func suggestAny(err error, unknown map[string]struct{}, known []string) error {
 	}
 	return err
 }
-
