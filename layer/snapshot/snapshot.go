@@ -5,19 +5,34 @@
 // An Active file system is an empty upper directory over such layers; Commit
 // makes the upper directory the next layer by a rename. The diffID of a layer is
 // computed when somebody asks for it and then remembered beside it.
+//
+//	DIR/ID/fs       the layer; what is there is complete, for it came by a rename
+//	DIR/ID/meta     its diffID and size, once known (JSON)
+//	DIR/diffid/HEX  a symbolic link whose target is the ID of a layer with that diffID
+//	DIR/tmp/NAME    what is being written or removed; locked (flock) while its process lives
+//	DIR/lock/KEY    locks of work that is to be done once
+//	DIR/empty       empty directories, because overlayfs wants at least one or two
+//
+// Nothing is synced to the disk here. Layers that a power failure may have torn
+// are for the owner of the whole store to find, by a mark that a syncfs at the end of a build
+// sets; meta is the place for it.
 package snapshot
 
 import (
-	"context"
+	"crypto/rand"
+	"encoding/base32"
 	"errors"
-	"io"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 
-	"github.com/strake-build/strake/layer/rootfs"
+	"github.com/strake-build/strake/layer"
 )
-
-var errTodo = errors.New("not written yet")
 
 // ErrNotFound is returned for a layer that the store does not hold.
 var ErrNotFound = errors.New("layer not found")
@@ -25,16 +40,35 @@ var ErrNotFound = errors.New("layer not found")
 // ID names an unpacked layer in one store. It is opaque; it is not a digest.
 type ID string
 
-// Mount says how overlayfs makes a file system: pure data, mounted by
-// Mount.Open or by a sandbox.
-type Mount struct {
-	Lower       []string // host paths, topmost first
-	Upper, Work string   // empty for a read-only mount
-	UserXattr   bool
+// idLength is the number of characters of an ID: 80 random bits.
+const idLength = 16
+
+// newID makes up a name: of a layer, or of something temporary.
+func newID() ID {
+	var b [idLength * 5 / 8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return ID(strings.ToLower(base32.StdEncoding.EncodeToString(b[:])))
+}
+
+// valid says whether newID can have made id: others come from damaged records and must not become paths.
+func (id ID) valid() bool {
+	if len(id) != idLength {
+		return false
+	}
+	for _, c := range []byte(id) {
+		if (c < 'a' || c > 'z') && (c < '2' || c > '7') {
+			return false
+		}
+	}
+	return true
 }
 
 // Store is a directory of layers. It is safe for concurrent use, also by several processes.
-type Store struct{ dir string }
+type Store struct {
+	dir       string
+	userXattr bool
+	locks     locks
+}
 
 // Options configures a store.
 type Options struct {
@@ -42,58 +76,121 @@ type Options struct {
 }
 
 // Open opens or makes the store in dir, and removes what crashed processes left in it.
-func Open(dir string, opt Options) (*Store, error) { return nil, errTodo }
+func Open(dir string, opt Options) (*Store, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening the layers: %w", err)
+	}
+	s := &Store{dir: dir, userXattr: opt.UserXattr, locks: newLocks(filepath.Join(dir, "lock"))}
+	for _, d := range []string{s.temp(), s.index(), s.locks.dir, s.empty(0), s.empty(1)} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, fmt.Errorf("opening the layers: %w", err)
+		}
+	}
+	if err := s.sweep(); err != nil {
+		return nil, fmt.Errorf("opening the layers: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Store) path(id ID) string { return filepath.Join(s.dir, string(id)) }
+
+// fs is the directory of the layer's files.
+func (s *Store) fs(id ID) string { return filepath.Join(s.dir, string(id), "fs") }
+func (s *Store) temp() string    { return filepath.Join(s.dir, "tmp") }
+func (s *Store) index() string   { return filepath.Join(s.dir, "diffid") }
+
+// empty is the i-th (0 or 1) empty directory.
+func (s *Store) empty(i int) string {
+	return filepath.Join(s.dir, "empty", string(rune('a'+i)))
+}
+
+// options says how layers are applied and written.
+func (s *Store) options() layer.Options {
+	return layer.Options{Form: layer.Overlay, UserXattr: s.userXattr}
+}
 
 // Has says whether the store holds the complete layer id.
-func (s *Store) Has(id ID) bool { return false }
+func (s *Store) Has(id ID) bool {
+	if !id.valid() {
+		return false
+	}
+	fi, err := os.Lstat(s.fs(id))
+	return err == nil && fi.IsDir()
+}
+
+// check is Has with an error.
+func (s *Store) check(id ID) error {
+	if !s.Has(id) {
+		return fmt.Errorf("layer %q: %w", string(id), ErrNotFound)
+	}
+	return nil
+}
 
 // ByDiffID finds an unpacked layer by the digest of its tar, or returns ErrNotFound.
-func (s *Store) ByDiffID(diffID v1.Hash) (ID, error) { return "", errTodo }
-
-// Unpack makes a layer from the uncompressed tar r, whose digest must be diffID.
-// If the store has it already, r is not read. Concurrent calls for one
-// diffID, also from other processes, unpack it once. open is called when the bytes are needed.
-func (s *Store) Unpack(ctx context.Context, diffID v1.Hash, open func() (io.ReadCloser, error)) (ID, error) {
-	return "", errTodo
+func (s *Store) ByDiffID(diffID v1.Hash) (ID, error) {
+	link, err := s.indexEntry(diffID)
+	if err != nil {
+		return "", err
+	}
+	target, err := os.Readlink(link)
+	if err == nil && s.Has(ID(target)) {
+		return ID(target), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("looking for layer %s: %w", diffID, err)
+	}
+	return "", fmt.Errorf("layer %s: %w", diffID, ErrNotFound)
 }
 
-// DiffID returns the digest and size of the layer's uncompressed tar, computing it the first time.
-func (s *Store) DiffID(ctx context.Context, id ID) (v1.Hash, int64, error) {
-	return v1.Hash{}, 0, errTodo
+// indexEntry is the path of the index entry of diffID.
+func (s *Store) indexEntry(diffID v1.Hash) (string, error) {
+	// The hash may have been made by hand from hostile JSON.
+	if h, err := v1.NewHash(diffID.String()); err != nil || h != diffID || diffID.Algorithm != "sha256" {
+		return "", fmt.Errorf("%q is not a sha256 digest", diffID.String())
+	}
+	return filepath.Join(s.index(), diffID.Hex), nil
 }
 
-// WriteTar writes the layer as an uncompressed tar, always the same bytes.
-func (s *Store) WriteTar(ctx context.Context, id ID, w io.Writer) error { return errTodo }
+// Remove deletes a layer; one that is not there is no error. It must not be in use: the caller
+// keeps builds from it (image.Store.Use).
+func (s *Store) Remove(id ID) error {
+	if !s.Has(id) {
+		return nil
+	}
+	if m, err := s.readMeta(id); err == nil && m.DiffID != (v1.Hash{}) {
+		// A reader between this and the next call finds no layer: it is one that is not unpacked.
+		if entry, err := s.indexEntry(m.DiffID); err == nil {
+			if target, err := os.Readlink(entry); err == nil && ID(target) == id {
+				_ = os.Remove(entry)
+			}
+		}
+	}
+	t, err := s.adopt(s.path(id))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
+		return nil // somebody else removes it
+	}
+	if err != nil {
+		return fmt.Errorf("removing layer %s: %w", id, err)
+	}
+	if err := t.remove(); err != nil {
+		return fmt.Errorf("removing layer %s: %w", id, err)
+	}
+	return nil
+}
 
-// Active is a file system being written.
-type Active struct{}
-
-// Prepare makes an empty upper directory over layers (bottom first, possibly none).
-// Commit or Discard must follow.
-func (s *Store) Prepare(ctx context.Context, layers []ID) (*Active, error) { return nil, errTodo }
-
-// Mount describes the file system for a sandbox. It can be mounted once.
-func (a *Active) Mount() Mount { return Mount{} }
-
-// Open mounts the file system detached (fsmount, no mount point, gone with the
-// last descriptor) and returns its root. It can be called once, and not beside a mount of Mount.
-func (a *Active) Open() (*rootfs.Root, error) { return nil, errTodo }
-
-// Commit turns what was written into a layer. The file system must not be mounted any more.
-// Whiteouts and opaque marks for what no lower layer has are dropped.
-func (a *Active) Commit(ctx context.Context) (ID, error) { return "", errTodo }
-
-// Discard removes what was written; after Commit it does nothing.
-func (a *Active) Discard() {}
-
-// View describes the layers (bottom first) as a read-only file system.
-func (s *Store) View(layers []ID) (Mount, error) { return Mount{}, errTodo }
-
-// OpenView mounts the layers (bottom first) detached and read-only, and returns the root.
-func (s *Store) OpenView(layers []ID) (*rootfs.Root, error) { return nil, errTodo }
-
-// Remove deletes a layer; one that is not there is no error.
-func (s *Store) Remove(id ID) error { return errTodo }
-
-// Walk calls f for every layer.
-func (s *Store) Walk(f func(id ID) error) error { return errTodo }
+// Walk calls f for every layer, and stops at f's first error. f may remove layers.
+func (s *Store) Walk(f func(id ID) error) error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("listing layers: %w", err)
+	}
+	for _, e := range entries {
+		if id := ID(e.Name()); s.Has(id) {
+			if err := f(id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,245 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/rootfs"
+)
+
+// opaque is the attribute by which overlayfs knows an opaque directory.
+func (s *Store) opaque() string {
+	if s.userXattr {
+		return "user.overlay.opaque"
+	}
+	return "trusted.overlay.opaque"
+}
+
+// isOpaque says whether the directory path hides what lies below it.
+func isOpaque(path, xattr string) (bool, error) {
+	var b [8]byte
+	for {
+		n, err := unix.Lgetxattr(path, xattr, b[:])
+		switch err {
+		case nil:
+			return string(b[:n]) == "y", nil
+		case unix.EINTR:
+		case unix.ENODATA, unix.EOPNOTSUPP, unix.ERANGE:
+			return false, nil
+		default:
+			return false, &fs.PathError{Op: "getxattr " + xattr, Path: path, Err: err}
+		}
+	}
+}
+
+// prune drops the marks of the upper directory for which the layers below have nothing: a file that was
+// made and removed in one step, a directory that was new. So the layer says what
+// the step changed, and the same change gives the same layer. Files are not even looked at.
+func prune(ctx context.Context, upper string, lower []string, opaque string) error {
+	f, err := os.OpenFile(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	p := &pruner{opaque: opaque, done: ctx.Done()}
+	d := &upperDir{file: f, lowerRoots: lower}
+	defer d.close()
+	err = p.dir(d)
+	if errors.Is(err, errCanceled) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+var errCanceled = errors.New("canceled")
+
+type pruner struct {
+	opaque string // the attribute's name
+	done   <-chan struct{}
+	lister rootfs.Lister
+}
+
+// upperDir is a directory of the upper, with those below that it is merged with, which are opened only when a mark asks for them.
+type upperDir struct {
+	file       *os.File
+	parent     *upperDir // nil for the root
+	name       string
+	hides      bool     // opaque, and there was something to hide
+	lowerRoots []string // of the root
+	lower      []*os.File
+	known      bool // lower is set
+}
+
+func (d *upperDir) close() {
+	_ = d.file.Close()
+	for _, f := range d.lower {
+		_ = f.Close()
+	}
+}
+
+// dir drops the marks in d and below.
+func (p *pruner) dir(d *upperDir) error {
+	select {
+	case <-p.done:
+		return errCanceled
+	default:
+	}
+	entries, err := p.lister.ReadDir(d.file)
+	if err != nil {
+		return err
+	}
+	var times *unix.Stat_t // of d before the first removal
+	for _, e := range entries {
+		switch e.Type {
+		case unix.DT_DIR:
+			err = p.child(d, e.Name)
+		case unix.DT_CHR:
+			err = p.device(d, e.Name, &times)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if times == nil {
+		return nil
+	}
+	// What the step did to the directory's time stays; what was dropped here never was.
+	return rootfs.Utimes(d.file, ".", times.Atim, times.Mtim)
+}
+
+// child handles the directory name of d.
+func (p *pruner) child(d *upperDir, name string) error {
+	f, err := rootfs.OpenEntry(d.file, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	c := &upperDir{file: f, parent: d, name: name}
+	defer c.close()
+	marked, err := isOpaque(fdPath(f), p.opaque)
+	if err != nil {
+		return err
+	}
+	if marked {
+		below, err := p.below(c)
+		if err != nil {
+			return err
+		}
+		if len(below) == 0 {
+			if err := rootfs.RemoveXattr(f, ".", p.opaque); err != nil {
+				return err
+			}
+		}
+		c.hides = true // also if there was nothing: it stays so
+	}
+	return p.dir(c)
+}
+
+// device drops the entry name of d if it is a whiteout without an object.
+func (p *pruner) device(d *upperDir, name string, times **unix.Stat_t) error {
+	st, err := rootfs.StatEntry(d.file, name)
+	if err != nil {
+		return err
+	}
+	if !isWhiteout(&st) {
+		return nil
+	}
+	var visible bool
+	if !d.hides {
+		below, err := p.below(d)
+		if err != nil {
+			return err
+		}
+		if visible, _, err = p.lookup(below, name, false); err != nil {
+			return err
+		}
+	}
+	if visible {
+		return nil
+	}
+	if *times == nil {
+		dir, err := rootfs.StatEntry(d.file, ".")
+		if err != nil {
+			return err
+		}
+		*times = &dir
+	}
+	return rootfs.Remove(d.file, name)
+}
+
+// below returns the lower directories that d is merged with, if it is not opaque, topmost first.
+func (p *pruner) below(d *upperDir) (_ []*os.File, err error) {
+	if d.known {
+		return d.lower, nil
+	}
+	if d.parent == nil {
+		for _, path := range d.lowerRoots {
+			f, err := os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+			if err != nil {
+				return nil, err
+			}
+			d.lower = append(d.lower, f)
+		}
+	} else if !d.parent.hides {
+		above, err := p.below(d.parent)
+		if err != nil {
+			return nil, err
+		}
+		if _, d.lower, err = p.lookup(above, d.name, true); err != nil {
+			return nil, err
+		}
+	}
+	d.known = true
+	return d.lower, nil
+}
+
+// lookup finds name in merged directories, topmost first, as overlayfs does: the first entry counts, a whiteout
+// means that there is nothing, directories are merged down to an opaque one, a whiteout or another file.
+// visible says whether there is something; with open, dirs are the directories that are merged.
+func (p *pruner) lookup(merged []*os.File, name string, open bool) (visible bool, dirs []*os.File, err error) {
+	for _, l := range merged {
+		st, err := rootfs.StatEntry(l, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			return visible || !isWhiteout(&st), dirs, nil
+		}
+		visible = true
+		if !open {
+			return true, nil, nil
+		}
+		var f *os.File
+		if err == nil {
+			f, err = rootfs.OpenEntry(l, name, unix.O_PATH|unix.O_DIRECTORY)
+		}
+		if err == nil {
+			dirs = append(dirs, f)
+			var last bool
+			if last, err = isOpaque(fdPath(f), p.opaque); last {
+				return true, dirs, nil
+			}
+		}
+		if err != nil {
+			for _, f := range dirs {
+				_ = f.Close()
+			}
+			return false, nil, err
+		}
+	}
+	return visible, dirs, nil
+}
+
+// isWhiteout says whether a file is overlayfs's whiteout.
+func isWhiteout(st *unix.Stat_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
+}
+
+// fdPath is a path to an open file for system calls that take no descriptor of O_PATH.
+func fdPath(f *os.File) string {
+	// The trailing dot: the link itself must not be meant.
+	return fdDir + "/" + strconv.Itoa(int(f.Fd())) + "/."
+}
