@@ -88,6 +88,8 @@ func (t *Tree) recall(d *dir, n *node) bool {
 		if string(r.name) == n.Name {
 			if r.matches(n) {
 				n.sum, n.attrs, n.known = r.sum, r.attrs, true
+			} else {
+				t.dirty.Store(true)
 			}
 			break
 		}

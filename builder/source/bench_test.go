@@ -1,0 +1,65 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// bigTree makes n small files, 50 in a folder.
+func bigTree(b *testing.B, n int) string {
+	b.Helper()
+	dir := b.TempDir()
+	for i := range n {
+		sub := filepath.Join(dir, fmt.Sprintf("pkg%03d/mod%02d", i/1000, i/50%20))
+		if i%50 == 0 {
+			if err := os.MkdirAll(sub, 0o755); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(sub, fmt.Sprintf("file%02d.go", i%50)), fmt.Appendf(nil, "package p // %d\n", i), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func digestAll(b *testing.B, dir, index string) {
+	b.Helper()
+	tr, err := Open(dir, Options{ResetOwner: true, Index: index})
+	if err != nil {
+		b.Fatal(err)
+	}
+	items, err := tr.Select(context.Background(), []string{"."})
+	if err == nil {
+		_, err = tr.Digest(context.Background(), items)
+	}
+	if err == nil {
+		err = tr.Close()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkDigestNoop is a build without changes: 50,000 files known to the index.
+func BenchmarkDigestNoop(b *testing.B) {
+	dir, index := bigTree(b, 50000), filepath.Join(b.TempDir(), "index")
+	digestAll(b, dir, index)
+	b.ReportAllocs()
+	for b.Loop() {
+		digestAll(b, dir, index)
+	}
+}
+
+// BenchmarkDigestCold is the first build: no index, but the files in memory.
+func BenchmarkDigestCold(b *testing.B) {
+	dir, index := bigTree(b, 50000), filepath.Join(b.TempDir(), "index")
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = os.Remove(index)
+		digestAll(b, dir, index)
+	}
+}
