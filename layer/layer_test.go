@@ -78,7 +78,7 @@ func archive(t testing.TB, entries ...h) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, e := range entries {
-		if e.ModTime.IsZero() {
+		if e.ModTime.IsZero() && e.Typeflag != tar.TypeXGlobalHeader {
 			e.ModTime = time.Unix(1600000000, 0)
 		}
 		if err := w.WriteHeader(&e.Header); err != nil {
@@ -92,6 +92,18 @@ func archive(t testing.TB, entries ...h) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// patched changes the first header of a tar and mends its checksum.
+func patched(b []byte, at int, value string) []byte {
+	copy(b[at:], value)
+	copy(b[148:156], "        ")
+	sum := 0
+	for _, c := range b[:512] {
+		sum += int(c)
+	}
+	copy(b[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	return b
 }
 
 // list describes a tar, one line for each entry.
