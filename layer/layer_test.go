@@ -260,13 +260,21 @@ func TestRandomTrees(t *testing.T) {
 		if !bytes.Equal(write(t, copied, opt), first) {
 			t.Fatalf("seed %d: other bytes", seed)
 		}
-		a, b := strings.Split(describe(t, dir), "\n"), strings.Split(describe(t, dir2), "\n")
-		for i := range min(len(a), len(b)) {
-			if a[i] != b[i] {
-				t.Fatalf("seed %d: the trees differ:\n%s\n%s", seed, a[i], b[i])
-			}
+		if d := diff(describe(t, dir), describe(t, dir2)); d != "" {
+			t.Fatalf("seed %d: the trees differ:\n%s", seed, d)
 		}
 	}
+}
+
+// diff returns the first lines in which a and b differ.
+func diff(a, b string) string {
+	la, lb := strings.Split(a, "\n"), strings.Split(b, "\n")
+	for i := range min(len(la), len(lb)) {
+		if la[i] != lb[i] {
+			return la[i] + "\n" + lb[i]
+		}
+	}
+	return strings.Join(append(la[min(len(la), len(lb)):], lb[min(len(la), len(lb)):]...), "\n")
 }
 
 func randomTree(t testing.TB, rnd *rand.Rand, top, dir string, depth int, opt layer.Options) {
@@ -347,7 +355,9 @@ func describe(t testing.TB, dir string) string {
 		}
 		names := make([]byte, 1000)
 		n, _ := unix.Llistxattr(p, names)
-		fmt.Fprintf(&b, " %q\n", names[:n])
+		attrs := strings.Split(string(names[:n]), "\x00")
+		slices.Sort(attrs)
+		fmt.Fprintf(&b, " %q\n", attrs)
 		return nil
 	})
 	if err != nil {
