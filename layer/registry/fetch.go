@@ -231,12 +231,13 @@ func (r *blobReader) readConn(p []byte) (int, error) {
 		return n, nil
 	}
 	if cause := r.conn.cause(); cause != nil {
-		return 0, cause
+		err = cause
+	} else if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	} else {
+		err = r.clean(err)
 	}
-	if errors.Is(err, io.EOF) {
-		return 0, fmt.Errorf("the connection ended after %d of %d bytes: %w", r.offset, r.want.Size, io.ErrUnexpectedEOF)
-	}
-	return 0, r.clean(err)
+	return 0, fmt.Errorf("after %d of %d bytes: %w", r.offset, r.want.Size, err)
 }
 
 // reopen makes a connection from the offset on; err is why the last one ended, nil at first.

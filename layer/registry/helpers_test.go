@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -173,4 +174,8 @@ func wantError(t *testing.T, err error, texts ...string) {
 			t.Errorf("error %q lacks %q", err, s)
 		}
 	}
+}
+
+func v1AuthConfig(user, password string) authn.AuthConfig {
+	return authn.AuthConfig{Username: user, Password: password}
 }
