@@ -51,6 +51,8 @@ type expander struct {
 	at   instruction
 	lint *linter.Linter
 
+	lexer *shell.Lex // see lex
+
 	cmdAt, entrypointAt, healthcheckAt []parser.Range // of the latest one in this stage
 }
 
@@ -248,10 +250,30 @@ func (e *expander) expandWords(c instructions.Command) error {
 	return nil
 }
 
-func (e *expander) lex() *shell.Lex { return shell.NewLex(e.g.File.parsed.EscapeToken) }
+// lex is a lexer with the file's escape sign. A new one for each instruction costs more than what it does.
+func (e *expander) lex() *shell.Lex {
+	if e.lexer == nil {
+		e.lexer = shell.NewLex(e.g.File.parsed.EscapeToken)
+	}
+	return e.lexer
+}
+
+// plainWord says whether no lexer would change a word: it has nothing but letters, digits and harmless signs.
+func plainWord(word string) bool {
+	for i := range len(word) {
+		switch c := word[i]; {
+		case c < ' ' || c > '~', c == '$', c == '\'', c == '"', c == '\\', c == '`', c == '<':
+			return false
+		}
+	}
+	return true
+}
 
 // word expands one word; variables that are not there are empty, and warned of.
 func (e *expander) word(c instructions.Command, lex *shell.Lex, word string) (string, error) {
+	if plainWord(word) {
+		return word, nil
+	}
 	expanded, unknown, err := lex.ProcessWord(word, e.state.env)
 	if len(unknown) == 0 {
 		return expanded, err
@@ -282,6 +304,9 @@ func (e *expander) step(op Op, name string, h v1.History) {
 
 // title is an instruction's text with its variables expanded, for people; as it is where that fails.
 func (e *expander) title(lex *shell.Lex, text string) string {
+	if plainWord(text) {
+		return upperFirst(text)
+	}
 	if expanded, _, err := lex.ProcessWord(text, e.state.env); err == nil {
 		text = expanded
 	}

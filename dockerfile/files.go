@@ -42,10 +42,10 @@ func (e *expander) run(c *instructions.RunCommand) error {
 	}
 	op.Args = args
 
-	lex := e.lex()
+	lex := *e.lex()
 	lex.RawQuotes, lex.SkipUnsetEnv = true, true
 	created := "RUN " + runPrefix(e.state.args, e.state.env) + strings.Join(args, " ") + " # buildkit"
-	e.step(op, e.title(lex, title), v1.History{CreatedBy: created})
+	e.step(op, e.title(&lex, title), v1.History{CreatedBy: created})
 	return nil
 }
 
