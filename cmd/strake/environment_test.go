@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// testEnvironment is an environment with these variables, as an ordinary user without a terminal.
+func testEnvironment(t *testing.T, vars map[string]string) *environment {
+	t.Helper()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { null.Close() })
+	return &environment{
+		stdin: null, stdout: null, stderr: null,
+		lookup: func(k string) (string, bool) { v, ok := vars[k]; return v, ok },
+		setenv: func(string, string) error { return nil },
+		now:    time.Now,
+		uid:    1000,
+		flags:  globalFlags{isolation: "auto"},
+	}
+}
+
+func TestRoot(t *testing.T) {
+	for _, c := range []struct {
+		vars map[string]string
+		flag string
+		uid  int
+		want string
+	}{
+		{vars: map[string]string{"HOME": "/h"}, uid: 1, want: "/h/.local/share/strake"},
+		{vars: map[string]string{"HOME": "/h", "XDG_DATA_HOME": "/d"}, uid: 1, want: "/d/strake"},
+		{vars: map[string]string{"HOME": "/h", "XDG_DATA_HOME": "d"}, uid: 1, want: "/h/.local/share/strake"},
+		{vars: map[string]string{"HOME": "/h"}, uid: 0, want: "/var/lib/strake"},
+		{vars: map[string]string{"STRAKE_ROOT": "/r"}, uid: 0, want: "/r"},
+		{vars: map[string]string{"STRAKE_ROOT": "/r"}, flag: "/f", uid: 1, want: "/f"},
+		{uid: 1, want: ""},
+	} {
+		env := testEnvironment(t, c.vars)
+		env.uid, env.flags.root = c.uid, c.flag
+		got, err := env.root()
+		if got != c.want || (err != nil) != (c.want == "") {
+			t.Errorf("%v %q %d: %q, %v; want %q", c.vars, c.flag, c.uid, got, err, c.want)
+		}
+	}
+}
+
+func TestAuthFiles(t *testing.T) {
+	env := testEnvironment(t, map[string]string{"HOME": "/h", "XDG_RUNTIME_DIR": "/run/user/1"})
+	want := []string{"/h/.docker/config.json", "/run/user/1/containers/auth.json", "/h/.config/containers/auth.json"}
+	if got := env.authFiles(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	env.flags.authFile = "/a"
+	if got := env.authFiles(); !slices.Equal(got, []string{"/a"}) {
+		t.Errorf("got %q with --authfile", got)
+	}
+	if f, err := testEnvironment(t, map[string]string{"DOCKER_CONFIG": "/c"}).loginFile(); f != "/c/config.json" || err != nil {
+		t.Errorf("login writes %q, %v", f, err)
+	}
+	if f, err := testEnvironment(t, nil).loginFile(); err == nil {
+		t.Errorf("login without a home writes %q", f)
+	}
+}
+
+func TestInputEndsWithContext(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	env := testEnvironment(t, nil)
+	env.stdin = r
+	ctx, cancel := context.WithCancelCause(t.Context())
+	in := env.input(ctx)
+	w.WriteString("some")
+	buf := make([]byte, 10)
+	if n, err := in.Read(buf); n != 4 || err != nil {
+		t.Fatalf("read %d, %v", n, err)
+	}
+	cancel(errInterrupted)
+	if _, err := in.Read(buf); !errors.Is(err, errInterrupted) {
+		t.Errorf("a waiting read ends with %v", err)
+	}
+}
+
+func TestInputWhole(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := testEnvironment(t, nil)
+	env.stdin = r
+	go func() {
+		io.Copy(w, strings.NewReader(strings.Repeat("x", 1<<20)))
+		w.Close()
+	}()
+	got, err := io.ReadAll(env.input(t.Context()))
+	if len(got) != 1<<20 || err != nil {
+		t.Errorf("read %d bytes, %v", len(got), err)
+	}
+}
+
+func TestStoreFormat(t *testing.T) {
+	env := testEnvironment(t, nil)
+	env.flags.root = filepath.Join(t.TempDir(), "store")
+	root, err := env.root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(root, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := &store{env: env, root: root}
+	for _, layers := range []string{"", layersUser, "", layersUser} {
+		if err := s.checkFormat(layers); err != nil {
+			t.Fatalf("%q: %v", layers, err)
+		}
+	}
+	if f, err := readFormat(root); f != (storeFormat{storeVersion, layersUser}) || err != nil {
+		t.Errorf("the format is %v, %v", f, err)
+	}
+	if err := s.checkFormat(layersTrusted); err == nil || !strings.Contains(err.Error(), "in a user namespace") {
+		t.Errorf("layers of another user's making: %v", err)
+	}
+	for _, content := range []string{`{"version":99}`, `{"version":0}`, `nonsense`, ``} {
+		if err := os.WriteFile(s.path("format"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.checkFormat(""); err == nil {
+			t.Errorf("a store with the format %q is opened", content)
+		}
+	}
+}
+
+func TestTempDir(t *testing.T) {
+	s := &store{root: t.TempDir()}
+	live, remove, err := s.tempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead := s.path("tmp", "dead")
+	if err := os.MkdirAll(filepath.Join(dead, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, removeOther, err := s.tempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	removeOther()
+	if _, err := os.Stat(live); err != nil {
+		t.Errorf("a folder in use is gone: %v", err)
+	}
+	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder of a dead process is left: %v", err)
+	}
+	remove()
+	if _, err := os.Stat(live); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder is left: %v", err)
+	}
+}
+
+func TestReserveName(t *testing.T) {
+	s := &store{root: t.TempDir()}
+	release, err := s.reserveName("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.reserveName("web"); err == nil {
+		t.Error("a name in use is given away")
+	}
+	release()
+	again, err := s.reserveName("web")
+	if err != nil {
+		t.Fatalf("a free name is refused: %v", err)
+	}
+	again()
+	if entries, _ := os.ReadDir(s.path("names")); len(entries) > 0 {
+		t.Errorf("%d files are left", len(entries))
+	}
+}
+
+func TestInterrupts(t *testing.T) {
+	codes := make(chan int, 4)
+	i := &interrupts{exit: func(code int) { codes <- code }}
+	ctx, stop := i.start()
+	defer stop()
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	self.Signal(os.Interrupt)
+	select {
+	case <-ctx.Done():
+	case <-time.After(5 * time.Second):
+		t.Fatal("the first signal does nothing")
+	}
+	if !errors.Is(context.Cause(ctx), errInterrupted) {
+		t.Errorf("the cause is %v", context.Cause(ctx))
+	}
+	self.Signal(os.Interrupt) // its echo
+	time.Sleep(echoTime + 50*time.Millisecond)
+	select {
+	case <-codes:
+		t.Error("an echo of the first signal ends the process")
+	default:
+	}
+	self.Signal(os.Interrupt)
+	select {
+	case code := <-codes:
+		if code != codeInterrupted {
+			t.Errorf("the exit code is %d", code)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the second signal does not end the process")
+	}
+}
