@@ -86,7 +86,10 @@ func TestFetchFaults(t *testing.T) {
 			[]string{"after 5 attempts", "50 of 1048576 bytes"}},
 		{"wrong digest", []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(other) }}, 1,
 			[]string{sum(other).String(), sum(content).String()}},
-		{"short", []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "9"); _, _ = w.Write(content[:9]) }}, 1,
+		{"short", []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "9")
+			_, _ = w.Write(content[:9])
+		}}, 1,
 			[]string{"has 9 bytes, the manifest says 1048576"}},
 		{"long", []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(content); _, _ = w.Write(content) }}, 1,
 			[]string{"more than the 1048576 bytes"}},
@@ -340,12 +343,12 @@ func TestPushStall(t *testing.T) {
 	host := fake(t, u.ServeHTTP)
 	t.Cleanup(func() { close(hang) }) // before the server is closed
 	c := client(t, Options{})
-	c.pace.stall = 200 * time.Millisecond
+	c.pace.stall = 500 * time.Millisecond
 	content := random(32 << 20) // more than the buffers in between
 	if _, err := c.PushBlob(t.Context(), repository(t, host+"/r"), upload(content, false)); err != nil {
 		t.Fatal(err)
 	}
-	if len(u.stored) != 1 || u.count[http.MethodPatch] != 2 {
+	if len(u.stored) != 1 || u.count[http.MethodPatch] < 2 {
 		t.Errorf("stored %d after %d PATCHes", len(u.stored), u.count[http.MethodPatch])
 	}
 }
@@ -395,7 +398,9 @@ func TestPushBadSource(t *testing.T) {
 		up   func(u *Upload)
 		want string
 	}{
-		{"open", func(u *Upload) { u.Open = func(context.Context) (io.ReadCloser, error) { return nil, errors.New("no disk") } }, "no disk"},
+		{"open", func(u *Upload) {
+			u.Open = func(context.Context) (io.ReadCloser, error) { return nil, errors.New("no disk") }
+		}, "no disk"},
 		{"read", func(u *Upload) {
 			u.Open = func(context.Context) (io.ReadCloser, error) {
 				return io.NopCloser(io.MultiReader(strings.NewReader("abc"), failing{})), nil

@@ -179,3 +179,6 @@ func wantError(t *testing.T, err error, texts ...string) {
 func v1AuthConfig(user, password string) authn.AuthConfig {
 	return authn.AuthConfig{Username: user, Password: password}
 }
+
+// copyAll copies until either side ends.
+func copyAll(to io.Writer, from io.Reader) { _, _ = io.Copy(to, from) }
