@@ -1,7 +1,6 @@
 package source
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -198,16 +197,15 @@ func (t *Tree) hash(ctx context.Context, f *os.File, d *dir, n *node) error {
 		err = t.hashFile(w, f, n)
 	case unix.DT_LNK:
 		var target string
-		if target, err = rootfs.ReadlinkEntry(f, n.Name); err == nil {
-			n.sum = sha256.Sum256([]byte(target))
-			err = hashXattrs(w, f, n)
-		}
-	default:
+		target, err = rootfs.ReadlinkEntry(f, n.Name)
+		n.sum, n.attrs = sha256.Sum256([]byte(target)), Digest{}
+	case unix.DT_DIR:
 		n.sum = Digest{}
-		if n.Type == unix.DT_SOCK {
-			n.sum = sha256.Sum256(nil)
-		}
 		err = hashXattrs(w, f, n)
+	case unix.DT_SOCK: // is copied as an empty file
+		n.sum, n.attrs = sha256.Sum256(nil), Digest{}
+	default:
+		n.sum, n.attrs = Digest{}, Digest{}
 	}
 	if err == errChanged {
 		return &ChangedError{Path: join(d.path, n.Name)}
@@ -292,7 +290,7 @@ func openFile(dir int, name string) (int, error) {
 	}
 }
 
-// hashXattrs digests those extended attributes that a layer carries.
+// hashXattrs digests those extended attributes that a layer carries. Only files and folders can have any.
 func hashXattrs(w *worker, dir *os.File, n *node) error {
 	n.attrs = Digest{}
 	names, err := rootfs.ListXattr(dir, n.Name)
@@ -324,18 +322,11 @@ func writeFramed(h hash.Hash, b []byte) {
 	var size [8]byte
 	binary.LittleEndian.PutUint64(size[:], uint64(len(b)))
 	_, _ = h.Write(size[:])
-	_, _ = h.Write(bytes.Clone(b))
+	_, _ = h.Write(b)
 }
 
-// KeepXattr says whether an extended attribute belongs to an image: of the kernel's
-// own ones only file capabilities do, and overlay's marks never.
+// KeepXattr says whether an extended attribute belongs to an image: user.* except overlay's marks, and
+// file capabilities, as in package layer.
 func KeepXattr(name string) bool {
-	switch {
-	case name == "security.capability":
-		return true
-	case strings.HasPrefix(name, "security."), strings.HasPrefix(name, "system."),
-		strings.HasPrefix(name, "trusted.overlay."), strings.HasPrefix(name, "user.overlay."):
-		return false
-	}
-	return true
+	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
 }

@@ -177,6 +177,9 @@ func (t *Tree) resolve(name string) (real string, isDir bool, err error) {
 			return "", false, unix.ELOOP
 		}
 		target, err := t.root.Readlink(join(d.path, comp))
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, fs.ErrNotExist) {
+			err = &ChangedError{Path: join(d.path, comp)}
+		}
 		if err != nil {
 			return "", false, err
 		}
