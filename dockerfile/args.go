@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -61,6 +62,34 @@ func (e *environ) Keys() []string {
 	return keys
 }
 
+// meter is an environment that gives out so much text and no more: "ENV A=$A$A", said forty times, would fill any memory.
+// It is a shell.EnvGetter.
+type meter struct {
+	*environ
+	left int
+}
+
+// expansionLimit is how much text variables may stand for in one stage, in bytes. A process could not be given as much.
+const expansionLimit = 16 << 20
+
+func newMeter(e *environ) *meter { return &meter{environ: e, left: expansionLimit} }
+
+// Get is shell.EnvGetter's. Past the limit all variables are empty, and err says so.
+func (m *meter) Get(k string) (string, bool) {
+	v, ok := m.environ.Get(k)
+	if m.left -= len(v); m.left < 0 {
+		return "", ok
+	}
+	return v, ok
+}
+
+func (m *meter) err() error {
+	if m.left < 0 {
+		return fmt.Errorf("variables expand to more than %d MiB", expansionLimit>>20)
+	}
+	return nil
+}
+
 // platformArgs are the arguments that are there without an ARG before the first FROM.
 func platformArgs(s Settings, target string) *environ {
 	if target == "" {
@@ -93,6 +122,7 @@ func platformArgs(s Settings, target string) *environ {
 // metaArgs adds the arguments before the first FROM to those in e. A default is not looked at when the build gives a value.
 func (f *File) metaArgs(e *environ, lex *shell.Lex, given map[string]string) (*environ, error) {
 	e = e.clone()
+	m := newMeter(e)
 	for _, c := range f.meta {
 		for _, a := range c.Args {
 			if v, ok := given[a.Key]; ok {
@@ -102,8 +132,8 @@ func (f *File) metaArgs(e *environ, lex *shell.Lex, given map[string]string) (*e
 			if a.Value == nil {
 				continue
 			}
-			v, _, err := lex.ProcessWord(*a.Value, e)
-			if err != nil {
+			v, _, err := lex.ProcessWord(*a.Value, m)
+			if err = cmp.Or(err, m.err()); err != nil {
 				return nil, f.failIn("", c.String(), toRange(c.Location()), err)
 			}
 			e.set(a.Key, v)

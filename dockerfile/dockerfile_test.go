@@ -214,6 +214,26 @@ func TestParseLimits(t *testing.T) {
 	}
 }
 
+// A text of a few lines cannot ask for all memory there is.
+func TestExpansionLimit(t *testing.T) {
+	double := func(keyword string) string { return strings.Repeat(keyword+" A=$A$A\n", 40) }
+	for _, text := range []string{
+		"FROM scratch\nENV A=1234567890\n" + double("ENV"),
+		"FROM scratch\nARG A=1234567890\n" + double("ARG"),
+		"ARG A=1234567890\n" + double("ARG") + "FROM scratch\n",
+		"FROM scratch\nENV A=" + strings.Repeat("x", 60000) + "\nLABEL a=" + strings.Repeat("$A", 30000) + "\n",
+		"FROM scratch\nENV A=" + strings.Repeat("1", 60000) + "\nEXPOSE " + strings.Repeat("$A", 30000) + "\n",
+	} {
+		g, err := mustParse(t, text).Graph(dockerfile.Settings{Platform: amd64, Build: amd64})
+		if err == nil {
+			_, _, err = g.Expand(g.Target, dockerfile.State{})
+		}
+		if err == nil || !strings.Contains(err.Error(), "variables expand to more than 16 MiB") {
+			t.Errorf("%.60q: %.200v", text, err)
+		}
+	}
+}
+
 // big is a Dockerfile of 200 stages and 1,000 instructions.
 func big() string {
 	var b strings.Builder

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -52,6 +53,7 @@ type expander struct {
 	lint *linter.Linter
 
 	lexer *shell.Lex // see lex
+	vars  *meter     // state.env, for the lexer
 
 	cmdAt, entrypointAt, healthcheckAt []parser.Range // of the latest one in this stage
 }
@@ -101,7 +103,7 @@ func (e *expander) begin(base State) error {
 		k, v, _ := strings.Cut(kv, "=")
 		env.set(k, v)
 	}
-	e.state.env = env
+	e.state.env, e.vars = env, newMeter(env)
 	e.state.args = slices.Clip(e.state.args)
 	if c.Config.WorkingDir != "" {
 		c.Config.WorkingDir = joinDir(c.Config.WorkingDir, c.Config.WorkingDir)
@@ -274,8 +276,8 @@ func (e *expander) word(c instructions.Command, lex *shell.Lex, word string) (st
 	if plainWord(word) {
 		return word, nil
 	}
-	expanded, unknown, err := lex.ProcessWord(word, e.state.env)
-	if len(unknown) == 0 {
+	expanded, unknown, err := lex.ProcessWord(word, e.vars)
+	if err = cmp.Or(err, e.vars.err()); len(unknown) == 0 {
 		return expanded, err
 	}
 	for _, k := range slices.Sorted(maps.Keys(unknown)) {
@@ -307,7 +309,7 @@ func (e *expander) title(lex *shell.Lex, text string) string {
 	if plainWord(text) {
 		return upperFirst(text)
 	}
-	if expanded, _, err := lex.ProcessWord(text, e.state.env); err == nil {
+	if expanded, _, err := lex.ProcessWord(text, e.vars); err == nil {
 		text = expanded
 	}
 	return upperFirst(text)

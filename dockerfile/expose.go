@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -14,8 +15,8 @@ import (
 func (e *expander) expose(c *instructions.ExposeCommand) error {
 	ports := []string{}
 	for _, p := range c.Ports {
-		words, err := e.lex().ProcessWords(p, e.state.env)
-		if err != nil {
+		words, err := e.lex().ProcessWords(p, e.vars)
+		if err = cmp.Or(err, e.vars.err()); err != nil {
 			return err
 		}
 		for _, word := range words {

@@ -27,7 +27,7 @@ type Run struct {
 	Env []string
 	// Proxy are predefined proxy arguments that neither ARG nor ENV set: given to the process, kept out of cache keys and history.
 	Proxy     []string
-	User, Dir string
+	User, Dir string // Dir is absolute, not cleaned
 	// Script, for a heredoc that starts with "#!", is mounted read-only and executable at /dev/pipes/NAME, which is the last of Args.
 	// As in BuildKit it is the shell that starts it.
 	Script *Inline
@@ -45,7 +45,7 @@ type Copy struct {
 	Dest    string   // absolute, not cleaned; ends in "/" if written so (or if it is a working directory, ".")
 	Chown   string   // user[:group], not looked up; empty is the default
 	Chmod   string   // octal, at most 07777; empty is the default
-	Dir     string   // the working directory at this point
+	Dir     string   // the working directory at this point, absolute, not cleaned
 }
 
 // Inline is a file whose content stands in the Dockerfile.
@@ -62,7 +62,7 @@ type Source struct {
 
 // Workdir makes a working directory. Root "/" needs none and has no Op.
 type Workdir struct {
-	Dir  string
+	Dir  string // absolute; as written where it is, so ".." may be in it
 	User string // who owns it when it is made
 }
 
