@@ -34,7 +34,8 @@ const (
 // owner and time; everything else is replaced. Missing parents are made with mode 0755, owner
 // 0:0 (or Owner) and the time of the entry that needs them. In Form Overlay an entry for the
 // root directory sets its mode and owner, in Form Plain it is ignored, as BuildKit does.
-// After an error, what was unpacked so far is left for the caller to remove.
+// An attribute that belongs to the layer and cannot be set is an error, so is an owner that the user
+// namespace does not have. After an error, what was unpacked so far is left for the caller to remove.
 func Apply(ctx context.Context, root *rootfs.Root, r io.Reader, opt Options) error {
 	if opt.Dir != "" {
 		owner := Owner{}

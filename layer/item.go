@@ -2,7 +2,6 @@ package layer
 
 import (
 	"errors"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -73,10 +72,11 @@ func (it *item) read(opt Options, free <-chan []byte) error {
 	case unix.DT_REG:
 		return it.readFile(opt, free)
 	case unix.DT_DIR:
-		if err := unix.Fstat(int(it.dir.file.Fd()), &it.st); err != nil {
+		fd := int(it.dir.file.Fd())
+		if err := unix.Fstat(fd, &it.st); err != nil {
 			return err
 		}
-		return it.readXattrs(it.dir.file, opt)
+		return it.readXattrs(fd, opt)
 	}
 	st, err := rootfs.StatEntry(it.dir.file, it.base)
 	if err != nil {
@@ -102,49 +102,68 @@ func (it *item) read(opt Options, free <-chan []byte) error {
 // readFile opens a regular file; a small one is read whole.
 func (it *item) readFile(opt Options, free <-chan []byte) error {
 	// O_NONBLOCK: should a fifo be there now, do not wait for its other end.
-	f, err := rootfs.OpenEntry(it.dir.file, it.base, unix.O_RDONLY|unix.O_NONBLOCK)
+	fd, err := rootfs.OpenFD(it.dir.file, it.base, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return err
 	}
-	it.file = f
-	if err := unix.Fstat(int(f.Fd()), &it.st); err != nil {
-		return err
-	}
-	if it.st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return errChanged
-	}
-	if err := it.readXattrs(f, opt); err != nil {
-		return err
-	}
-	if it.st.Mode&unix.S_IFMT == unix.S_IFREG && it.st.Size > smallFile {
+	large, err := it.readOpen(fd, opt, free)
+	if large && err == nil {
+		it.file = os.NewFile(uintptr(fd), it.base)
 		return nil // the writer streams it
 	}
-	if it.st.Size > 0 {
-		select {
-		case it.data = <-free:
-		default:
-			it.data = make([]byte, smallFile)
-		}
-		it.data = it.data[:it.st.Size]
-		n, err := io.ReadFull(f, it.data)
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return errChanged
-		}
-		if err != nil {
-			return err
-		}
-		var one [1]byte
-		if err := it.checkEnd(int64(n), one[:]); err != nil {
-			return err
-		}
+	if closeErr := unix.Close(fd); err == nil {
+		err = closeErr
 	}
-	it.file = nil
-	return f.Close()
+	return err
 }
 
-// readXattrs reads the extended attributes of the open file or directory f.
-func (it *item) readXattrs(f *os.File, opt Options) error {
-	names, err := rootfs.FileXattrs(f)
+// readOpen reads what there is to know of the open file fd, and its content unless that is large.
+func (it *item) readOpen(fd int, opt Options, free <-chan []byte) (large bool, err error) {
+	if err := unix.Fstat(fd, &it.st); err != nil {
+		return false, err
+	}
+	if it.st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false, errChanged
+	}
+	if err := it.readXattrs(fd, opt); err != nil {
+		return false, err
+	}
+	size := it.st.Size
+	if it.st.Mode&unix.S_IFMT != unix.S_IFREG || size == 0 {
+		return false, nil
+	}
+	if size > smallFile {
+		return true, nil
+	}
+	select {
+	case it.data = <-free:
+		it.data = it.data[:0]
+	default:
+		it.data = make([]byte, 0, smallFile+1)
+	}
+	// One byte more is asked for, to see that there is none.
+	for int64(len(it.data)) <= size {
+		n, err := unix.Read(fd, it.data[len(it.data):size+1])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		it.data = it.data[:len(it.data)+n]
+		if n == 0 || int64(len(it.data)) == size {
+			break // a short read of a regular file is its end
+		}
+	}
+	if int64(len(it.data)) != size {
+		return false, errChanged
+	}
+	return false, nil
+}
+
+// readXattrs reads the extended attributes of the open file or directory fd.
+func (it *item) readXattrs(fd int, opt Options) error {
+	names, err := rootfs.FileXattrs(fd)
 	if err != nil {
 		return err
 	}
@@ -157,7 +176,7 @@ func (it *item) readXattrs(f *os.File, opt Options) error {
 		if !isContent(name) && name != opaque && !isOverride {
 			continue
 		}
-		value, err := rootfs.FileXattr(f, name)
+		value, err := rootfs.FileXattr(fd, name)
 		if err != nil {
 			return err
 		}

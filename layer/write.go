@@ -28,6 +28,9 @@ const (
 // entry for the root directory itself, as in BuildKit's layers; a tree with nothing in it gives
 // the end-of-archive blocks alone.
 //
+// A file whose own name begins with ".wh." comes out as it is: readers will take it for a whiteout, as they do
+// with such a file in BuildKit's layers.
+//
 // No symbolic link is followed. A file that changes while it is read is an error;
 // the tree should be at rest.
 func Write(ctx context.Context, w io.Writer, root *rootfs.Root, opt Options) error {

@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -25,6 +27,11 @@ func TestWriteEmpty(t *testing.T) {
 	root, _ := newRoot(t)
 	if got := write(t, root, layer.Options{}); !bytes.Equal(got, make([]byte, 1024)) {
 		t.Errorf("%d bytes for an empty tree", len(got))
+	}
+	// The diffID of every empty layer that Docker and BuildKit make.
+	const want = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
+	if got := fmt.Sprintf("%x", sha256.Sum256(write(t, root, layer.Options{}))); got != want {
+		t.Error(got)
 	}
 }
 

@@ -30,15 +30,23 @@ func OpenEntry(dir *os.File, base string, flag int) (*os.File, error) {
 }
 
 func openEntry(dir *os.File, base string, flag int, perm uint32) (*os.File, error) {
-	var f *os.File
-	err := on("open", dir, base, func(fd int) error {
-		n, err := openat(fd, base, flag|unix.O_NOFOLLOW, perm)
-		if err == nil {
-			f = os.NewFile(uintptr(n), base)
-		}
+	fd, err := openFD(dir, base, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), base), nil
+}
+
+// OpenFD is OpenEntry for those who open very many files: it returns the bare
+// descriptor, which spares what os.File does with each (four system calls with O_NONBLOCK).
+func OpenFD(dir *os.File, base string, flag int) (int, error) { return openFD(dir, base, flag, 0) }
+
+func openFD(dir *os.File, base string, flag int, perm uint32) (opened int, err error) {
+	err = on("open", dir, base, func(fd int) (err error) {
+		opened, err = openat(fd, base, flag|unix.O_NOFOLLOW, perm)
 		return err
 	})
-	return f, err
+	return opened, err
 }
 
 // CreateEntry makes an empty regular file, open for reading and writing. What exists is an error (fs.ErrExist).

@@ -26,7 +26,7 @@ import (
 )
 
 // errNoOpenat2 replaces ENOSYS, which tells a person nothing.
-var errNoOpenat2 = errors.New("the kernel lacks the system call openat2 (Linux 5.6 or later is needed, and no seccomp filter that hides it)")
+var errNoOpenat2 = fmt.Errorf("%w: openat2 (Linux 5.6 or later is needed, and no seccomp filter that hides this call)", unix.ENOSYS)
 
 const (
 	// pathMax is the longest name that the kernel takes in one call, its final 0 not counted.

@@ -2,9 +2,8 @@ package rootfs
 
 import (
 	"errors"
-	"io/fs"
+	"fmt"
 	"os"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -36,25 +35,23 @@ func GetXattr(dir *os.File, base, name string) ([]byte, error) {
 	return value, err
 }
 
-// FileXattr is GetXattr for an open file (not O_PATH).
-func FileXattr(f *os.File, name string) ([]byte, error) {
-	value, err := readXattr(func(buf []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), name, buf) })
-	runtime.KeepAlive(f)
+// FileXattr is GetXattr for an open file (a descriptor that is not O_PATH).
+func FileXattr(fd int, name string) ([]byte, error) {
+	value, err := readXattr(func(buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) })
 	if err == unix.ENODATA || err == unix.EOPNOTSUPP {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, &fs.PathError{Op: "getxattr " + name, Path: f.Name(), Err: err}
+		return nil, fmt.Errorf("getxattr %s: %w", name, err)
 	}
 	return value, nil
 }
 
-// FileXattrs is ListXattr for an open file (not O_PATH).
-func FileXattrs(f *os.File) ([]string, error) {
-	list, err := readXattr(func(buf []byte) (int, error) { return unix.Flistxattr(int(f.Fd()), buf) })
-	runtime.KeepAlive(f)
+// FileXattrs is ListXattr for an open file (a descriptor that is not O_PATH).
+func FileXattrs(fd int) ([]string, error) {
+	list, err := readXattr(func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) })
 	if err != nil && err != unix.EOPNOTSUPP {
-		return nil, &fs.PathError{Op: "listxattr", Path: f.Name(), Err: err}
+		return nil, fmt.Errorf("listxattr: %w", err)
 	}
 	return splitNames(list), nil
 }
