@@ -1,6 +1,7 @@
 package copier
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,12 +19,14 @@ const (
 	bufferSize = 128 << 10
 	// rangeSize is from where on copy_file_range(2) pays.
 	rangeSize = 256 << 10
+	// rangeMax is how much of it is done between two looks at the context.
+	rangeMax = 64 << 20
 
 	overrideStat = "user.containers.override_stat"
 )
 
 // file copies a regular file with all that belongs to it.
-func (j *job) file(p pair, info *source.Info, name string) error {
+func (j *job) file(ctx context.Context, p pair, info *source.Info, name string) error {
 	srcName := join(p.srcPath, info.Name)
 	src, err := openFile(int(p.src.Fd()), info.Name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	runtime.KeepAlive(p.src)
@@ -46,7 +49,7 @@ func (j *job) file(p pair, info *source.Info, name string) error {
 	if err != nil {
 		return err
 	}
-	err = j.content(dst, src, &st)
+	err = j.content(ctx, dst, src, &st)
 	if err == nil {
 		err = j.fileMetadata(dst, src, p, info)
 	}
@@ -74,12 +77,12 @@ func openFile(dir int, name string, flag int, perm uint32) (int, error) {
 }
 
 // content copies the bytes of src to the empty file dst, holes as holes.
-func (j *job) content(dst, src int, st *unix.Stat_t) error {
+func (j *job) content(ctx context.Context, dst, src int, st *unix.Stat_t) error {
 	if st.Size == 0 {
 		return nil
 	}
 	if st.Blocks*512 >= st.Size {
-		return j.bytes(dst, src, st.Size)
+		return j.bytes(ctx, dst, src, st.Size)
 	}
 	for at := int64(0); at < st.Size; {
 		data, err := unix.Seek(src, at, unix.SEEK_DATA)
@@ -87,7 +90,7 @@ func (j *job) content(dst, src int, st *unix.Stat_t) error {
 			break // only a hole is left
 		}
 		if err == unix.EINVAL && at == 0 {
-			return j.bytes(dst, src, st.Size) // the file system does not tell
+			return j.bytes(ctx, dst, src, st.Size) // the file system does not tell
 		}
 		if err != nil {
 			return err
@@ -103,7 +106,7 @@ func (j *job) content(dst, src int, st *unix.Stat_t) error {
 		if _, err := unix.Seek(dst, data, io.SeekStart); err != nil {
 			return err
 		}
-		if err := j.bytes(dst, src, end-data); err != nil {
+		if err := j.bytes(ctx, dst, src, end-data); err != nil {
 			return err
 		}
 		at = end
@@ -113,9 +116,12 @@ func (j *job) content(dst, src int, st *unix.Stat_t) error {
 
 // bytes copies n bytes from where the files stand, sharing the blocks where the file system can.
 // A source that ends early is io.ErrUnexpectedEOF.
-func (j *job) bytes(dst, src int, n int64) error {
+func (j *job) bytes(ctx context.Context, dst, src int, n int64) error {
 	for n >= rangeSize {
-		k, err := unix.CopyFileRange(src, nil, dst, nil, int(min(n, 1<<30)), 0)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		k, err := unix.CopyFileRange(src, nil, dst, nil, int(min(n, rangeMax)), 0)
 		if err == unix.EINTR {
 			continue
 		}
@@ -127,6 +133,9 @@ func (j *job) bytes(dst, src int, n int64) error {
 	buf := j.buffers.Get().(*[]byte)
 	defer j.buffers.Put(buf)
 	for n > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		k, err := unix.Read(src, (*buf)[:min(n, int64(len(*buf)))])
 		if err == unix.EINTR {
 			continue

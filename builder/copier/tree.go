@@ -130,7 +130,7 @@ func (j *job) entry(ctx context.Context, p pair, info *source.Info, name string)
 		if info.Stat.Nlink > 1 {
 			err = j.linked(ctx, p, info, name)
 		} else {
-			err = j.file(p, info, name)
+			err = j.file(ctx, p, info, name)
 		}
 	case unix.DT_LNK:
 		err = j.symlink(p, info, name)
@@ -154,7 +154,7 @@ func (j *job) linked(ctx context.Context, p pair, info *source.Info, name string
 	}
 	j.mu.Unlock()
 	if !ok {
-		first.err = j.file(p, info, name)
+		first.err = j.file(ctx, p, info, name)
 		close(first.done)
 		return first.err
 	}
@@ -173,7 +173,7 @@ func (j *job) linked(ctx context.Context, p pair, info *source.Info, name string
 	defer dir.Close() //nolint:errcheck // only a handle
 	err = place(p.dst, name, join(p.dstPath, name), func() error { return rootfs.Link(dir, base, p.dst, name) })
 	if errors.Is(err, unix.EMLINK) {
-		return j.file(p, info, name)
+		return j.file(ctx, p, info, name)
 	}
 	return err
 }

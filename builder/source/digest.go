@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash"
 	"io/fs"
@@ -194,7 +195,7 @@ func (t *Tree) hash(ctx context.Context, f *os.File, d *dir, n *node) error {
 	var err error
 	switch n.Type {
 	case unix.DT_REG:
-		err = t.hashFile(w, f, n)
+		err = t.hashFile(ctx, w, f, n)
 	case unix.DT_LNK:
 		var target string
 		target, err = rootfs.ReadlinkEntry(f, n.Name)
@@ -221,12 +222,12 @@ func (t *Tree) hash(ctx context.Context, f *os.File, d *dir, n *node) error {
 	return nil
 }
 
-var errChanged = fmt.Errorf("changed meanwhile")
+var errChanged = errors.New("changed meanwhile")
 
 // hashFile digests the bytes and the extended attributes of a regular file. One that was written to
 // since it was stat'ed is taken as it is now; one that is written to meanwhile has no
 // digest.
-func (t *Tree) hashFile(w *worker, dir *os.File, n *node) error {
+func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) error {
 	fd, err := openFile(int(dir.Fd()), n.Name)
 	if err == unix.ELOOP || err == unix.ENOENT {
 		return errChanged
@@ -247,6 +248,9 @@ func (t *Tree) hashFile(w *worker, dir *os.File, n *node) error {
 	w.hash.Reset()
 	var total int64
 	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		k, err := unix.Read(fd, w.buf)
 		if err == unix.EINTR {
 			continue

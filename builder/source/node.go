@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 
@@ -92,11 +93,10 @@ func (t *Tree) child(d *dir, name string) (*node, error) {
 	return &d.nodes[i], nil
 }
 
-// index finds a name in the nodes of a listed directory.
+// index finds a name in the nodes of a listed directory. It reads nothing but
+// names, which may be read without the lock.
 func (d *dir) index(name string) (int, bool) {
-	return slices.BinarySearchFunc(d.nodes, name, func(n node, name string) int {
-		return strings.Compare(n.Name, name)
-	})
+	return sort.Find(len(d.nodes), func(i int) int { return strings.Compare(name, d.nodes[i].Name) })
 }
 
 // list makes d.nodes valid.

@@ -51,7 +51,7 @@ type Options struct {
 	// ResetOwner: entries count as owned by 0:0, as those of a build context are.
 	ResetOwner bool
 	// Index is the file that remembers the sha256 of files by (size, mtime, ctime, inode, mode); empty for none.
-	// One that is damaged or was made for another folder is ignored and replaced.
+	// One that is damaged or was made for another folder is ignored and replaced. The folder that it is in must exist.
 	Index string
 	// Now is the clock, for git's rule about racy timestamps; nil relies on the file system's alone.
 	Now func() time.Time
