@@ -77,7 +77,10 @@ func (g *Graph) source(from string) (*Source, error) {
 	if s, ok := g.byName[strings.ToLower(from)]; ok {
 		return &Source{Stage: s}, nil
 	}
-	if from != scratch && !validImage(from) {
+	if from == scratch {
+		return &Source{}, nil
+	}
+	if !validImage(from) {
 		return nil, fmt.Errorf("failed to parse stage name %q: invalid reference format", from)
 	}
 	return &Source{Image: from}, nil

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"strconv"
@@ -39,6 +40,9 @@ func (e *expander) run(c *instructions.RunCommand) error {
 	}
 	if c.PrependShell {
 		args = e.withShell(args)
+	}
+	if len(args) == 0 {
+		return errors.New("arguments are required")
 	}
 	op.Args = args
 

@@ -54,10 +54,10 @@ type Inline struct {
 	Data []byte
 }
 
-// Source is what COPY --from names.
+// Source is what COPY --from names: a stage, an image, or neither (scratch, which has no files).
 type Source struct {
 	Stage *Stage
-	Image string // if Stage is nil; "scratch" is the empty image
+	Image string // as written
 }
 
 // Workdir makes a working directory. Root "/" needs none and has no Op.
