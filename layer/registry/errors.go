@@ -113,7 +113,7 @@ func blot(s string, secrets []string) string {
 // transportError cleans an error of net/http: URLs lose their query, and what a user can change is named.
 func (c *Client) transportError(ctx context.Context, host string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
-		return cause
+		return because(host, cause)
 	}
 	var ue *url.Error
 	where := display(host)
@@ -131,6 +131,14 @@ func (c *Client) transportError(ctx context.Context, host string, err error) err
 		return fmt.Errorf("the certificate of %s is not trusted: if its authority is your own, give it with --registry-ca FILE or put it into certs.d/%s/ca.crt: %w", where, where, err)
 	}
 	return &connError{"talking to " + where, err}
+}
+
+// because names the host when a deadline of this package's own ended a request; a cancelled context explains itself.
+func because(host string, cause error) error {
+	if errors.Is(cause, errSlow) || errors.Is(cause, errStalled) {
+		return &connError{"talking to " + display(host), cause}
+	}
+	return cause
 }
 
 // isCertificateError tells a refused certificate from a connection that failed.

@@ -533,3 +533,28 @@ func TestPushManifestImmutable(t *testing.T) {
 	digest = v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("0", 64)}
 	wantError(t, c.PushManifest(t.Context(), ref, raw, mediaType), "exists with other content", "immutable")
 }
+
+// TestPushSlowSource has a source that is slower than a connection may be.
+func TestPushSlowSource(t *testing.T) {
+	u := &uploads{count: map[string]int{}, stored: map[string][]byte{}}
+	host := fake(t, u.ServeHTTP)
+	c := client(t, Options{})
+	c.pace.stall = 100 * time.Millisecond
+	pipe := func(context.Context) (io.ReadCloser, error) {
+		r, w := io.Pipe()
+		go func() {
+			for range 3 {
+				_, _ = w.Write(random(1000))
+				time.Sleep(250 * time.Millisecond)
+			}
+			_ = w.Close()
+		}()
+		return r, nil
+	}
+	if _, err := c.PushBlob(t.Context(), repository(t, host+"/r"), Upload{Open: pipe}); err != nil {
+		t.Fatal(err)
+	}
+	if n := u.count[http.MethodPatch]; n != 1 {
+		t.Errorf("%d PATCHes, want 1", n)
+	}
+}

@@ -95,7 +95,7 @@ func (h *host) getBlob(ctx context.Context, repo string, d v1.Descriptor, offset
 		_ = resp.Body.Close()
 	}
 	if cause := context.Cause(ctx); cause != nil {
-		err = cause
+		err = because(h.name, cause)
 	}
 	cancel(nil)
 	return nil, err

@@ -221,6 +221,8 @@ func (h *host) send(ctx context.Context, r request, target *url.URL, authorizati
 		if r.size == 0 {
 			req.Body = http.NoBody
 		}
+	case r.body != nil && len(r.body) == 0:
+		req.Body = http.NoBody // tells Content-Length: 0, which some registries insist on
 	case r.body != nil:
 		req.Body, req.ContentLength = readCloser(r.body), int64(len(r.body))
 		req.GetBody = func() (io.ReadCloser, error) { return readCloser(r.body), nil }

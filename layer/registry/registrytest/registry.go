@@ -4,6 +4,8 @@ package registrytest
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -66,6 +68,7 @@ func Start(t testing.TB, cfg Config) *Registry {
 		r.Tokens = startTokens(t, dir, cert, key)
 	}
 	var last string
+	nonce := rand.Text()
 	for range 3 { // somebody may take the port before docker-registry does
 		r.Host = freePort(t)
 		r.URL = "http://" + r.Host
@@ -73,8 +76,8 @@ func Start(t testing.TB, cfg Config) *Registry {
 			r.URL = "https://" + r.Host
 		}
 		conf := filepath.Join(dir, "config.yml")
-		write(t, conf, r.config(t, cfg, dir, cert, key))
-		if last = r.run(t, program, conf); last == "" {
+		write(t, conf, r.config(t, cfg, dir, nonce, cert, key))
+		if last = r.run(t, program, conf, nonce); last == "" {
 			return r
 		}
 	}
@@ -98,14 +101,14 @@ func find(t testing.TB) string {
 }
 
 // config writes docker-registry's configuration.
-func (r *Registry) config(t testing.TB, cfg Config, dir, cert, key string) string {
+func (r *Registry) config(t testing.TB, cfg Config, dir, nonce, cert, key string) string {
 	t.Helper()
 	var b strings.Builder
 	fmt.Fprintf(&b, "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: %s\n", r.Dir)
 	if cfg.Delete {
 		b.WriteString("  delete:\n    enabled: true\n")
 	}
-	fmt.Fprintf(&b, "http:\n  addr: %s\n  secret: test\n", r.Host)
+	fmt.Fprintf(&b, "http:\n  addr: %s\n  secret: test\n  headers:\n    %s: [%s]\n", r.Host, nonceHeader, nonce)
 	if cfg.TLS {
 		fmt.Fprintf(&b, "  tls:\n    certificate: %s\n    key: %s\n", cert, key)
 	}
@@ -121,8 +124,25 @@ func (r *Registry) config(t testing.TB, cfg Config, dir, cert, key string) strin
 	return b.String()
 }
 
+// nonceHeader tells that it is this registry that answers, not another one that took the port.
+const nonceHeader = "X-Strake-Test"
+
+// answers asks whether the registry is there.
+func (r *Registry) answers(nonce string) bool {
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the question is who it is, not whether it is trusted
+	}}
+	resp, err := client.Get(r.URL + "/v2/")
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close()
+	return resp.Header.Get(nonceHeader) == nonce
+}
+
 // run starts the program and waits until it answers; it returns what the program wrote if it ends before.
-func (r *Registry) run(t testing.TB, program, conf string) string {
+func (r *Registry) run(t testing.TB, program, conf, nonce string) string {
 	t.Helper()
 	var out locked
 	cmd := exec.Command(program, "serve", conf)
@@ -152,16 +172,14 @@ func (r *Registry) run(t testing.TB, program, conf string) string {
 	})
 	deadline := time.After(60 * time.Second)
 	for {
-		conn, err := net.DialTimeout("tcp", r.Host, time.Second)
-		if err == nil {
-			_ = conn.Close()
+		if r.answers(nonce) {
 			return ""
 		}
 		select {
 		case <-ended:
 			return out.String() + "\n"
 		case <-deadline:
-			t.Fatalf("docker-registry does not listen on %s:\n%s", r.Host, out.String())
+			t.Fatalf("docker-registry does not answer on %s:\n%s", r.Host, out.String())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
