@@ -26,7 +26,7 @@ type Error struct {
 	File        string // as given to Parse
 	Source      []byte // the whole text, for the excerpt
 	Range       Range  // zero when no line is at fault
-	Stage       string // name or index of the stage, may be empty
+	Stage       string // the stage's name, "stage-2" for the third that has none; may be empty
 	Instruction string // the instruction's text, may be empty
 	Hint        string // such as `did you mean COPY?`, may be empty
 	Err         error

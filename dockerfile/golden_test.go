@@ -176,6 +176,8 @@ func writeSteps(b *strings.Builder, steps []dockerfile.Step) {
 			fmt.Fprintf(b, "    copy    %q to %q in %s, add %v, chown %q, chmod %q\n", op.Sources, op.Dest, op.Dir, op.Add, op.Chown, op.Chmod)
 			if op.From != nil && op.From.Stage != nil {
 				fmt.Fprintf(b, "    from    stage %d\n", op.From.Stage.Index)
+			} else if op.From != nil && op.From.Image == "" {
+				b.WriteString("    from    scratch\n")
 			} else if op.From != nil {
 				fmt.Fprintf(b, "    from    image %s\n", op.From.Image)
 			}
