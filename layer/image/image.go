@@ -1,21 +1,31 @@
 // Package image is the local database of images: which configuration and which
 // layers they have, and what they are called.
+//
+//	DIR/images/HEX.json  an image, by its ID; its configuration is in the blob store
+//	DIR/refs/NAME        a name: the full reference and the image's ID (JSON)
+//	DIR/removed/HEX.json an image that was removed, whose layers and blobs are still to go
+//	DIR/lock             held (flock) while records change
+//	DIR/use              held shared by who uses layers, exclusively by who deletes them
+//
+// Records appear by rename. Images and names are synced to the disk; a name that the
+// user was told of is there after a power failure.
 package image
 
 import (
-	"context"
+	"bytes"
+	"encoding/json"
 	"errors"
-	"io"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/layer/blob"
-	"github.com/strake-build/strake/layer/compress"
-	"github.com/strake-build/strake/layer/snapshot"
 )
-
-var errTodo = errors.New("not written yet")
 
 // ErrNotFound is returned for an image or name that the store does not hold.
 var ErrNotFound = errors.New("image not found")
@@ -41,28 +51,130 @@ type Image struct {
 	Config    v1.ConfigFile
 }
 
-// Store holds images and references to them.
-type Store struct{}
+// record is an image's file.
+type record struct {
+	Layers   []Layer  `json:"layers"`
+	Manifest *v1.Hash `json:"manifest,omitempty"`
+}
+
+// Store holds images and references to them. It is safe for concurrent use, also by several processes.
+type Store struct {
+	dir   string
+	blobs *blob.Store
+}
 
 // Open opens or makes the store in dir; configurations and manifests are kept in blobs.
-func Open(dir string, blobs *blob.Store) (*Store, error) { return nil, errTodo }
+func Open(dir string, blobs *blob.Store) (*Store, error) {
+	s := &Store{dir: dir, blobs: blobs}
+	for _, d := range []string{s.images(), s.refs(), s.removed()} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, fmt.Errorf("opening the images: %w", err)
+		}
+	}
+	return s, nil
+}
 
-// Put stores img (its RawConfig too) under no name. Its ID is computed from RawConfig.
-func (s *Store) Put(img *Image) error { return errTodo }
+func (s *Store) images() string  { return filepath.Join(s.dir, "images") }
+func (s *Store) refs() string    { return filepath.Join(s.dir, "refs") }
+func (s *Store) removed() string { return filepath.Join(s.dir, "removed") }
+
+// path is the file of the image id. An ID that is none names no image.
+func (s *Store) path(id v1.Hash) (string, error) {
+	if h, err := v1.NewHash(id.String()); err != nil || h != id || id.Algorithm != "sha256" {
+		return "", fmt.Errorf("%s: %w", id, ErrNotFound)
+	}
+	return filepath.Join(s.images(), id.Hex+".json"), nil
+}
+
+// Put stores img (its RawConfig too) under no name. Its ID is computed from RawConfig and set.
+// If the store has the image, what it knows of blobs, origins and the manifest is kept unless img knows better.
+func (s *Store) Put(img *Image) error {
+	config, err := v1.ParseConfigFile(bytes.NewReader(img.RawConfig))
+	if err != nil {
+		return fmt.Errorf("storing an image: parsing its configuration: %w", err)
+	}
+	if n := len(config.RootFS.DiffIDs); n != len(img.Layers) {
+		return fmt.Errorf("storing an image: it has %d layers and its configuration %d", len(img.Layers), n)
+	}
+	for i, l := range img.Layers {
+		if l.DiffID != config.RootFS.DiffIDs[i] {
+			return fmt.Errorf("storing an image: layer %d is %s, and %s in its configuration", i, l.DiffID, config.RootFS.DiffIDs[i])
+		}
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	id, err := s.blobs.PutBytes(img.RawConfig)
+	if err != nil {
+		return fmt.Errorf("storing an image: %w", err)
+	}
+	path, err := s.path(id)
+	if err != nil {
+		return err
+	}
+	r := record{Layers: slices.Clone(img.Layers)}
+	if img.Manifest != (v1.Hash{}) {
+		r.Manifest = &img.Manifest
+	}
+	old, err := readRecord(path)
+	if err == nil {
+		r.merge(old)
+	} // a damaged record is replaced
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("storing image %s: %w", id, err)
+	}
+	if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, data) {
+		if err := writeFile(path, data); err != nil {
+			return fmt.Errorf("storing image %s: %w", id, err)
+		}
+	}
+	img.ID = id
+	return nil
+}
+
+// merge takes from old what r does not know.
+func (r *record) merge(old record) {
+	if r.Manifest == nil {
+		r.Manifest = old.Manifest
+	}
+	for i := range r.Layers {
+		l := &r.Layers[i]
+		if l.Blob == nil && i < len(old.Layers) && old.Layers[i].DiffID == l.DiffID {
+			l.Blob, l.Origin = old.Layers[i].Blob, old.Layers[i].Origin
+		}
+	}
+}
 
 // Get returns the image with the given ID, or ErrNotFound.
-func (s *Store) Get(id v1.Hash) (*Image, error) { return nil, errTodo }
-
-// Tag makes ref name the image id; what it named before loses that name.
-// ref may be a digest reference (repo@sha256:…) for a pulled manifest.
-func (s *Store) Tag(ref name.Reference, id v1.Hash) error { return errTodo }
-
-// Find returns the image that s means: a reference, an ID or the unique beginning
-// of an ID, as docker's users write it. ErrNotFound if there is none.
-func (s *Store) Find(ref string) (*Image, error) { return nil, errTodo }
-
-// Resolve returns the image that ref names exactly.
-func (s *Store) Resolve(ref name.Reference) (*Image, error) { return nil, errTodo }
+func (s *Store) Get(id v1.Hash) (*Image, error) {
+	path, err := s.path(id)
+	if err != nil {
+		return nil, err
+	}
+	r, err := readRecord(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading image %s: %w", id, err)
+	}
+	img := &Image{ID: id, Layers: r.Layers}
+	if r.Manifest != nil {
+		img.Manifest = *r.Manifest
+	}
+	if img.RawConfig, err = s.blobs.ReadAll(id); err != nil {
+		return nil, fmt.Errorf("reading the configuration of image %s: %w", id, err)
+	}
+	config, err := v1.ParseConfigFile(bytes.NewReader(img.RawConfig))
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration of image %s: %w", id, err)
+	}
+	img.Config = *config
+	return img, nil
+}
 
 // Named is a row of List.
 type Named struct {
@@ -70,51 +182,73 @@ type Named struct {
 	Names []string // familiar names, sorted; empty for an image without
 }
 
-// List returns every image, newest first.
-func (s *Store) List() ([]Named, error) { return nil, errTodo }
-
-// Untag removes a name and returns the image it named.
-func (s *Store) Untag(ref name.Reference) (*Image, error) { return nil, errTodo }
-
-// Remove deletes an image and all of its names. Layers and blobs that no other image uses go too,
-// except what keep reports as used (the build cache).
-func (s *Store) Remove(id v1.Hash, layers *Layers, keep func(snapshot.ID) bool) error { return errTodo }
-
-// Fetcher fetches blobs of a registry; the bytes it returns were not checked yet.
-type Fetcher interface {
-	FetchBlob(ctx context.Context, repository string, d v1.Descriptor) (io.ReadCloser, error)
+// List returns every image, newest first. If some cannot be read, it returns the others and an error that says which.
+func (s *Store) List() ([]Named, error) {
+	refs, err := s.allRefs()
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[v1.Hash][]string)
+	for _, r := range refs {
+		names[r.ID] = append(names[r.ID], familiar(r.Name))
+	}
+	ids, err := s.ids()
+	if err != nil {
+		return nil, err
+	}
+	var list []Named
+	var failed []error
+	for _, id := range ids {
+		img, err := s.Get(id)
+		if errors.Is(err, ErrNotFound) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		n := Named{Image: img, Names: names[id]}
+		slices.Sort(n.Names)
+		list = append(list, n)
+	}
+	slices.SortStableFunc(list, func(a, b Named) int {
+		if c := b.Image.Config.Created.Compare(a.Image.Config.Created.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Image.ID.Hex, b.Image.ID.Hex)
+	})
+	return list, errors.Join(failed...)
 }
 
-// Layers finds the bytes of layers wherever they are: unpacked, as a blob, or at their origin.
-type Layers struct {
-	Blobs     *blob.Store
-	Snapshots *snapshot.Store
-	Remote    Fetcher
-	Dir       string // remembers (diffID, codec) → descriptor
+// ids lists the IDs of all images, sorted.
+func (s *Store) ids() ([]v1.Hash, error) {
+	return listRecords(s.images())
 }
 
-// Unpacked returns the layer's directory in the snapshot store, unpacking the blob or
-// fetching it first where needed. done is called with bytes fetched so far; it may be nil.
-func (l *Layers) Unpacked(ctx context.Context, layer Layer, done func(current, total int64)) (snapshot.ID, error) {
-	return "", errTodo
+// listRecords lists the IDs that the records of a folder are named by, sorted.
+func listRecords(dir string) ([]v1.Hash, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	var ids []v1.Hash
+	for _, e := range entries {
+		hex, ok := strings.CutSuffix(e.Name(), ".json")
+		if h, err := v1.NewHash("sha256:" + hex); ok && err == nil {
+			ids = append(ids, h)
+		}
+	}
+	return ids, nil
 }
 
-// Descriptor returns the compressed form of the layer if it is known: the layer's own Blob, or what
-// an earlier Compressed made with this algorithm.
-func (l *Layers) Descriptor(layer Layer, a compress.Algorithm) (v1.Descriptor, bool) {
-	return v1.Descriptor{}, false
-}
-
-// Remember records what compressing the layer with a gave.
-func (l *Layers) Remember(layer Layer, a compress.Algorithm, d v1.Descriptor) error { return errTodo }
-
-// Compressed streams the layer's compressed bytes: its own Blob if it has one (local, else fetched,
-// and checked: a wrong digest is an error from Read), else the tar of its directory compressed with a.
-func (l *Layers) Compressed(ctx context.Context, layer Layer, a compress.Algorithm) (io.ReadCloser, error) {
-	return nil, errTodo
-}
-
-// Uncompressed streams the layer's tar.
-func (l *Layers) Uncompressed(ctx context.Context, layer Layer) (io.ReadCloser, error) {
-	return nil, errTodo
+func readRecord(path string) (record, error) {
+	var r record
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return record{}, fmt.Errorf("the file %s is damaged: %w", path, err)
+	}
+	return r, nil
 }
