@@ -299,17 +299,27 @@ func TestEntries(t *testing.T) {
 	if st, err := r.Stat("d"); err != nil || st.Mode != unix.S_IFDIR|0o1711 || st.Uid != 3 {
 		t.Error(st, err)
 	}
-	list, err := r.OpenFile("d", unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	must(err)
+	checkList(t, r, "d", "fifo file hard link link2 null sub")
+}
+
+// checkList lists a directory twice with one descriptor.
+func checkList(t *testing.T, r *rootfs.Root, name, want string) {
+	t.Helper()
+	list, err := r.OpenFile(name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer list.Close()
 	for range 2 {
 		entries, err := rootfs.ReadDir(list)
-		must(err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		var got []string
 		for _, e := range entries {
 			got = append(got, e.Name)
 		}
-		if want := "fifo file hard link link2 null sub"; strings.Join(got, " ") != want {
+		if strings.Join(got, " ") != want {
 			t.Errorf("ReadDir: %v, want %s", got, want)
 		}
 	}
