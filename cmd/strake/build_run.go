@@ -41,7 +41,7 @@ func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
 			return fmt.Errorf("the context %s is not a folder", opts.context)
 		}
 	}
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}

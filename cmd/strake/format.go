@@ -31,10 +31,24 @@ func writeFormatted(w io.Writer, format string, value any) error {
 	}
 	var b strings.Builder
 	if err := t.Execute(&b, value); err != nil {
-		return fmt.Errorf("executing the template: %w", err)
+		// Names as they are in JSON, such as .Id, are good too.
+		b.Reset()
+		raw, rawErr := rawValue(value)
+		if rawErr != nil || t.Option("missingkey=error").Execute(&b, raw) != nil {
+			return fmt.Errorf("executing the template: %w", err)
+		}
 	}
 	_, err = fmt.Fprintln(w, b.String())
 	return err
+}
+
+// rawValue is value as its JSON says it.
+func rawValue(value any) (raw any, err error) {
+	text, err := json.Marshal(value)
+	if err == nil {
+		err = json.Unmarshal(text, &raw)
+	}
+	return raw, err
 }
 
 func writeJSONLine(w io.Writer, value any) error {

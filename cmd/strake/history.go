@@ -52,7 +52,7 @@ func runHistory(ctx context.Context, env *environment, opts historyOptions) erro
 	if strings.HasPrefix(opts.format, "table ") {
 		return usagef("invalid --format %q: it is table, json or a Go template", opts.format)
 	}
-	s, err := env.openSizes()
+	s, err := env.openSizes(ctx)
 	if err != nil {
 		return err
 	}

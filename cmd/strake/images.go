@@ -60,7 +60,7 @@ func runImages(ctx context.Context, env *environment, opts imagesOptions) error 
 	if strings.HasPrefix(opts.format, "table ") {
 		return usagef("invalid --format %q: it is table, json or a Go template", opts.format)
 	}
-	s, err := env.openSizes()
+	s, err := env.openSizes(ctx)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 
 	"github.com/strake-build/strake/layer/blob"
 	"github.com/strake-build/strake/layer/image"
-	"github.com/strake-build/strake/layer/snapshot"
 )
 
 func newLoadCommand(env *environment) *cobra.Command {
@@ -42,7 +41,7 @@ func runLoad(ctx context.Context, env *environment, input string, quiet bool) er
 	if input == "" && isTerminal(env.stdin) {
 		return usagef("requested load from stdin, but stdin is a terminal: use -i FILE")
 	}
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}
@@ -55,7 +54,7 @@ func runLoad(ctx context.Context, env *environment, input string, quiet bool) er
 	loaded, err := l.load(ctx)
 	l.bars.close()
 	if err != nil {
-		l.undo()
+		l.undo(ctx)
 		return fmt.Errorf("loading the archive: %w", err)
 	}
 	for _, img := range loaded {
@@ -89,23 +88,34 @@ func (s *store) keepLoaded(l loadedImage) error {
 	return nil
 }
 
-// loader reads the images of one archive. What it adds to the store is remembered until the whole archive
+// loader reads the images of one archive. What it adds to the store belongs to no image until the whole archive
 // turned out to be good.
 type loader struct {
 	*store
 	from  *archive
 	bars  *transfers
-	blobs []v1.Hash
-	made  []snapshot.ID
+	begun []*image.Image // images that the store did not have
 }
 
-// undo removes what was added.
-func (l *loader) undo() {
-	for _, id := range l.made {
-		l.snapshots.Remove(id)
+// begin notes that the layers of an image, which are all listed in it, will be added.
+func (l *loader) begin(img *image.Image) error {
+	_, err := l.images.Get(img.ID)
+	if errors.Is(err, image.ErrNotFound) {
+		l.begun = append(l.begun, img)
+		return nil
 	}
-	for _, h := range l.blobs {
-		l.store.blobs.Remove(h)
+	return err
+}
+
+// undo removes what was added: by giving it to its images, and removing these. So what others
+// use meanwhile stays until they are done.
+func (l *loader) undo(ctx context.Context) {
+	l.release()
+	for _, img := range l.begun {
+		img.Manifest = v1.Hash{}
+		if l.images.Put(img) == nil {
+			_ = l.images.Remove(img.ID, l.layers, l.cachedLayers(context.WithoutCancel(ctx)))
+		}
 	}
 }
 
@@ -148,7 +158,7 @@ func blobPath(h v1.Hash) string { return "blobs/" + h.Algorithm + "/" + h.Hex }
 
 // put copies a blob into the store.
 func (l *loader) put(ctx context.Context, h v1.Hash) error {
-	_, err := l.store.blobs.Size(h)
+	_, err := l.blobs.Size(h)
 	if err == nil {
 		return nil
 	}
@@ -160,11 +170,7 @@ func (l *loader) put(ctx context.Context, h v1.Hash) error {
 		return err
 	}
 	defer r.Close()
-	if err := l.store.blobs.Put(ctx, h, r); err != nil {
-		return err
-	}
-	l.blobs = append(l.blobs, h)
-	return nil
+	return l.blobs.Put(ctx, h, r)
 }
 
 // unpack unpacks the layers of an image, which checks their diffIDs.
@@ -173,11 +179,9 @@ func (l *loader) unpack(ctx context.Context, img *image.Image) error {
 		if _, err := l.snapshots.ByDiffID(layer.DiffID); err == nil {
 			continue
 		}
-		id, err := l.layers.Unpacked(ctx, layer, l.bars.progress(shortID(layer.DiffID), "Loading layer"))
-		if err != nil {
+		if _, err := l.layers.Unpacked(ctx, layer, l.bars.progress(shortID(layer.DiffID), "Loading layer")); err != nil {
 			return err
 		}
-		l.made = append(l.made, id)
 	}
 	return nil
 }

@@ -72,40 +72,38 @@ func (l *loader) loadEntry(ctx context.Context, e dockerEntry) (*image.Image, er
 	if len(e.Layers) != len(img.Config.RootFS.DiffIDs) {
 		return nil, fmt.Errorf("manifest.json lists %d layers and %s %d", len(e.Layers), e.Config, len(img.Config.RootFS.DiffIDs))
 	}
+	for _, diffID := range img.Config.RootFS.DiffIDs {
+		img.Layers = append(img.Layers, image.Layer{DiffID: diffID})
+	}
+	if err := l.begin(img); err != nil {
+		return nil, err
+	}
 	for i, path := range e.Layers {
-		layer, err := l.loadLayer(ctx, path, img.Config.RootFS.DiffIDs[i])
-		if err != nil {
+		if err := l.loadLayer(ctx, path, &img.Layers[i]); err != nil {
 			return nil, fmt.Errorf("layer %s: %w", path, err)
 		}
-		img.Layers = append(img.Layers, layer)
 	}
 	return img, nil
 }
 
 // loadLayer unpacks a layer of a docker archive. A compressed one is kept also as the blob that it is.
-func (l *loader) loadLayer(ctx context.Context, path string, diffID v1.Hash) (image.Layer, error) {
-	layer := image.Layer{DiffID: diffID}
+func (l *loader) loadLayer(ctx context.Context, path string, layer *image.Layer) error {
 	codec, err := l.codec(path)
 	if err != nil {
-		return layer, err
+		return err
 	}
-	mediaType := types.MediaType("")
-	switch codec {
-	case compress.Gzip:
-		mediaType = types.OCILayer
-	case compress.Zstd:
-		mediaType = types.OCILayerZStd
-	case compress.None, compress.Bzip2, compress.XZ: // no media type names it: only its content is kept
-	}
-	if mediaType != "" {
-		if layer.Blob, err = l.keepBlob(path, mediaType); err != nil {
-			return layer, err
+	if codec == compress.Gzip || codec == compress.Zstd {
+		mediaType, err := image.MediaType(codec)
+		if err != nil {
+			return err
 		}
-		return layer, l.unpack(ctx, &image.Image{Layers: []image.Layer{layer}})
+		if layer.Blob, err = l.keepBlob(path, mediaType); err != nil {
+			return err
+		}
+		return l.unpack(ctx, &image.Image{Layers: []image.Layer{*layer}})
 	}
-	_, err = l.snapshots.ByDiffID(diffID)
-	had := err == nil
-	id, err := l.snapshots.Unpack(ctx, diffID, func() (io.ReadCloser, error) {
+	// No media type names the other formats: only what is in them is kept.
+	_, err = l.snapshots.Unpack(ctx, layer.DiffID, func() (io.ReadCloser, error) {
 		r, err := l.from.open(path)
 		if err != nil {
 			return nil, err
@@ -117,10 +115,7 @@ func (l *loader) loadLayer(ctx context.Context, path string, diffID v1.Hash) (im
 		}
 		return &chainedCloser{plain, r}, nil
 	})
-	if err == nil && !had {
-		l.made = append(l.made, id)
-	}
-	return layer, err
+	return err
 }
 
 // codec finds out how a file is compressed.
@@ -148,13 +143,13 @@ func (l *loader) keepBlob(path string, mediaType types.MediaType) (*v1.Descripto
 	if err != nil {
 		return nil, err
 	}
-	if _, err := l.store.blobs.Size(h); errors.Is(err, blob.ErrNotFound) {
+	if _, err := l.blobs.Size(h); errors.Is(err, blob.ErrNotFound) {
 		again, err := l.from.open(path)
 		if err != nil {
 			return nil, err
 		}
 		defer again.Close()
-		w, err := l.store.blobs.Create()
+		w, err := l.blobs.Create()
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +160,6 @@ func (l *loader) keepBlob(path string, mediaType types.MediaType) (*v1.Descripto
 		if _, _, err := w.Commit(h); err != nil {
 			return nil, err
 		}
-		l.blobs = append(l.blobs, h)
 	}
 	return &v1.Descriptor{MediaType: mediaType, Digest: h, Size: size}, nil
 }

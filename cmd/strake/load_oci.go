@@ -112,13 +112,18 @@ func (l *loader) loadManifest(ctx context.Context, d v1.Descriptor) (*image.Imag
 		return nil, fmt.Errorf("the manifest %s has %d layers and its configuration %d", d.Digest, len(m.Layers), len(img.Config.RootFS.DiffIDs))
 	}
 	for i := range m.Layers {
-		if err := l.put(ctx, m.Layers[i].Digest); err != nil {
-			return nil, err
-		}
 		img.Layers = append(img.Layers, image.Layer{DiffID: img.Config.RootFS.DiffIDs[i], Blob: &m.Layers[i]})
 	}
-	if err := l.put(ctx, d.Digest); err != nil {
+	if err := l.begin(img); err != nil {
 		return nil, err
 	}
-	return img, l.unpack(ctx, img)
+	for _, d := range m.Layers {
+		if err := l.put(ctx, d.Digest); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.unpack(ctx, img); err != nil {
+		return nil, err
+	}
+	return img, l.put(ctx, d.Digest)
 }

@@ -48,7 +48,7 @@ func runPull(ctx context.Context, env *environment, opts pullOptions) error {
 	if _, err := env.registry().ParseReference(opts.name); err != nil {
 		return usagef("%w", err)
 	}
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}
@@ -71,6 +71,12 @@ func runPull(ctx context.Context, env *environment, opts pullOptions) error {
 	if err != nil {
 		return err
 	}
+	if c := img.Config; c.OS != "" && (c.OS != opts.platform.OS || c.Architecture != opts.platform.Architecture) {
+		// An image that is in no index is of one platform, whatever was asked for.
+		return errors.Join(
+			fmt.Errorf("image with reference %s was found but its platform (%s/%s) does not match the specified platform (%s)", familiarName(ref), c.OS, c.Architecture, opts.platform),
+			s.forget(ctx, ref, img, before))
+	}
 	bars := newTransfers(env, env.stdout, opts.quiet)
 	err = s.fetchLayers(ctx, img, bars)
 	bars.close()
@@ -86,6 +92,22 @@ func runPull(ctx context.Context, env *environment, opts pullOptions) error {
 	}
 	_, err = fmt.Fprintln(env.stdout, canonicalName(ref))
 	return err
+}
+
+// forget gives a name back to the image that had it before, if any; img is not wanted.
+func (s *store) forget(ctx context.Context, ref name.Reference, img, before *image.Image) error {
+	if before != nil {
+		return s.images.Tag(ref, before.ID)
+	}
+	if _, err := s.images.Untag(ref); err != nil {
+		return err
+	}
+	names, err := s.names(img.ID)
+	if err != nil || len(names) > 0 {
+		return err
+	}
+	s.release()
+	return s.images.Remove(img.ID, s.layers, s.cachedLayers(ctx))
 }
 
 // fetchLayers makes sure that all layers of an image are unpacked in the store.

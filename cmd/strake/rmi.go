@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
@@ -33,10 +34,11 @@ What the build cache needs of an image's layers is kept.`,
 }
 
 func runRmi(ctx context.Context, env *environment, force bool, names []string) error {
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}
+	s.release() // or nothing could be deleted
 	var failed []error
 	for _, n := range names {
 		err := s.removeImage(ctx, n, force)
@@ -79,15 +81,11 @@ func (s *store) removeImage(ctx context.Context, arg string, force bool) error {
 			}
 		}
 	}
-	keep, err := s.cachedLayers(ctx)
-	if err != nil {
-		return err
-	}
 	left, err := s.names(img.ID)
 	if err != nil {
 		return err
 	}
-	if err := s.images.Remove(img.ID, s.layers, keep); err != nil {
+	if err := s.images.Remove(img.ID, s.layers, s.cachedLayers(ctx)); err != nil {
 		return fmt.Errorf("removing %s: %w", arg, err)
 	}
 	for _, n := range left {
@@ -144,12 +142,19 @@ func (s *store) untag(ref name.Reference, names []string) (rest []string, err er
 	return rest, nil
 }
 
-// cachedLayers tells which layers the build cache uses.
-func (s *store) cachedLayers(ctx context.Context) (func(snapshot.ID) bool, error) {
-	used := make(map[snapshot.ID]bool)
-	err := s.cache.Walk(ctx, func(_ cache.Key, r cache.Record) error {
-		used[snapshot.ID(r.Layer)] = true
-		return nil
+// cachedLayers tells which layers the build cache uses. The cache is read when the first is asked for; if it cannot be
+// read, it uses them all.
+func (s *store) cachedLayers(ctx context.Context) func(snapshot.ID) bool {
+	used := sync.OnceValues(func() (map[snapshot.ID]bool, error) {
+		used := make(map[snapshot.ID]bool)
+		err := s.cache.Walk(ctx, func(_ cache.Key, r cache.Record) error {
+			used[snapshot.ID(r.Layer)] = true
+			return nil
+		})
+		return used, err
 	})
-	return func(id snapshot.ID) bool { return used[id] }, err
+	return func(id snapshot.ID) bool {
+		ids, err := used()
+		return err != nil || ids[id]
+	}
 }

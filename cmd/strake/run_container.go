@@ -26,7 +26,7 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 // runRun runs a container and returns its exit code as a codeError.
 func runRun(ctx context.Context, env *environment, opts runOptions) error {
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}
@@ -35,6 +35,7 @@ func runRun(ctx context.Context, env *environment, opts runOptions) error {
 		return err
 	}
 	defer release()
+	defer s.collect(ctx)
 	img, err := s.imageToRun(ctx, opts)
 	if err != nil {
 		return err
@@ -66,6 +67,13 @@ func runRun(ctx context.Context, env *environment, opts runOptions) error {
 		}
 	}
 	return s.runBox(ctx, box, process.Process, stopSignal(img.Config.Config.StopSignal))
+}
+
+// collect deletes what images were made of that were removed while this container ran.
+func (s *store) collect(ctx context.Context) {
+	s.release()
+	// What fails now is done with the next image that is removed.
+	_, _ = s.images.Collect(s.layers, s.cachedLayers(context.WithoutCancel(ctx)))
 }
 
 // imageToRun finds the image, in the store or in its registry.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,6 +45,8 @@ type store struct {
 	snapshots *snapshot.Store
 	layers    *image.Layers
 	cache     *cache.Store
+	// release lets others delete layers again, which openLayers keeps them from; the end of the process does too.
+	release func()
 }
 
 // storeFormat is the content of the file format.
@@ -99,7 +102,7 @@ func (e *environment) openStore() (*store, error) {
 
 // openLayers opens the whole store. It is the one place where strake takes the privileges that layers
 // need: as an ordinary user it does not return, but runs this command again in a user namespace.
-func (e *environment) openLayers() (*store, error) {
+func (e *environment) openLayers(ctx context.Context) (*store, error) {
 	root, err := e.root()
 	if err != nil {
 		return nil, err
@@ -131,6 +134,9 @@ func (e *environment) openLayers() (*store, error) {
 	if err := s.checkFormat(form); err != nil {
 		return nil, err
 	}
+	if s.release, err = s.images.Use(ctx); err != nil {
+		return nil, fmt.Errorf("opening the store %s: %w", root, err)
+	}
 	if s.snapshots, err = snapshot.Open(s.path("layers"), snapshot.Options{UserXattr: isolation.UserNS}); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}
@@ -143,7 +149,7 @@ func (e *environment) openLayers() (*store, error) {
 
 // openSizes opens the whole store for a command that can do without unpacked layers, which only tell it sizes: where
 // there are no privileges for them, it gets what openStore opens.
-func (e *environment) openSizes() (*store, error) {
+func (e *environment) openSizes(ctx context.Context) (*store, error) {
 	root, err := e.root()
 	if err != nil {
 		return nil, err
@@ -151,7 +157,7 @@ func (e *environment) openSizes() (*store, error) {
 	if _, err := e.probe(root); err != nil {
 		return e.openStore()
 	}
-	return e.openLayers()
+	return e.openLayers(ctx)
 }
 
 // probe finds the isolation to use: that of --isolation, or for auto the one that the store's layers were

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// faultDockerfile has what can be interrupted: a large COPY, parallel stages, RUNs that write and fork.
+const faultDockerfile = `FROM scratch AS base
+COPY busybox /bin/
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+FROM base AS one
+COPY many /many
+RUN for i in 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of=/f$i bs=64k count=8 2>/dev/null; done; sleep 0.05
+FROM base AS two
+RUN (sleep 1000 & sleep 1001 &) ; mkdir /d && for i in 1 2 3 4 5 6 7 8 9; do echo $i > /d/$i; sleep 0.01; done
+FROM base
+COPY --from=one /many /many
+COPY --from=two /d /d
+RUN rm -r /many/1 && cat /d/* > /sum
+`
+
+// faults is a store and a context to interrupt builds in.
+type faults struct {
+	t              *testing.T
+	context, store string
+}
+
+func newFaults(t *testing.T) *faults {
+	t.Helper()
+	if ok, _ := condition("root"); !ok {
+		t.Skip("needs root")
+	}
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		if required() {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	f := &faults{t: t, context: t.TempDir(), store: filepath.Join(t.TempDir(), "store")}
+	program, err := os.ReadFile(busybox)
+	f.must(err)
+	f.must(os.WriteFile(filepath.Join(f.context, "busybox"), program, 0o755))
+	f.must(os.WriteFile(filepath.Join(f.context, "Dockerfile"), []byte(faultDockerfile), 0o644))
+	for i := range 300 {
+		dir := filepath.Join(f.context, "many", fmt.Sprint(i%10))
+		f.must(os.MkdirAll(dir, 0o755))
+		f.must(os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), bytes.Repeat([]byte{byte(i)}, i*20), 0o644))
+	}
+	return f
+}
+
+func (f *faults) must(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *faults) command(args ...string) (*exec.Cmd, *bytes.Buffer) {
+	path, err := exec.LookPath("strake")
+	f.must(err)
+	cmd := exec.Command(path, args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Env = append(os.Environ(), "STRAKE_ROOT="+f.store)
+	cmd.WaitDelay = 10 * time.Second
+	return cmd, &out
+}
+
+func (f *faults) run(args ...string) string {
+	f.t.Helper()
+	cmd, out := f.command(args...)
+	if err := cmd.Run(); err != nil {
+		f.t.Fatalf("strake %q: %v\n%s", args, err, out)
+	}
+	return out.String()
+}
+
+// interrupted runs a build with --no-cache every other time, and sends it signal after a random while.
+func (f *faults) interrupted(signal syscall.Signal, i int) (code int, output string) {
+	f.t.Helper()
+	args := []string{"build", "-q", "-t", "app", f.context}
+	if i%2 == 0 {
+		args = append(args, "--no-cache")
+	}
+	cmd, out := f.command(args...)
+	f.must(cmd.Start())
+	time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
+	_ = cmd.Process.Signal(signal)
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		f.t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String()
+}
+
+// checkNothingIsLeft looks for processes of a step and for mounts, which may take a moment to go after a kill.
+func (f *faults) checkNothingIsLeft() {
+	f.t.Helper()
+	var left string
+	for range 100 {
+		if left = f.leftovers(); left == "" {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	f.t.Errorf("left behind: %s", left)
+}
+
+func (f *faults) leftovers() string {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	f.must(err)
+	if strings.Contains(string(mounts), f.store) {
+		return "a mount"
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	f.must(err)
+	for _, p := range procs {
+		line, _ := os.ReadFile(p)
+		if text := strings.ReplaceAll(string(line), "\x00", " "); strings.Contains(text, "sleep 100") || strings.Contains(text, f.context) {
+			return p + ": " + text
+		}
+	}
+	return ""
+}
+
+// check builds once more, to the end, and looks at what came of it.
+func (f *faults) check() {
+	f.t.Helper()
+	f.run("build", "-t", "app", f.context)
+	got := f.run("run", "app", "/bin/sh", "-c", "cat /sum; ls /many; cksum < /many/9/299")
+	want := "1\n2\n3\n4\n5\n6\n7\n8\n9\n0\n2\n3\n4\n5\n6\n7\n8\n9\n" + f.cksum()
+	if got != want {
+		f.t.Errorf("the image holds %q, want %q", got, want)
+	}
+}
+
+func (f *faults) cksum() string {
+	cmd := exec.Command("cksum")
+	cmd.Stdin = bytes.NewReader(bytes.Repeat([]byte{byte(299 % 256)}, 299*20))
+	out, err := cmd.Output()
+	f.must(err)
+	return string(out)
+}
+
+func TestKilledAtAnyMomentTheNextBuildWorks(t *testing.T) {
+	f := newFaults(t)
+	for i := range 25 {
+		f.interrupted(syscall.SIGKILL, i)
+		if i%5 == 4 {
+			f.check()
+		}
+	}
+	f.checkNothingIsLeft()
+	f.run("build", "-t", "app", f.context)
+	checkStoreIsTidy(t, f.store)
+}
+
+func TestInterruptedAtAnyMoment(t *testing.T) {
+	f := newFaults(t)
+	for i := range 15 {
+		code, out := f.interrupted(syscall.SIGINT, i)
+		// 0: it was faster than the signal; -1: it came before strake could catch it.
+		if code != 130 && code != 0 && code != -1 {
+			t.Errorf("exit code %d:\n%s", code, out)
+		}
+		f.checkNothingIsLeft()
+		checkStoreIsTidy(t, f.store)
+	}
+	f.check()
+}
+
+// checkStoreIsTidy fails if a store has temporary files of commands that ended.
+func checkStoreIsTidy(t *testing.T, store string) {
+	t.Helper()
+	for _, dir := range []string{"tmp", "layers/tmp", "blobs/tmp", "cache/tmp", "run"} {
+		entries, err := os.ReadDir(filepath.Join(store, dir))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), ".") {
+				t.Errorf("left in the store: %s", filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+}
