@@ -80,12 +80,12 @@ func (k *keychain) lookup(ctx context.Context, host, repo string) (credential, e
 		return cred, nil
 	}
 	if err := k.load(); err != nil {
-		return credential{}, &localError{err}
+		return credential{}, &finalError{err}
 	}
 	for i := range k.files {
 		cred, err := k.ask(ctx, &k.files[i], host, repo)
 		if err != nil {
-			return credential{}, &localError{err}
+			return credential{}, &finalError{err}
 		}
 		if !cred.anonymous() {
 			k.found[key] = cred

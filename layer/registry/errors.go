@@ -150,8 +150,8 @@ func isCertificateError(err error) bool {
 	return errors.As(err, &verify) || errors.As(err, &authority) || errors.As(err, &invalid) || errors.As(err, &hostname)
 }
 
-// explain wraps a failure with what the user can do about it. what is the reference or repository at stake.
-func (c *Client) explain(what string, err error) error {
+// explain wraps a failure with what the user can do about it. The caller names the reference or repository at stake.
+func (c *Client) explain(err error) error {
 	var e *StatusError
 	if !errors.As(err, &e) {
 		return err
@@ -163,17 +163,17 @@ func (c *Client) explain(what string, err error) error {
 		if note := c.keys.note(e.Host); note != "" {
 			hint = "; " + note
 		}
-		return fmt.Errorf("%s does not exist or needs a login (%s)%s: %w", what, login, hint, err)
+		return fmt.Errorf("it does not exist or needs a login (%s)%s: %w", login, hint, err)
 	case e.Status == http.StatusUnauthorized:
-		return fmt.Errorf("%s does not exist, or %s refuses the credentials in %s (%s): %w", what, display(e.Host), e.source, login, err)
+		return fmt.Errorf("it does not exist, or %s refuses the credentials in %s (%s): %w", display(e.Host), e.source, login, err)
 	case e.Status == http.StatusForbidden && e.anon:
-		return fmt.Errorf("%s may not be accessed without a login (%s): %w", what, login, err)
+		return fmt.Errorf("it may not be accessed without a login (%s): %w", login, err)
 	case e.Status == http.StatusForbidden:
-		return fmt.Errorf("%s may not be accessed with the credentials in %s (%s): %w", what, e.source, login, err)
+		return fmt.Errorf("it may not be accessed with the credentials in %s (%s): %w", e.source, login, err)
 	case e.Status == http.StatusNotFound:
-		return fmt.Errorf("%s: %w: %w", what, ErrNotFound, err)
+		return fmt.Errorf("%w: %w", ErrNotFound, err)
 	case e.Status == http.StatusTooManyRequests:
-		return fmt.Errorf("%s: %s limits the rate of requests: %w", what, display(e.Host), err)
+		return fmt.Errorf("%s limits the rate of requests: %w", display(e.Host), err)
 	}
-	return fmt.Errorf("%s: %w", what, err)
+	return err
 }

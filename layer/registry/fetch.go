@@ -27,7 +27,7 @@ func (c *Client) FetchBlob(ctx context.Context, repository string, d v1.Descript
 	r, err := c.open(ctx, repo, d)
 	if err != nil {
 		what := display(repo.RegistryStr()) + "/" + repo.RepositoryStr()
-		return nil, fmt.Errorf("fetching blob %s of %s: %w", d.Digest, what, c.explain(what, err))
+		return nil, fmt.Errorf("fetching blob %s of %s: %w", d.Digest, what, c.explain(err))
 	}
 	return r, nil
 }

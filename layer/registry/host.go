@@ -87,7 +87,7 @@ func (h *host) connect(ctx context.Context) (string, error) {
 			return scheme, nil
 		}
 		if errors.Is(err, syscall.ECONNREFUSED) || try+1 >= connectTries {
-			return "", err // most likely a wrong name
+			return "", &finalError{err} // most likely a wrong name
 		}
 		if err := h.c.wait(ctx, try, err); err != nil {
 			return "", err
@@ -108,7 +108,7 @@ func (h *host) probe(ctx context.Context) (string, challenge, error) {
 	if !plain || isCertificateError(err) || ctx.Err() != nil {
 		return "", challenge{}, err
 	}
-	var local *localError
+	var local *finalError
 	if errors.As(err, &local) {
 		return "", challenge{}, err
 	}
@@ -118,6 +118,9 @@ func (h *host) probe(ctx context.Context) (string, challenge, error) {
 	}
 	if errors.Is(err, http.ErrSchemeMismatch) {
 		return "", challenge{}, plainErr // HTTP it is
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) && errors.Is(plainErr, syscall.ECONNREFUSED) {
+		return "", challenge{}, plainErr // there is no more to say
 	}
 	return "", challenge{}, fmt.Errorf("%w (and by HTTP: %v)", err, plainErr) //nolint:errorlint // one error leads
 }

@@ -34,7 +34,7 @@ var manifestTypes = []types.MediaType{
 func (c *Client) Resolve(ctx context.Context, ref name.Reference, p v1.Platform) (*Manifest, error) {
 	m, err := c.resolve(ctx, ref, p)
 	if err != nil {
-		return nil, fmt.Errorf("resolving %s: %w", displayRef(ref), c.explain(displayRef(ref), err))
+		return nil, fmt.Errorf("resolving %s: %w", displayRef(ref), c.explain(err))
 	}
 	return m, nil
 }
@@ -140,7 +140,7 @@ func (c *Client) fetchSmall(ctx context.Context, repo name.Repository, d v1.Desc
 func (c *Client) FetchManifest(ctx context.Context, ref name.Reference) ([]byte, v1.Descriptor, error) {
 	raw, d, err := c.fetchManifest(ctx, ref, v1.Descriptor{})
 	if err != nil {
-		return nil, v1.Descriptor{}, fmt.Errorf("fetching the manifest of %s: %w", displayRef(ref), c.explain(displayRef(ref), err))
+		return nil, v1.Descriptor{}, fmt.Errorf("fetching the manifest of %s: %w", displayRef(ref), c.explain(err))
 	}
 	return raw, d, nil
 }
@@ -261,7 +261,7 @@ func (c *Client) ResolveDigest(ctx context.Context, ref name.Reference) (v1.Desc
 	a, err := c.host(ref.Context().Registry).call(ctx, manifestRequest(http.MethodHead, ref), 0, http.StatusOK)
 	var status *StatusError
 	if err != nil && !(errors.As(err, &status) && (status.Status == http.StatusMethodNotAllowed || status.Status == http.StatusNotFound || status.Status == http.StatusBadRequest)) {
-		return v1.Descriptor{}, fmt.Errorf("resolving %s: %w", displayRef(ref), c.explain(displayRef(ref), err))
+		return v1.Descriptor{}, fmt.Errorf("resolving %s: %w", displayRef(ref), c.explain(err))
 	}
 	if err == nil {
 		d, ok := headDescriptor(a)
@@ -272,7 +272,7 @@ func (c *Client) ResolveDigest(ctx context.Context, ref name.Reference) (v1.Desc
 	// GET also has an error message, which HEAD cannot have.
 	_, d, err := c.fetchManifest(ctx, ref, v1.Descriptor{})
 	if err != nil {
-		return v1.Descriptor{}, fmt.Errorf("resolving %s: %w", displayRef(ref), c.explain(displayRef(ref), err))
+		return v1.Descriptor{}, fmt.Errorf("resolving %s: %w", displayRef(ref), c.explain(err))
 	}
 	return d, nil
 }
@@ -321,7 +321,7 @@ func (c *Client) PushManifest(ctx context.Context, ref name.Reference, raw []byt
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("pushing %s: %w", displayRef(ref), c.explain(displayRef(ref), withCreateHint(ref.Context(), err)))
+		return fmt.Errorf("pushing %s: %w", displayRef(ref), c.explain(withCreateHint(ref.Context(), err)))
 	}
 	if got, err := v1.NewHash(a.header.Get("Docker-Content-Digest")); err == nil && got.Algorithm == "sha256" && got != sum(raw) {
 		return fmt.Errorf("pushing %s: the registry stored the manifest as %s, but it is %s", displayRef(ref), got, sum(raw))

@@ -34,7 +34,7 @@ func (c *Client) PushBlob(ctx context.Context, repo name.Repository, u Upload) (
 	}
 	d, err := p.run(ctx)
 	if err != nil {
-		return v1.Descriptor{}, fmt.Errorf("pushing %s: %w", what, c.explain(display(repo.RegistryStr())+"/"+repo.RepositoryStr(), withCreateHint(repo, err)))
+		return v1.Descriptor{}, fmt.Errorf("pushing %s: %w", what, c.explain(withCreateHint(repo, err)))
 	}
 	return d, nil
 }
@@ -205,7 +205,7 @@ func (p *push) upload(ctx context.Context, session string, try int) (d v1.Descri
 	defer done()
 	src, err := p.up.Open(reading)
 	if err != nil {
-		return v1.Descriptor{}, &localError{fmt.Errorf("reading the blob: %w", err)}
+		return v1.Descriptor{}, &finalError{fmt.Errorf("reading the blob: %w", err)}
 	}
 	body := newSource(src, p.up, p.c.pace)
 	sent, a, err := p.patch(ctx, session, body, try)
@@ -250,7 +250,7 @@ func (p *push) patch(ctx context.Context, session string, body *source, try int)
 		if err == nil {
 			drain(resp)
 		}
-		return v1.Descriptor{}, answer{}, &localError{fmt.Errorf("reading the blob: %w", local)}
+		return v1.Descriptor{}, answer{}, &finalError{fmt.Errorf("reading the blob: %w", local)}
 	}
 	if err != nil {
 		return v1.Descriptor{}, answer{}, p.tooLarge(err)

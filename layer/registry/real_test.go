@@ -119,7 +119,7 @@ func TestRealUnauthorized(t *testing.T) {
 		ref := r.Host + "/team/app:1"
 		anonymous := client(t, Options{})
 		_, err := anonymous.Resolve(t.Context(), reference(t, anonymous, ref), amd64)
-		wantError(t, err, ref+" does not exist or needs a login", "strake login "+r.Host)
+		wantError(t, err, ref+": it does not exist or needs a login", "strake login "+r.Host)
 		if !errors.Is(err, ErrUnauthorized) {
 			t.Errorf("%v is not ErrUnauthorized", err)
 		}

@@ -40,7 +40,7 @@ func retryAfter(h http.Header) time.Duration {
 
 // retryable tells whether the same request may succeed later.
 func retryable(err error) bool {
-	var local *localError
+	var local *finalError
 	var status *StatusError
 	var expired *expiredError
 	var dns *net.DNSError
@@ -84,11 +84,12 @@ type expiredError struct{ err error }
 func (e *expiredError) Error() string { return "the token ran out during the upload: " + e.err.Error() }
 func (e *expiredError) Unwrap() error { return e.err }
 
-// localError is a failure on this side, like that of the source of an upload.
-type localError struct{ err error }
+// finalError is a failure that no other attempt will mend: one on this side, like that of the source of an upload, or one after
+// attempts enough.
+type finalError struct{ err error }
 
-func (e *localError) Error() string { return e.err.Error() }
-func (e *localError) Unwrap() error { return e.err }
+func (e *finalError) Error() string { return e.err.Error() }
+func (e *finalError) Unwrap() error { return e.err }
 
 // wait sleeps before attempt try+1 (try counts from 0): full jitter over a doubling span, and never less than
 // the server's Retry-After. It returns err itself when there is no use in trying again.

@@ -194,4 +194,7 @@ func TestUnreachable(t *testing.T) {
 	_ = l.Close()
 	_, err = pull(t, client(t, Options{}), host+"/r", blob(nil))
 	wantError(t, err, "connection refused", host)
+	if strings.Contains(err.Error(), "attempts") {
+		t.Errorf("a registry that is not there was asked again: %v", err)
+	}
 }

@@ -42,7 +42,7 @@ func (c *Client) route(host string) (http.RoundTripper, error) {
 	}
 	conf, err := c.tlsConfig(host)
 	if err != nil {
-		return nil, &localError{err}
+		return nil, &finalError{err}
 	}
 	dialer := net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	if c.insecure(host) {
@@ -93,7 +93,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	req.Header.Del("Referer") // it may hold a signature
 	last := via[len(via)-1]
 	if last.URL.Scheme == "https" && req.URL.Scheme != "https" {
-		return &localError{fmt.Errorf("%s redirects from HTTPS to %s://%s, which is refused", last.URL.Host, req.URL.Scheme, req.URL.Host)}
+		return &finalError{fmt.Errorf("%s redirects from HTTPS to %s://%s, which is refused", last.URL.Host, req.URL.Scheme, req.URL.Host)}
 	}
 	return checkTarget(first.URL.Host, req.URL.Host)
 }
@@ -101,7 +101,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 // checkTarget refuses that a registry sends its client to an address that only this machine can reach.
 func checkTarget(from, to string) error {
 	if from != to && (metadata(to) || loopback(to) && !loopback(from)) {
-		return &localError{fmt.Errorf("%s points to %s, an address of this machine only, which is refused", from, to)}
+		return &finalError{fmt.Errorf("%s points to %s, an address of this machine only, which is refused", from, to)}
 	}
 	return nil
 }
