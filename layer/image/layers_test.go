@@ -431,3 +431,13 @@ func TestRemove(t *testing.T) {
 		t.Errorf("the shared layer: %v", err)
 	}
 }
+
+func TestMediaType(t *testing.T) {
+	for a, want := range map[compress.Algorithm]types.MediaType{
+		compress.None: types.OCIUncompressedLayer, compress.Gzip: types.OCILayer, compress.Zstd: types.OCILayerZStd, compress.XZ: "",
+	} {
+		if got, err := image.MediaType(a); got != want || (err != nil) != (want == "") {
+			t.Errorf("MediaType(%s) = %q, %v", a, got, err)
+		}
+	}
+}
