@@ -86,23 +86,30 @@ func (l *loader) loadEntry(ctx context.Context, e dockerEntry) (*image.Image, er
 	return img, nil
 }
 
-// loadLayer unpacks a layer of a docker archive. A compressed one is kept also as the blob that it is.
+// layerType is the media type of a compressed layer (OCI image specification, layer.md), "" for a format that has none.
+func layerType(codec compress.Algorithm) types.MediaType {
+	switch codec {
+	case compress.Gzip:
+		return types.OCILayer
+	case compress.Zstd:
+		return types.OCILayerZStd
+	default:
+		return ""
+	}
+}
+
+// loadLayer unpacks a layer of a docker archive. One in a format that has a media type is kept also as the blob that it is.
 func (l *loader) loadLayer(ctx context.Context, path string, layer *image.Layer) error {
 	codec, err := l.codec(path)
 	if err != nil {
 		return err
 	}
-	if codec == compress.Gzip || codec == compress.Zstd {
-		mediaType, err := image.MediaType(codec)
-		if err != nil {
-			return err
-		}
+	if mediaType := layerType(codec); mediaType != "" {
 		if layer.Blob, err = l.keepBlob(path, mediaType); err != nil {
 			return err
 		}
 		return l.unpack(ctx, &image.Image{Layers: []image.Layer{*layer}})
 	}
-	// No media type names the other formats: only what is in them is kept.
 	_, err = l.snapshots.Unpack(ctx, layer.DiffID, func() (io.ReadCloser, error) {
 		r, err := l.from.open(path)
 		if err != nil {
