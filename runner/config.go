@@ -26,6 +26,7 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 		Args: p.Args, Env: slices.Clone(p.Env), Dir: p.Dir, User: p.User,
 		NullStdin: p.Stdin == nil && p.Terminal == nil, Terminal: p.Terminal != nil, Filter: l.filter,
 	}
+	c.Rows, c.Cols = terminalSize(p.Terminal)
 	for _, m := range s.Mounts {
 		if !path.IsAbs(m.Target) {
 			return nil, nil, fmt.Errorf("mounting %s: the mount point is not an absolute path", m.Target)
@@ -152,7 +153,7 @@ func (l *Linux) mountStubs(mounts []Mount) (dir string, err error) {
 			isDir = st.IsDir()
 		}
 		if dir == "" {
-			if dir, err = os.MkdirTemp(l.Dir, fmt.Sprintf("box-%d-", os.Getpid())); err != nil {
+			if dir, err = os.MkdirTemp(l.Dir, fmt.Sprintf(boxName, os.Getpid())); err != nil {
 				return "", err
 			}
 			if err := os.Chmod(dir, 0o755); err != nil {

@@ -175,6 +175,9 @@ func (m mapping) write(pid int) error {
 
 // waitForIDs is the first child of Enter.
 func waitForIDs() error {
+	if len(os.Args) < 2 {
+		return errors.New("arguments are missing")
+	}
 	pipe := os.NewFile(goFD, "pipe")
 	data, err := io.ReadAll(pipe)
 	if err != nil || len(data) == 0 {

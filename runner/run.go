@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -28,6 +29,33 @@ type Linux struct {
 	filter []byte   // the seccomp program
 	oom    oomFile
 }
+
+// New returns a Linux that runs boxes under i, with its files in dir, which is made if missing. What processes that are dead have left
+// there is removed.
+func New(i Isolation, dir string) (*Linux, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the directory for boxes: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("reading the directory for boxes: %w", err)
+	}
+	for _, e := range entries {
+		var pid int
+		if n, _ := fmt.Sscanf(e.Name(), boxName, &pid); n != 1 || pid <= 0 {
+			continue
+		}
+		if errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return nil, fmt.Errorf("removing what a dead process has left: %w", err)
+			}
+		}
+	}
+	return &Linux{Isolation: i, Dir: dir}, nil
+}
+
+// boxName is the name of what a box needs in Linux.Dir: the pid of its strake, and something random after it.
+const boxName = "box-%d-"
 
 // prepare does what all boxes need, once.
 func (l *Linux) prepare() error {

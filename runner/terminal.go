@@ -50,29 +50,37 @@ func newTerminal(own *os.File, master int) *terminal {
 	return t
 }
 
-// fd calls f with the descriptor of own, which stays as it is: Fd would make it blocking for everybody.
-func (t *terminal) fd(f func(fd int)) {
-	if c, err := t.own.SyscallConn(); err == nil {
+// control calls f with the descriptor of file, which stays as it is: Fd would make it blocking for everybody.
+func control(file *os.File, f func(fd int)) {
+	if c, err := file.SyscallConn(); err == nil {
 		_ = c.Control(func(fd uintptr) { f(int(fd)) })
 	}
 }
 
+// terminalSize returns the size of a terminal, 0 if it has none or is nil.
+func terminalSize(f *os.File) (rows, cols uint16) {
+	if f == nil {
+		return 0, 0
+	}
+	control(f, func(fd int) {
+		if size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ); err == nil {
+			rows, cols = size.Row, size.Col
+		}
+	})
+	return rows, cols
+}
+
 // resize gives the box's terminal the size of ours.
 func (t *terminal) resize() {
-	t.fd(func(fd int) {
-		size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ)
-		if err != nil {
-			return
-		}
-		if c, err := t.master.SyscallConn(); err == nil {
-			_ = c.Control(func(m uintptr) { _ = unix.IoctlSetWinsize(int(m), unix.TIOCSWINSZ, size) })
-		}
+	rows, cols := terminalSize(t.own)
+	control(t.master, func(fd int) {
+		_ = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
 	})
 }
 
 // raw puts our terminal into raw mode: every key is for the box's one to interpret.
 func (t *terminal) raw() {
-	t.fd(func(fd int) {
+	control(t.own, func(fd int) {
 		old, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 		if err != nil {
 			return
@@ -92,7 +100,7 @@ func (t *terminal) raw() {
 // restore puts it back.
 func (t *terminal) restore() {
 	if t.saved != nil {
-		t.fd(func(fd int) { _ = unix.IoctlSetTermios(fd, unix.TCSETSW, t.saved) })
+		control(t.own, func(fd int) { _ = unix.IoctlSetTermios(fd, unix.TCSETSW, t.saved) })
 	}
 }
 

@@ -29,6 +29,8 @@ type Config struct {
 	Dir, User string
 	NullStdin bool
 	Terminal  bool
+	Rows      uint16 // of the terminal
+	Cols      uint16
 	Filter    []byte // seccomp program, as the kernel takes it
 }
 

@@ -207,6 +207,9 @@ func (b *box) openTerminal(dev int) error {
 		return fmt.Errorf("opening the terminal: %w", err)
 	}
 	b.master, b.console = master, os.NewFile(uintptr(slave), "/dev/console")
+	if err := unix.IoctlSetWinsize(slave, unix.TIOCSWINSZ, &unix.Winsize{Row: b.Rows, Col: b.Cols}); err != nil {
+		return fmt.Errorf("sizing the terminal: %w", err)
+	}
 	tree, err := cloneTree(dev, "pts/0", false)
 	if err != nil {
 		return fmt.Errorf("making /dev/console: %w", err)
@@ -358,41 +361,48 @@ func (b *box) mask(hostTrees) error {
 			return fmt.Errorf("making %s read-only: %w", p, err)
 		}
 	}
+	empty := "" // the first masked directory: the others are copies of its mount
 	for _, p := range masked() {
-		if err := b.maskOne(p); err != nil {
+		isDir, err := b.maskOne(p, empty)
+		if err != nil {
 			return fmt.Errorf("masking %s: %w", p, err)
 		}
+		if isDir && empty == "" {
+			empty = p
+		}
 	}
-	if err := b.network(); err != nil {
-		return err
-	}
-	return nil
+	return b.network()
 }
 
-func (b *box) maskOne(p string) error {
+// maskOne hides p behind /dev/null or an empty directory, if it is there.
+func (b *box) maskOne(p, empty string) (isDir bool, err error) {
 	target, err := b.inRoot(p, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(target, &st); err != nil {
 		unix.Close(target)
-		return err
+		return false, err
 	}
+	isDir = st.Mode&unix.S_IFMT == unix.S_IFDIR
 	var fd int
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		fd, err = newFS("tmpfs", noExec|unix.MOUNT_ATTR_RDONLY, option{"size", "4k"}, option{"nr_inodes", "2"}, option{"mode", "0755"})
-	} else {
+	switch {
+	case !isDir:
 		fd, err = cloneTree(unix.AT_FDCWD, "/dev/null", false)
+	case empty != "":
+		fd, err = cloneTree(unix.AT_FDCWD, empty, false)
+	default:
+		fd, err = newFS("tmpfs", noExec|unix.MOUNT_ATTR_RDONLY, option{"size", "4k"}, option{"nr_inodes", "2"}, option{"mode", "0755"})
 	}
 	if err != nil {
 		unix.Close(target)
-		return err
+		return isDir, err
 	}
-	return mountAt(fd, target)
+	return isDir, mountAt(fd, target)
 }
 
 // network names the host and brings the loopback of an own network namespace up.

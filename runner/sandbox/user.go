@@ -111,7 +111,8 @@ func fields(r io.Reader, f func([]string) bool) error {
 
 // findPasswd returns the first user with that name or number, or nil.
 func findPasswd(want string, passwd io.Reader) (*Passwd, error) {
-	n, isNumber, _ := number(want)
+	n, isNumber, rangeErr := number(want)
+	isNumber = isNumber && rangeErr == nil
 	var found *Passwd
 	err := fields(passwd, func(f []string) bool {
 		if len(f) < 4 {
