@@ -105,6 +105,7 @@ func TestExtract(t *testing.T) {
 }
 
 func TestExtractErrors(t *testing.T) {
+	needRoot(t)
 	f := archive(t, "f", strings.Repeat("f", 2000))
 	for _, c := range []struct {
 		name, to, want string
