@@ -47,7 +47,7 @@ func (b *build) assemble(ctx context.Context, p *planned, f filesystem) (*image.
 		maps.Copy(labels, b.opt.Labels)
 		config.Config.Labels = labels
 	}
-	raw, err := marshal(config)
+	raw, err := marshal(config, p.state.StartInterval)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the image configuration: %w", err)
 	}
@@ -78,12 +78,43 @@ func history(base, own []v1.History, made []time.Time) ([]v1.History, v1.Time) {
 }
 
 // marshal encodes a configuration without escaping <, > and &, which people read in histories.
-func marshal(config v1.ConfigFile) ([]byte, error) {
+func marshal(config v1.ConfigFile, start time.Duration) ([]byte, error) {
+	if start == 0 || config.Config.Healthcheck == nil {
+		return encode(config)
+	}
+	// v1.HealthConfig has no StartInterval: an object of the same name hides the type's at each level.
+	type container v1.Config
+	type health struct {
+		*v1.HealthConfig
+		StartInterval time.Duration
+	}
+	type withHealth struct {
+		container
+		Healthcheck health
+	}
+	return encode(struct {
+		v1.ConfigFile
+		Config withHealth `json:"config"`
+	}{config, withHealth{container(config.Config), health{config.Config.Healthcheck, start}}})
+}
+
+func encode(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(config); err != nil {
+	if err := enc.Encode(v); err != nil {
 		return nil, err
 	}
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}
+
+// startInterval reads what marshal wrote, of a base image.
+func startInterval(raw []byte) time.Duration {
+	var c struct {
+		Config struct {
+			Healthcheck struct{ StartInterval time.Duration }
+		} `json:"config"`
+	}
+	_ = json.Unmarshal(raw, &c) // the store has decoded these bytes before: they are JSON
+	return c.Config.Healthcheck.StartInterval
 }

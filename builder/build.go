@@ -90,7 +90,7 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Image: img, Warnings: append(graph.File.Warnings, p.warnings...)}, nil
+	return &Result{Image: img, Warnings: p.warnings}, nil
 }
 
 // build is one call of Build.

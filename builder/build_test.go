@@ -334,3 +334,35 @@ func TestMissingSourceNamesTheLine(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestHealthcheckStartIntervalSurvives(t *testing.T) {
+	w := newWorld(t)
+	base, err := w.build("FROM scratch\nHEALTHCHECK --interval=5s --start-interval=2s CMD [\"x\"]\n")
+	must(t, err)
+	w.images["base"] = base
+	img, err := w.build("FROM base\nLABEL a=<b>\n")
+	must(t, err)
+	for _, want := range []string{`"StartInterval":2000000000`, `"Interval":5000000000`, `"Test":["CMD","x"]`, `"a":"<b>"`, `"rootfs":{`} {
+		if !strings.Contains(string(img.RawConfig), want) {
+			t.Errorf("no %s in %s", want, img.RawConfig)
+		}
+	}
+	if n := strings.Count(string(img.RawConfig), `"Healthcheck"`); n != 1 {
+		t.Errorf("%d Healthchecks in %s", n, img.RawConfig)
+	}
+}
+
+func TestCopyFromScratchFindsNothing(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.build("FROM scratch\nCOPY --from=scratch a /\n"); err == nil || !strings.Contains(err.Error(), "not found") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCheckErrorFailsBeforeAnythingRuns(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.build("# check=error=true\nFROM scratch as x\nRUN [\"write\",\"a\",\"b\"]\n")
+	if err == nil || !strings.Contains(err.Error(), "lint violation found for rules: FromAsCasing") || len(w.ran) != 0 {
+		t.Errorf("got %v; ran %q", err, w.ran)
+	}
+}

@@ -69,7 +69,8 @@ func (b *build) plan(ctx context.Context, g *dockerfile.Graph) (*plan, error) {
 			s.exported = true
 		}
 	}
-	return &p.plan, nil
+	p.plan.warnings = append(slices.Clone(g.Warnings), p.plan.warnings...)
+	return &p.plan, g.Violation(p.plan.warnings)
 }
 
 // image returns the function that resolves ref, once.
@@ -100,6 +101,7 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 		}
 		from.base = img
 		from.state = dockerfile.BaseState(img.Config)
+		from.state.StartInterval = startInterval(img.RawConfig)
 	}
 	steps, state, err := p.graph.Expand(s, from.state)
 	if err != nil {
@@ -120,6 +122,7 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 		}
 	}
 	p.stages[s] = st
+	p.plan.warnings = append(p.plan.warnings, state.Warnings...)
 	return st, nil
 }
 
@@ -175,6 +178,9 @@ func (p *planner) input(s *dockerfile.Stage, st dockerfile.Step, from *dockerfil
 			return nil, err
 		}
 		return in.top, nil
+	}
+	if from.Image == "" {
+		return nil, nil //nolint:nilnil // scratch
 	}
 	img, err := p.image(from.Image, s.Platform)()
 	if err != nil {

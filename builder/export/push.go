@@ -3,7 +3,6 @@ package export
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -39,14 +38,14 @@ func (e *Exporter) Push(ctx context.Context, img *image.Image, ref name.Referenc
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return Result{}, fmt.Errorf("pushing %s: %w", ref, err)
+		return Result{}, err // the client's errors name the repository
 	}
 	m, err := e.manifestFor(img, layers)
 	if err != nil {
 		return Result{}, err
 	}
 	if err := e.Client.PushManifest(ctx, ref, m.raw, m.mediaType); err != nil {
-		return Result{}, fmt.Errorf("pushing %s: %w", ref, err)
+		return Result{}, err
 	}
 	return Result{Descriptor: m.descriptor(img)}, nil
 }
