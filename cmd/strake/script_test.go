@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -39,17 +40,23 @@ func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
 //	registry [KIND]         start or find a registry; $REGISTRY is its host. KIND is plain, htpasswd, token or tls
 //	interrupt SIGNAL CODE TEXT COMMAND...
 //	                        run the command, send the signal when its output contains TEXT, want the exit code
+//	asuser CODE ARG...      run strake as an ordinary user with a subordinate id range, which must end with the code
 //	clean DIR               fail if the store in DIR has a leftover of a command
 //
-// and the conditions [root], [userns] (rootless works) and [registry].
+// and the conditions [root], [userns] (root that can make a user who can be rootless) and [registry].
 func TestScript(t *testing.T) {
 	registries := &registries{t: t}
+	user := &testUser{t: t}
 	testscript.Run(t, testscript.Params{
-		Dir: "../../testdata/script",
+		Dir:         "../../testdata/script",
+		WorkdirRoot: publicDir(t),
 		Setup: func(env *testscript.Env) error {
 			home := filepath.Join(env.WorkDir, "home")
 			env.Setenv("HOME", home)
 			env.Setenv("STRAKE_ROOT", filepath.Join(env.WorkDir, "store"))
+			if busybox, err := exec.LookPath("busybox"); err == nil {
+				env.Setenv("BUSYBOX", busybox)
+			}
 			return os.Mkdir(home, 0o755)
 		},
 		Condition: condition,
@@ -59,6 +66,7 @@ func TestScript(t *testing.T) {
 			"registry":  registries.start,
 			"interrupt": cmdInterrupt,
 			"clean":     cmdClean,
+			"asuser":    user.run,
 		},
 	})
 }
@@ -68,8 +76,12 @@ func condition(cond string) (bool, error) {
 	case "root":
 		return os.Getuid() == 0 || required(), nil
 	case "userns":
-		_, err := runner.Probe(runner.Rootless)
-		return err == nil || required(), nil
+		for _, program := range []string{"useradd", "newuidmap", "setpriv"} {
+			if _, err := exec.LookPath(program); err != nil {
+				return required(), nil
+			}
+		}
+		return os.Getuid() == 0 || required(), nil
 	case "registry":
 		_, err := exec.LookPath("docker-registry")
 		return err == nil || required(), nil
@@ -84,7 +96,11 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	err = ts.Exec(args[1], args[2:]...)
+	checkCode(ts, want, ts.Exec(args[1], args[2:]...))
+}
+
+// checkCode checks how a command ended.
+func checkCode(ts *testscript.TestScript, want int, err error) {
 	var exit *exec.ExitError
 	switch {
 	case err == nil && want == 0:
@@ -92,6 +108,67 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	default:
 		ts.Fatalf("want exit code %d, got: %v", want, err)
 	}
+}
+
+// publicDir is a temporary directory that every user may look into.
+func publicDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "strake-script-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// testUser is a user that is made when a script needs him and removed after the test.
+type testUser struct {
+	t        *testing.T
+	once     sync.Once
+	uid, gid string
+	err      error
+}
+
+// make adds the user to this machine.
+func (u *testUser) make() {
+	name := fmt.Sprintf("strks%d", os.Getpid())
+	if out, err := exec.Command("useradd", "-M", "-K", "SUB_UID_COUNT=65536", "-K", "SUB_GID_COUNT=65536", name).CombinedOutput(); err != nil {
+		u.err = fmt.Errorf("useradd: %w\n%s", err, out)
+		return
+	}
+	u.t.Cleanup(func() { exec.Command("userdel", name).Run() })
+	var found *user.User
+	if found, u.err = user.Lookup(name); u.err == nil {
+		u.uid, u.gid = found.Uid, found.Gid
+	}
+}
+
+func (u *testUser) run(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: asuser CODE ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	u.once.Do(u.make)
+	ts.Check(u.err)
+	// The copy of the program that testscript makes is for root only.
+	home := ts.MkAbs(".user")
+	program := filepath.Join(home, "strake")
+	if _, err := os.Stat(program); err != nil {
+		self, err := os.Executable()
+		ts.Check(err)
+		ts.Check(os.Mkdir(home, 0o755))
+		ts.Check(exec.Command("cp", self, program).Run())
+		uid, _ := strconv.Atoi(u.uid)
+		gid, _ := strconv.Atoi(u.gid)
+		ts.Check(os.Chown(home, uid, gid))
+	}
+	checkCode(ts, want, ts.Exec("setpriv", append([]string{
+		"--reuid=" + u.uid, "--regid=" + u.gid, "--clear-groups", "env", "-u", "STRAKE_ROOT", "HOME=" + home, program,
+	}, args[1:]...)...))
 }
 
 const baseDockerfile = `FROM scratch
