@@ -27,8 +27,17 @@ func newLocks(dir string) locks {
 	return locks{dir: dir, mu: new(sync.Mutex), held: map[string]chan struct{}{}}
 }
 
-// lock waits until nobody else holds key, or ctx is done.
+// lock waits until nobody else holds key, or ctx is done. Its file is there only as long as somebody holds it.
 func (l *locks) lock(ctx context.Context, key string) (unlock func(), err error) {
+	return l.hold(ctx, key, filepath.Join(l.dir, key), os.O_CREATE|os.O_RDWR)
+}
+
+// lockAt is lock by the lock of a directory that is there anyway, which saves making a file.
+func (l *locks) lockAt(ctx context.Context, dir string) (unlock func(), err error) {
+	return l.hold(ctx, dir, dir, os.O_RDONLY|unix.O_DIRECTORY)
+}
+
+func (l *locks) hold(ctx context.Context, key, path string, flag int) (unlock func(), err error) {
 	mine := make(chan struct{})
 	for {
 		l.mu.Lock()
@@ -52,22 +61,24 @@ func (l *locks) lock(ctx context.Context, key string) (unlock func(), err error)
 		l.mu.Unlock()
 		close(mine)
 	}
-	f, err := lockFile(ctx, filepath.Join(l.dir, key))
+	f, err := lockFile(ctx, path, flag)
 	if err != nil {
 		release()
 		return nil, err
 	}
 	return func() {
-		_ = os.Remove(f.Name()) // before the lock goes: who waits for it sees that the file has no name
+		if flag&os.O_CREATE != 0 {
+			_ = os.Remove(path) // before the lock goes: who waits for it sees that the file has no name
+		}
 		_ = f.Close()
 		release()
 	}, nil
 }
 
-// lockFile makes and locks the file path against other processes.
-func lockFile(ctx context.Context, path string) (*os.File, error) {
+// lockFile opens path and locks it against other processes.
+func lockFile(ctx context.Context, path string, flag int) (*os.File, error) {
 	for {
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		f, err := os.OpenFile(path, flag, 0o600)
 		if err != nil {
 			return nil, err
 		}

@@ -10,7 +10,7 @@
 //	DIR/ID/meta     its diffID and size, once known (JSON)
 //	DIR/diffid/HEX  a symbolic link whose target is the ID of a layer with that diffID
 //	DIR/tmp/NAME    what is being written or removed; locked (flock) while its process lives
-//	DIR/lock/KEY    locks of work that is to be done once
+//	DIR/lock/KEY    locks (flock) of diffIDs that are being unpacked
 //	DIR/empty       empty directories, because overlayfs wants at least one or two
 //
 // Nothing is synced to the disk here. Layers that a power failure may have torn

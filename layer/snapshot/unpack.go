@@ -179,7 +179,7 @@ func (s *Store) diffID(ctx context.Context, id ID) (meta, error) {
 	if m, err := s.readMeta(id); err != nil || m.DiffID != (v1.Hash{}) {
 		return m, err
 	}
-	unlock, err := s.locks.lock(ctx, string(id))
+	unlock, err := s.locks.lockAt(ctx, s.fs(id))
 	if err != nil {
 		return meta{}, err
 	}
