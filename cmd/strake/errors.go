@@ -78,6 +78,13 @@ func (e *hintError) Unwrap() error { return e.err }
 // Hint is the advice.
 func (e *hintError) Hint() string { return e.hint }
 
+// isolationError is a failure to get the privileges that layers need; it names the setting to change itself.
+type isolationError struct{ err error }
+
+func (e *isolationError) Error() string { return e.err.Error() }
+
+func (e *isolationError) Unwrap() error { return e.err }
+
 // classify gives the error of a command the exit code and the advice that belong to it.
 func classify(ctx context.Context, cmd *cobra.Command, err error) error {
 	if err == nil {
@@ -104,8 +111,9 @@ func classify(ctx context.Context, cmd *cobra.Command, err error) error {
 // advise adds a hint to errors whose remedy is known, unless they bring one.
 func advise(err error) error {
 	var adviser interface{ Hint() string }
+	var isolation *isolationError
 	switch {
-	case errors.As(err, &adviser):
+	case errors.As(err, &adviser), errors.As(err, &isolation):
 	case errors.Is(err, registry.ErrUnauthorized):
 		return &hintError{err, "log in with \"strake login REGISTRY\""}
 	case errors.Is(err, syscall.ENOSPC):

@@ -41,6 +41,7 @@ func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
 //	interrupt SIGNAL CODE TEXT COMMAND...
 //	                        run the command, send the signal when its output contains TEXT, want the exit code
 //	asuser CODE ARG...      run strake as an ordinary user with a subordinate id range, which must end with the code
+//	empty                   fail if the store holds an image, a layer or a blob
 //	clean DIR               fail if the store in DIR has a leftover of a command
 //
 // and the conditions [root], [userns] (root that can make a user who can be rootless) and [registry].
@@ -67,6 +68,7 @@ func TestScript(t *testing.T) {
 			"interrupt": cmdInterrupt,
 			"clean":     cmdClean,
 			"asuser":    user.run,
+			"empty":     cmdEmpty,
 		},
 	})
 }
@@ -302,6 +304,18 @@ func (t *trigger) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.buf.String()
+}
+
+// cmdEmpty looks for what a command that failed must not leave in a new store.
+func cmdEmpty(ts *testscript.TestScript, neg bool, args []string) {
+	root := ts.Getenv("STRAKE_ROOT")
+	for _, pattern := range []string{"blobs/sha256/*", "blobs/tmp/*", "layers/*/fs", "layers/tmp/*", "images/images/*", "images/refs/*", "images/removed/*"} {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		ts.Check(err)
+		if len(found) > 0 {
+			ts.Fatalf("left in the store: %q", found)
+		}
+	}
 }
 
 // cmdClean looks for what commands that have ended must not leave.

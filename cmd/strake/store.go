@@ -120,7 +120,7 @@ func (e *environment) openLayers(ctx context.Context) (*store, error) {
 	err = runner.Enter(isolation)
 	resume()
 	if err != nil {
-		return nil, err
+		return nil, &isolationError{err}
 	}
 	s, err := e.openStore()
 	if err != nil {
@@ -179,7 +179,11 @@ func (e *environment) probe(root string) (runner.Isolation, error) {
 			want = runner.Rootless
 		}
 	}
-	return runner.Probe(want)
+	isolation, err := runner.Probe(want)
+	if err != nil {
+		return isolation, &isolationError{err}
+	}
+	return isolation, nil
 }
 
 // path returns the path of something in the store.
