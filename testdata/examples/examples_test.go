@@ -25,7 +25,7 @@ type app struct {
 
 var apps = []app{
 	{
-		name: "goservice", steps: 6, args: goArgs, page: "share memory by communicating",
+		name: "goservice", steps: 7, args: goArgs, page: "share memory by communicating",
 		signal: syscall.SIGTERM, code: 0, label: "org.opencontainers.image.title=quotes",
 	},
 	{
