@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -405,5 +406,61 @@ func TestManyLayers(t *testing.T) {
 	out := w.must("ls / | grep -c '^f'", func(s *Sandbox, _ *Process) { s.Root.Lower = lower })
 	if !regexp.MustCompile(`^200\n$`).MatchString(out) {
 		t.Errorf("got %q", out)
+	}
+}
+
+func TestBoxContainer(t *testing.T) {
+	w := newWorld(t)
+	out := w.must("cat /etc/hostname; cat /etc/hosts; echo x >> /etc/hosts; tail -1 /etc/hosts", func(s *Sandbox, _ *Process) {
+		s.Container, s.ExtraHosts = true, []string{"10.0.0.1\tdb"}
+	})
+	if want := "boxtest\n127.0.0.1\tlocalhost boxtest\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.1\tdb\nx\n"; out != want {
+		t.Errorf("got %q", out)
+	}
+	if entries, err := os.ReadDir(w.upper); err != nil || len(entries) > 1 {
+		t.Errorf("upper has %v, %v", entries, err)
+	}
+	if _, err := os.Stat(filepath.Join(w.upper, "etc/hostname")); err == nil {
+		t.Error("upper has /etc/hostname")
+	}
+}
+
+func TestNewRemovesLeftovers(t *testing.T) {
+	dir := t.TempDir()
+	dead, own, other := filepath.Join(dir, "box-4194305-x"), filepath.Join(dir, fmt.Sprintf(boxName, os.Getpid())+"y"), filepath.Join(dir, "else")
+	for _, d := range []string{dead, own, other} {
+		if err := os.MkdirAll(filepath.Join(d, "etc"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := New(Isolation{Rung: Root}, dir); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("left are %v, %v", entries, err)
+	}
+}
+
+// An out-of-memory kill is told from another one, where this process's memory cgroup can be seen.
+func TestBoxOutOfMemory(t *testing.T) {
+	needRoot(t)
+	group := fmt.Sprintf("/sys/fs/cgroup/memory/strake-test-%d", os.Getpid())
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Skip("no memory cgroup of version 1 to write to:", err)
+	}
+	t.Cleanup(func() { _ = os.Remove(group) })
+	if err := os.WriteFile(filepath.Join(group, "memory.limit_in_bytes"), []byte("96M"), 0); err != nil {
+		t.Skip("no memory limit:", err)
+	}
+	dir := publicDir(t)
+	makeRoot(t, filepath.Join(dir, "lower"))
+	h := helperCommand(t, dir, "run", dir, "x=0123456789; while :; do x=$x$x; done")
+	c := exec.Command("/bin/sh", append([]string{"-c", "echo $$ > " + group + "/cgroup.procs; exec \"$@\"", "sh", h.Path}, h.Args[1:]...)...)
+	c.Env, c.Dir = h.Env, "/"
+	out, err := c.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 137 || !strings.Contains(string(out), "out of memory") {
+		t.Errorf("got %v: %s", err, out)
 	}
 }

@@ -62,7 +62,11 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 		c.Attach = c.Lower[len(c.Lower)-1]
 	}
 	if c.Attach == "" {
-		return nil, done, errors.New("the root has no layers")
+		return nil, nil, errors.New("the root has no layers")
+	}
+	if c.Attach, err = filepath.Abs(c.Attach); err != nil {
+		done()
+		return nil, nil, fmt.Errorf("finding the root's layers: %w", err)
 	}
 	return c, done, nil
 }

@@ -145,7 +145,7 @@ func (b *box) start(cfg *sandbox.Config, ownNet bool) error {
 	b.oomed = b.linux.oom.count()
 	runtime.LockOSThread()
 	b.init, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", b.linux.exe.Fd()), []string{sandbox.Marker}, &os.ProcAttr{
-		Env:   []string{"GOGC=off", "GOMAXPROCS=2"},
+		Env:   initEnv(),
 		Files: append(files, theirs, memory),
 		Sys:   &syscall.SysProcAttr{Cloneflags: uintptr(flags), Pdeathsig: unix.SIGKILL},
 	})
@@ -154,6 +154,11 @@ func (b *box) start(cfg *sandbox.Config, ownNet bool) error {
 		return fmt.Errorf("starting the sandbox: %w", err)
 	}
 	return nil
+}
+
+// initEnv keeps Go's start in the init short: no look at cgroups, no collector.
+func initEnv() []string {
+	return []string{"GOGC=off", "GOMAXPROCS=2", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
 }
 
 // configFile returns a memfd with cfg: other than an argument or a file, nobody else can read it.
@@ -196,10 +201,10 @@ func (b *box) wait(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("waiting for the sandbox: %w", err)
 	}
-	if err := b.result(got, state); err != nil {
-		return err
+	if copyErr != nil { // the process may have died of it
+		return copyErr
 	}
-	return copyErr
+	return b.result(got, state)
 }
 
 // kill kills the init, and with it the kernel kills all that is in its pid namespace.

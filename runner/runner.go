@@ -98,10 +98,14 @@ type ExitError struct {
 }
 
 func (e *ExitError) Error() string {
+	text := fmt.Sprintf("exit code: %d", e.Code)
 	if e.Signal != nil {
-		return fmt.Sprintf("killed by signal: %v", e.Signal)
+		text = fmt.Sprintf("killed by signal: %v", e.Signal)
 	}
-	return fmt.Sprintf("exit code: %d", e.Code)
+	if e.OOM {
+		text += ": out of memory"
+	}
+	return text
 }
 
 // StartError says that the process could not be started: its code is 127 if the program was not

@@ -129,11 +129,8 @@ func (b *box) hostTrees() (t hostTrees, err error) {
 	if t.mounts, err = sources(b.Mounts, data, len(b.Files)); err != nil {
 		return t, err
 	}
-	if data >= 0 { // the clones hold it; nobody may reach the files by another way
+	if data >= 0 { // the clones hold it; the mount itself goes away with the old root
 		unix.Close(data)
-		if err := unix.Unmount(b.Attach, unix.MNT_DETACH); err != nil {
-			return t, fmt.Errorf("hiding the data files: %w", err)
-		}
 	}
 	return t, nil
 }

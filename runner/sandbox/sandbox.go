@@ -17,6 +17,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,10 +44,23 @@ func Init() {
 		fmt.Fprintln(os.Stderr, "strake: closing descriptors:", err)
 		os.Exit(1)
 	}
-	// Processes in the box may signal pid 1; a handler that nobody reads makes that harmless, and unlike an
-	// ignored signal it is not inherited by the step.
-	signal.Notify(make(chan os.Signal, 1))
+	ignoreSignals()
 	os.Exit(run())
+}
+
+// ignoreSignals makes signals from the box harmless. The kernel drops those for pid 1 that it has no handler for; unlike
+// an ignored one, the default action is right for the step that inherits it. The signals that Go's runtime
+// needs itself are kept, and read by nobody.
+func ignoreSignals() {
+	signal.Notify(make(chan os.Signal, 1), unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE)
+	var deflt [4]uint64 // struct sigaction
+	for s := unix.Signal(1); s <= 31; s++ {
+		switch s {
+		case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGURG, unix.SIGKILL, unix.SIGSTOP:
+		default:
+			_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&deflt)), 0, 8, 0, 0)
+		}
+	}
 }
 
 func run() int {
