@@ -255,3 +255,19 @@ func TestConcurrentTags(t *testing.T) {
 		t.Errorf("%v, %v", list, err)
 	}
 }
+
+// FuzzFind looks for anything that a user may write: it finds the one image, or nothing.
+func FuzzFind(f *testing.F) {
+	for _, s := range []string{"app", "sha256:", "a@sha256:b", "../x", "a:b:c", "0", "localhost:5000/a", "\x00", "~"} {
+		f.Add(s)
+	}
+	s, _, _ := newStore(f)
+	id := put(f, s, newImage(f, "me", 1))
+	tag(f, s, "app", id)
+	f.Fuzz(func(t *testing.T, ref string) {
+		img, err := s.Find(ref)
+		if err == nil && img.ID != id || err != nil && !errors.Is(err, image.ErrNotFound) {
+			t.Errorf("Find(%q) = %v, %v", ref, img, err)
+		}
+	})
+}
