@@ -133,7 +133,7 @@ func indexTar(f *os.File) (*archive, error) {
 			}
 			files[name] = tarFile{offset: offset, size: h.Size}
 		case tar.TypeSymlink: // docker before 1.10 linked equal layers
-			files[name] = tarFile{link: path.Join(path.Dir("/"+name), h.Linkname)[1:]}
+			files[name] = tarFile{link: path.Join(path.Dir("/"+name), h.Linkname)[1:]} //nolint:gosec // a key of the map, never a path
 		case tar.TypeLink:
 			files[name] = tarFile{link: strings.TrimPrefix(path.Clean("/"+h.Linkname), "/")}
 		}

@@ -180,7 +180,7 @@ func (s *store) openInput(ctx context.Context, opts buildOptions) (_ *input, err
 // the Dockerfile, which comes first.
 func (s *store) openContext(root *rootfs.Root, dir, beside string, opts buildOptions) (*source.Tree, error) {
 	name, text := ".dockerignore", []byte(nil)
-	var err error = fs.ErrNotExist
+	err := fs.ErrNotExist
 	if beside != "" {
 		if text, err = readHostFile(beside); err == nil {
 			name = beside

@@ -13,20 +13,19 @@ import (
 
 // imageInspect is an image as docker image inspect shows it.
 type imageInspect struct {
-	ID            string `json:"Id"`
-	RepoTags      []string
-	RepoDigests   []string
-	Comment       string
-	Created       string
-	DockerVersion string `json:",omitempty"`
-	Author        string
-	Config        v1.Config
-	Architecture  string
-	Variant       string `json:",omitempty"`
-	Os            string
-	OsVersion     string `json:",omitempty"`
-	Size          int64
-	RootFS        rootFSInspect
+	ID           string `json:"Id"`
+	RepoTags     []string
+	RepoDigests  []string
+	Comment      string
+	Created      string
+	Author       string
+	Config       v1.Config
+	Architecture string
+	Variant      string `json:",omitempty"`
+	Os           string
+	OsVersion    string `json:",omitempty"`
+	Size         int64
+	RootFS       rootFSInspect
 }
 
 // rootFSInspect lists the layers of an image by the digests of their tars.
@@ -94,7 +93,7 @@ func (s *store) inspect(ctx context.Context, img *image.Image) (imageInspect, er
 	c := img.Config
 	shown := imageInspect{
 		ID: img.ID.String(), RepoTags: repoTags(names), RepoDigests: repoDigests(img, names),
-		Created: rfc3339(c.Created.Time), DockerVersion: c.DockerVersion, Author: c.Author, Config: c.Config,
+		Created: rfc3339(c.Created.Time), Author: c.Author, Config: c.Config,
 		Architecture: c.Architecture, Variant: c.Variant, Os: c.OS, OsVersion: c.OSVersion,
 		Size: size, RootFS: rootFSInspect{Type: c.RootFS.Type, Layers: []string{}},
 	}

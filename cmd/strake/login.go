@@ -177,5 +177,5 @@ func echoOff(f *os.File) (restore func(), err error) {
 	if err := unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, &quiet); err != nil {
 		return nil, err
 	}
-	return func() { unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, old) }, nil
+	return func() { _ = unix.IoctlSetTermios(int(f.Fd()), unix.TCSETS, old) }, nil
 }

@@ -13,10 +13,10 @@ import (
 type runFlags struct {
 	interactive, terminal, remove, readOnly bool
 
-	env, envFiles, volumes         []string
-	workDir, user, entrypoint      string
-	name, hostname, network, pull  string
-	entrypointGiven, hostnameGiven bool
+	env, envFiles, volumes        []string
+	workDir, user, entrypoint     string
+	name, hostname, network, pull string
+	entrypointGiven               bool
 }
 
 // runOptions are the decided values of strake run.

@@ -79,17 +79,21 @@ func condition(cond string) (bool, error) {
 		return os.Getuid() == 0 || required(), nil
 	case "userns":
 		for _, program := range []string{"useradd", "newuidmap", "setpriv"} {
-			if _, err := exec.LookPath(program); err != nil {
+			if !installed(program) {
 				return required(), nil
 			}
 		}
 		return os.Getuid() == 0 || required(), nil
 	case "registry":
-		_, err := exec.LookPath("docker-registry")
-		return err == nil || required(), nil
+		return installed("docker-registry") || required(), nil
 	default:
 		return false, fmt.Errorf("unknown condition %q", cond)
 	}
+}
+
+func installed(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil
 }
 
 func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
@@ -115,7 +119,7 @@ func checkCode(ts *testscript.TestScript, want int, err error) {
 // publicDir is a temporary directory that every user may look into.
 func publicDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "strake-script-*")
+	dir, err := os.MkdirTemp("", "strake-script-*") //nolint:usetesting // t.TempDir is closed to others
 	if err != nil {
 		t.Fatal(err)
 	}
