@@ -41,6 +41,9 @@ type buildOptions struct {
 	isolation    runner.Rung
 }
 
+// epochArg is the time that reproducible builds give to everything.
+const epochArg = "SOURCE_DATE_EPOCH"
+
 func newBuildCommand(env *environment) *cobra.Command {
 	var flags buildFlags
 	cmd := &cobra.Command{
@@ -116,10 +119,16 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 	opts.buildArgs = make(map[string]string)
 	for _, arg := range f.buildArgs {
 		// A name without a value takes the environment's; one that is not set there is as if not given.
-		if kv, ok := env.expand(arg); ok {
-			k, v, _ := strings.Cut(kv, "=")
-			opts.buildArgs[k] = v
+		kv, ok := env.expand(arg)
+		if !ok {
+			continue
 		}
+		k, v, _ := strings.Cut(kv, "=")
+		// These mean something to BuildKit beside being arguments, which strake does not do yet.
+		if k == "" || k == epochArg || strings.HasPrefix(k, "BUILDKIT_") {
+			return opts, usagef("--build-arg %q is not supported", arg)
+		}
+		opts.buildArgs[k] = v
 	}
 	opts.labels = make(map[string]string)
 	for _, label := range f.labels {

@@ -45,6 +45,9 @@ func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
 	if err != nil {
 		return err
 	}
+	if env.getenv(epochArg) != "" && opts.progress != "quiet" {
+		fmt.Fprintf(env.stderr, "warning: %s is set, but not supported yet: the image has the times of this build\n", epochArg)
+	}
 	in, err := s.openInput(ctx, opts)
 	if err != nil {
 		return err
@@ -69,7 +72,7 @@ func (e *environment) display(progress string) ui.Display {
 	switch {
 	case progress == "quiet":
 		return ui.Quiet(e.stderr)
-	case progress == "tty", progress == "auto" && isTerminal(e.stderr) && e.getenv("TERM") != "dumb":
+	case progress != "plain" && isTerminal(e.stderr) && (progress == "tty" || e.getenv("TERM") != "dumb"):
 		return ui.TTY(e.stderr, func() int { return width(e.stderr) })
 	default:
 		return ui.Plain(e.stderr)

@@ -111,7 +111,7 @@ func (p *plain) completed(st *step, e progress.Event) {
 		}
 	case e.Err != nil:
 		p.head(st)
-		fmt.Fprintf(p.w, "#%d ERROR: %v\n", st.number, e.Err)
+		fmt.Fprintf(p.w, "#%d ERROR: %s\n", st.number, block(reason(e.Err)))
 		p.failed = append(p.failed, st)
 		return
 	case st.number > 0 && !st.cached:

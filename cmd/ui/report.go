@@ -53,6 +53,15 @@ func located(w io.Writer, at *dockerfile.Error, message string) string {
 	return at.Err.Error()
 }
 
+// reason is an error without the place in the Dockerfile.
+func reason(err error) string {
+	var at *dockerfile.Error
+	if errors.As(err, &at) && at.Err != nil {
+		return at.Err.Error()
+	}
+	return err.Error()
+}
+
 // firstLine shortens an instruction that spans lines.
 func firstLine(s string) string {
 	if line, _, more := strings.Cut(s, "\n"); more {
