@@ -160,8 +160,22 @@ func (s *Stage) clone() *Stage {
 	return &c
 }
 
-// Base is what a stage starts from: another stage, an image, or neither (scratch).
+// Base is what a stage starts from: another stage, an image, a named context, or none of them (scratch).
 type Base struct {
 	Stage *Stage
 	Image string // as written, expanded
+	// Context is one of Settings.Contexts. Replaces says what it stands for: the image that FROM names, or the whole stage, whose
+	// instructions are not run then.
+	Context  string
+	Replaces Replaced
 }
+
+// Replaced is what a named context stands for.
+type Replaced int
+
+// What a named context stands for.
+const (
+	ReplacesNothing Replaced = iota
+	ReplacesImage            // the stage's instructions are run on top of the context
+	ReplacesStage            // the context is the stage: Expand gives no steps
+)

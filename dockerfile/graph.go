@@ -22,6 +22,13 @@ type Settings struct {
 	// PlatformGiven: Platform was asked for, so the image is labelled with it whatever its base says.
 	PlatformGiven bool
 	Build         v1.Platform // of the machine that builds
+	// Contexts are the names of --build-context, "NAME" or "NAME::PLATFORM". They stand for a stage of the name or an image.
+	Contexts []string
+	// AllStages: Graph.Stages are all, whether Target needs them or not. A check without a target wants them linted.
+	AllStages bool
+	// Ignored says whether a file of the context (slash-separated, relative, "." for all of it) is left out by .dockerignore.
+	// It is for a lint rule; nil where there is no .dockerignore, or where it has exceptions ("!"), which the rule cannot judge.
+	Ignored func(path string) bool
 }
 
 // Graph is what a build of one target needs. It may be used by several goroutines at once.

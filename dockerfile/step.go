@@ -31,6 +31,11 @@ type Run struct {
 	// Script, for a heredoc that starts with "#!", is mounted read-only and executable at /dev/pipes/NAME, which is the last of Args.
 	// As in BuildKit it is the shell that starts it.
 	Script *Inline
+
+	Mounts   []Mount // in the order of the text; a later one may lie over or under an earlier one
+	Network  Network
+	Security Security
+	Devices  []Device
 }
 
 // ScriptDir is where Run.Script is found.
@@ -44,8 +49,26 @@ type Copy struct {
 	Inline  []Inline // heredocs, in order, after Sources
 	Dest    string   // absolute, not cleaned; ends in "/" if written so (or if it is a working directory, ".")
 	Chown   string   // user[:group], not looked up; empty is the default
-	Chmod   string   // octal, at most 07777; empty is the default
+	Chmod   string   // octal, at most 07777, or symbolic: good for ParseMode; empty is the default
 	Dir     string   // the working directory at this point, absolute, not cleaned
+
+	Link    bool     // --link: the copy is a layer that does not look at what lies below it. False when --chmod is given, as in BuildKit
+	Parents bool     // --parents: sources keep their folders; what stands before "/./" in one of them is cut
+	Exclude []string // --exclude: patterns as in .dockerignore, relative to each source
+	// Checksum is ADD --checksum: ALGORITHM:HEX of a URL's file, or a commit (or the start of one) of a git repository. There is one source then.
+	Checksum   string
+	Unpack     *bool // ADD --unpack; nil is the default: archives from files, not from URLs
+	KeepGitDir *bool // ADD --keep-git-dir; each Remote has it already
+	// Remotes are those of ADD's sources that are not files of the context, by rising Index.
+	Remotes []Remote
+}
+
+// Remote is a source of ADD that is fetched: a file by HTTP, or a git repository.
+type Remote struct {
+	Index int    // of Copy.Sources
+	URL   string // as written, expanded
+	Name  string // of the file that an HTTP URL gives; empty for git
+	Git   *GitRef
 }
 
 // Inline is a file whose content stands in the Dockerfile.
@@ -54,10 +77,11 @@ type Inline struct {
 	Data []byte
 }
 
-// Source is what COPY --from names: a stage, an image, or neither (scratch, which has no files).
+// Source is what COPY --from or a mount's from names: a stage, an image, a named context, or none of them (scratch, which has no files).
 type Source struct {
-	Stage *Stage
-	Image string // as written
+	Stage   *Stage
+	Image   string // as written
+	Context string // one of Settings.Contexts
 }
 
 // Workdir makes a working directory. Root "/" needs none and has no Op.

@@ -16,9 +16,7 @@ import (
 func unsupported(c instructions.Command) error {
 	switch c := c.(type) {
 	case *instructions.RunCommand:
-		for _, flag := range c.FlagsUsed {
-			return refuse("RUN --" + flag)
-		}
+		return unsupportedRun(c)
 	case *instructions.CopyCommand:
 		switch {
 		case c.Link:
@@ -29,25 +27,60 @@ func unsupported(c instructions.Command) error {
 			return refuse("COPY --exclude")
 		}
 	case *instructions.AddCommand:
-		switch {
-		case c.Link:
-			return refuse("ADD --link")
-		case len(c.ExcludePatterns) > 0:
-			return refuse("ADD --exclude")
-		case c.Checksum != "":
-			return refuse("ADD --checksum")
-		case c.KeepGitDir != nil:
-			return refuse("ADD --keep-git-dir")
-		case c.Unpack != nil:
-			return refuse("ADD --unpack")
+		return unsupportedAdd(c)
+	}
+	return nil
+}
+
+func unsupportedRun(c *instructions.RunCommand) error {
+	if network := instructions.GetNetwork(c); network != instructions.NetworkDefault {
+		return refuse("RUN --network=" + network)
+	}
+	if security := instructions.GetSecurity(c); security != instructions.SecuritySandbox {
+		return refuse("RUN --security=" + security)
+	}
+	if len(instructions.GetDevices(c)) > 0 {
+		return refuse("RUN --device")
+	}
+	return nil
+}
+
+// unsupportedMount is asked when variables are expanded: the type of a mount may be one.
+func unsupportedMount(t MountType) error {
+	switch t {
+	case MountBind:
+		return refuse("RUN --mount=type=bind")
+	case MountCache:
+		return refuse("RUN --mount=type=cache")
+	case MountTmpfs:
+		return refuse("RUN --mount=type=tmpfs")
+	case MountSecret:
+		return refuse("RUN --mount=type=secret")
+	case MountSSH:
+		return refuse("RUN --mount=type=ssh")
+	}
+	return nil
+}
+
+func unsupportedAdd(c *instructions.AddCommand) error {
+	switch {
+	case c.Link:
+		return refuse("ADD --link")
+	case len(c.ExcludePatterns) > 0:
+		return refuse("ADD --exclude")
+	case c.Checksum != "":
+		return refuse("ADD --checksum")
+	case c.KeepGitDir != nil:
+		return refuse("ADD --keep-git-dir")
+	case c.Unpack != nil:
+		return refuse("ADD --unpack")
+	}
+	for _, src := range c.SourcePaths {
+		if isGit(src) {
+			return refuse("ADD of a git repository (" + src + ")")
 		}
-		for _, src := range c.SourcePaths {
-			if isGit(src) {
-				return refuse("ADD of a git repository (" + src + ")")
-			}
-			if isHTTP(src) {
-				return refuse("ADD of a URL (" + src + ")")
-			}
+		if isHTTP(src) {
+			return refuse("ADD of a URL (" + src + ")")
 		}
 	}
 	return nil
