@@ -66,10 +66,13 @@ func Probe(want Rung) (Isolation, error) {
 	return Isolation{Rung: Rootless, Reason: fmt.Sprintf("user %d with %d subordinate ids", os.Getuid(), m.uids.size())}, nil
 }
 
+// initUserNS is the first user namespace (PROC_USER_INIT_INO in the kernel's sources).
+const initUserNS = "user:[4026531837]"
+
 // inUserNS says whether this process is in another user namespace than the first one.
 func inUserNS() bool {
-	data, err := os.ReadFile("/proc/self/uid_map")
-	return err == nil && strings.Join(strings.Fields(string(data)), " ") != "0 0 4294967295"
+	name, err := os.Readlink("/proc/self/ns/user")
+	return err == nil && name != initUserNS
 }
 
 // tryMounts tries what a box needs in a mount namespace of a thread, which is thrown away with it.

@@ -49,7 +49,11 @@ func helpProbe(args []string) error {
 
 // helpRootless enters a user namespace and runs the script args[1] in a box below the directory args[0].
 func helpRootless(args []string) error {
-	i, err := Probe(Auto)
+	want := Auto
+	if os.Geteuid() == 0 {
+		want = Rootless // what it is inside, and what root may ask for
+	}
+	i, err := Probe(want)
 	if err != nil {
 		return err
 	}
@@ -277,6 +281,37 @@ func gone(t *testing.T, arg string) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Errorf("a process with the argument %s is left", arg)
+}
+
+// Root may ask for a user namespace.
+func TestRootlessAsRoot(t *testing.T) {
+	needRoot(t)
+	dir := publicDir(t)
+	makeRoot(t, filepath.Join(dir, "lower"))
+	out, err := helperCommand(t, dir, "rootless", dir, "id -u; touch /x; chown 33:44 /x; stat -c %u:%g /x; grep CapEff /proc/self/status").CombinedOutput()
+	if err != nil || string(out) != "0\n33:44\nCapEff:\t00000000a80425fb\n" {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+// Ctrl-C in a terminal ends the program outside and inside, and the terminal stays usable.
+func TestEnterTerminal(t *testing.T) {
+	run := rootless(t)
+	master, slave := pty(t)
+	c := run("trap 'echo one' INT; echo ready; i=0; while [ $i -lt 60 ]; do i=$((i+1)); sleep 0.05; done; echo end")
+	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
+	c.SysProcAttr.Setsid, c.SysProcAttr.Setctty = true, true
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, master, "ready")
+	// The box has a session of its own: the key reaches strake alone, outside and inside.
+	if _, err := master.WriteString("\x03"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err == nil {
+		t.Error("Ctrl-C did not end the program")
+	}
 }
 
 func TestProbe(t *testing.T) {
