@@ -223,6 +223,26 @@ func TestChangedContextRunsOnlyWhatReadsIt(t *testing.T) {
 	}
 }
 
+// A stage that is built again and has the same files to copy does not run again what is above the copy.
+func TestStageWithTheSameFilesCutsOff(t *testing.T) {
+	w := newWorld(t)
+	w.write("src", "1")
+	const text = "FROM scratch AS b\nCOPY src /src\nRUN [\"write\",\"out\",\"same\"]\nFROM scratch\nCOPY --from=b /out /\nRUN [\"write\",\"top\",\"t\"]\n"
+	first, err := w.build(text)
+	must(t, err)
+	w.write("src", "2")
+	second, err := w.build(text)
+	must(t, err)
+	if !slices.Equal(w.ran, []string{"write out same"}) || first.ID != second.ID {
+		t.Errorf("ran %q", w.ran)
+	}
+	_, err = w.build(text)
+	must(t, err)
+	if len(w.ran) != 0 {
+		t.Errorf("then ran %q", w.ran)
+	}
+}
+
 func TestNoCacheRunsEverythingAndKeepsIt(t *testing.T) {
 	w := newWorld(t)
 	const text = "FROM scratch\nRUN [\"write\",\"one\",\"1\"]\n"

@@ -66,6 +66,19 @@ func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
 	return append(parts, cache.Part{Name: "files", Value: hex.EncodeToString(sum[:])}), nil
 }
 
+func (w *copyWork) content(ctx context.Context, inputs []filesystem) ([]cache.Part, error) {
+	if !w.fromStage {
+		return nil, nil // parts has it
+	}
+	tree, items, err := w.source(ctx, inputs)
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Close()
+	sum, err := tree.Digest(ctx, items)
+	return []cache.Part{{Name: "files", Value: hex.EncodeToString(sum[:])}}, err
+}
+
 func (w *copyWork) do(ctx context.Context, active *snapshot.Active, inputs []filesystem) error {
 	opt := copier.Options{Dest: w.copy.Dest, Extract: w.copy.Add, UserXattr: w.UserXattr}
 	if w.copy.Chmod != "" {

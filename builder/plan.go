@@ -241,6 +241,10 @@ func (o fromOp) Parts(context.Context) ([]cache.Part, error) {
 	return []cache.Part{{Name: "image", Value: o.img.ID.String()}}, nil
 }
 
+func (o fromOp) ContentParts(ctx context.Context, _ filesystem, _ []filesystem) ([]cache.Part, error) {
+	return o.Parts(ctx)
+}
+
 func (o fromOp) Load(filesystem, cache.Record) filesystem { return o.filesystem() }
 
 func (o fromOp) Run(context.Context, filesystem, []filesystem) (filesystem, cache.Record, error) {

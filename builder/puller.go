@@ -32,13 +32,17 @@ func (p *Puller) Resolve(ctx context.Context, ref string, platform v1.Platform) 
 	if err != nil && !errors.Is(err, image.ErrNotFound) {
 		return nil, err
 	}
-	if local != nil && !matches(local, platform) {
-		local = nil
+	if local == nil || matches(local, platform) {
+		if local != nil && !p.Always {
+			return local, nil
+		}
+		return p.pull(ctx, r, platform, local)
 	}
-	if local != nil && !p.Always {
-		return local, nil
+	img, err := p.pull(ctx, r, platform, nil)
+	if err != nil {
+		return nil, fmt.Errorf("the image here is for %s and not for %s: %w", local.Config.Platform(), &platform, err)
 	}
-	return p.pull(ctx, r, platform, local)
+	return img, nil
 }
 
 // pull asks the registry; local is what the store has under that name, if anything.

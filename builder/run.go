@@ -39,6 +39,8 @@ func (w *runWork) parts(context.Context) ([]cache.Part, error) {
 	return parts, nil
 }
 
+func (w *runWork) content(context.Context, []filesystem) ([]cache.Part, error) { return nil, nil }
+
 func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []filesystem) error {
 	m := active.Mount()
 	box := runner.Sandbox{

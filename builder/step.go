@@ -12,6 +12,8 @@ import (
 // work is what distinguishes RUN, COPY, ADD and WORKDIR: what they are made of, and what they do to a file system.
 type work interface {
 	parts(ctx context.Context) ([]cache.Part, error)
+	// content digests what it takes from its inputs; nil if there is nothing to take.
+	content(ctx context.Context, inputs []filesystem) ([]cache.Part, error)
 	do(ctx context.Context, active *snapshot.Active, inputs []filesystem) error
 }
 
@@ -24,6 +26,23 @@ type step struct {
 }
 
 func (s *step) Parts(ctx context.Context) ([]cache.Part, error) { return s.work.parts(ctx) }
+
+// ContentParts name the layers below, which are what they are however they were made, and the files that are read.
+func (s *step) ContentParts(ctx context.Context, parent filesystem, inputs []filesystem) ([]cache.Part, error) {
+	parts, err := s.work.parts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range parent.layers {
+		if l.base != nil {
+			parts = append(parts, cache.Part{Name: "below", Value: l.base.DiffID.String()})
+		} else {
+			parts = append(parts, cache.Part{Name: "below", Value: string(l.made)})
+		}
+	}
+	own, err := s.work.content(ctx, inputs)
+	return append(parts, own...), err
+}
 
 func (s *step) Load(parent filesystem, r cache.Record) filesystem {
 	return parent.with(layerRef{made: snapshot.ID(r.Layer), created: r.Created})
@@ -64,6 +83,8 @@ type workdirWork struct{ dir, user string }
 func (w *workdirWork) parts(context.Context) ([]cache.Part, error) {
 	return []cache.Part{{Name: "instruction", Value: "WORKDIR"}, {Name: "dir", Value: w.dir}, {Name: "user", Value: w.user}}, nil
 }
+
+func (w *workdirWork) content(context.Context, []filesystem) ([]cache.Part, error) { return nil, nil }
 
 func (w *workdirWork) do(_ context.Context, active *snapshot.Active, _ []filesystem) error {
 	root, err := active.Open()

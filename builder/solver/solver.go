@@ -25,6 +25,10 @@ import (
 type Op[R any] interface {
 	// Parts are the ingredients of the vertex's key, without those of its parent and inputs.
 	Parts(ctx context.Context) ([]cache.Part, error)
+	// ContentParts are the ingredients of a second key, which is by what parent and inputs hold instead of how they
+	// were made. It is asked when the first key missed and they are there: a step whose inputs were made again, and came
+	// out the same, need not run again.
+	ContentParts(ctx context.Context, parent R, inputs []R) ([]cache.Part, error)
 	// Load makes the result from a record of the cache; it is cheap.
 	Load(parent R, r cache.Record) R
 	// Run does the work.
@@ -257,14 +261,39 @@ func (r *run[R]) work(v *Vertex[R], parent R, inputs []R) (R, error) {
 	case <-r.ctx.Done():
 		return zero, context.Cause(r.ctx)
 	}
+	return r.perform(v, k, parent, inputs)
+}
+
+// perform finds v by its content or runs it, and keeps what came of it under both keys.
+func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, error) {
+	var zero R
+	parts, err := v.Op.ContentParts(r.ctx, parent, inputs)
+	if err != nil {
+		return zero, err
+	}
+	content := cache.NewKey(append([]cache.Part{{Name: "by", Value: "content"}}, parts...))
+	if rec, err := r.Cache.Lookup(r.ctx, content); err == nil {
+		r.save(v, rec, k)
+		r.emit(v, progress.Event{Kind: progress.Cached})
+		r.emit(v, progress.Event{Kind: progress.Completed})
+		return v.Op.Load(parent, rec), nil
+	}
 	r.emit(v, progress.Event{Kind: progress.Started})
 	result, rec, err := v.Op.Run(r.ctx, parent, inputs)
 	if err != nil {
 		return zero, err
 	}
-	if err := r.Cache.Save(r.ctx, k, rec); err != nil {
-		r.emit(v, progress.Event{Kind: progress.Warned, Data: []byte("the step will not be cached: " + err.Error())})
-	}
+	r.save(v, rec, k, content)
 	r.emit(v, progress.Event{Kind: progress.Completed})
 	return result, nil
+}
+
+// save keeps a record; trouble with the cache is a warning.
+func (r *run[R]) save(v *Vertex[R], rec cache.Record, keys ...cache.Key) {
+	for _, k := range keys {
+		if err := r.Cache.Save(r.ctx, k, rec); err != nil {
+			r.emit(v, progress.Event{Kind: progress.Warned, Data: []byte("the step will not be cached: " + err.Error())})
+			return
+		}
+	}
 }

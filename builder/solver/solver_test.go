@@ -1,6 +1,7 @@
 package solver_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,6 +66,7 @@ func (w *world) Lock(ctx context.Context, k cache.Key) (func(), error) {
 type op struct {
 	*world
 	what string
+	made string // the layer it makes, if that is not what
 	do   func(context.Context) error
 }
 
@@ -73,6 +75,23 @@ func (o op) Parts(context.Context) ([]cache.Part, error) {
 		return nil, errors.New("no key for " + o.what)
 	}
 	return []cache.Part{{Name: "what", Value: o.what}}, nil
+}
+
+func (o op) ContentParts(_ context.Context, parent string, inputs []string) ([]cache.Part, error) {
+	parts := []cache.Part{{Name: "what", Value: o.what}, {Name: "parent", Value: o.content(parent)}}
+	for _, in := range inputs {
+		parts = append(parts, cache.Part{Name: "input", Value: o.content(in)})
+	}
+	return parts, nil
+}
+
+// content is what a result holds: versions of one thing, "a@1" and "a@2", hold the same.
+func (o op) content(result string) string {
+	fields := strings.FieldsFunc(result, func(r rune) bool { return r == '+' })
+	for i, f := range fields {
+		fields[i], _, _ = strings.Cut(f, "@")
+	}
+	return strings.Join(fields, "+")
 }
 
 func (o op) Load(parent string, r cache.Record) string { return parent + "+" + r.Layer }
@@ -89,7 +108,7 @@ func (o op) Run(ctx context.Context, parent string, inputs []string) (string, ca
 			return "", cache.Record{}, err
 		}
 	}
-	layer := o.what
+	layer := cmp.Or(o.made, o.what)
 	if len(inputs) > 0 {
 		layer += "(" + strings.Join(inputs, ",") + ")"
 	}
@@ -167,8 +186,26 @@ func TestNoHitAboveAMiss(t *testing.T) {
 			delete(w.records, k)
 		}
 	}
+	a.Op = op{world: w, what: "a", made: "other"}
 	if _, err := w.solve(t.Context(), 1, a, b); err != nil || w.did() != "a b" {
 		t.Errorf("ran %q, %v", w.did(), err)
+	}
+}
+
+// An input that was made again and holds the same does not make what reads it run again, nor what is above that.
+func TestSameContentCutsOff(t *testing.T) {
+	w := newWorld()
+	for i, want := range []string{"a@1 copy top", "a@2"} {
+		in := w.vertex(fmt.Sprint("a@", i+1), nil)
+		mid := w.vertex("copy", nil, in)
+		top := w.vertex("top", mid)
+		got, err := w.solve(t.Context(), 1, in, mid, top)
+		if err != nil || got != "+copy(+a@1)+top" || w.did() != want {
+			t.Errorf("got %q, %v; ran %q, want %q", got, err, w.did(), want)
+		}
+		if _, err := w.solve(t.Context(), 1, in, mid, top); err != nil || w.did() != "" {
+			t.Errorf("then ran %q, %v", w.did(), err)
+		}
 	}
 }
 
