@@ -40,7 +40,8 @@ func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
 //	registry [KIND]         start or find a registry; $REGISTRY is its host. KIND is plain, htpasswd, token or tls
 //	interrupt SIGNAL CODE TEXT COMMAND...
 //	                        run the command, send the signal when its output contains TEXT, want the exit code
-//	asuser CODE ARG...      run strake as an ordinary user with a subordinate id range, which must end with the code
+//	asuser CODE ARG...      run strake as an ordinary user with a subordinate id range, which must end with the code;
+//	                        $AS_UID and $AS_GID are setpriv's flags for him
 //	empty                   fail if the store holds an image, a layer or a blob
 //	clean DIR               fail if the store in DIR has a leftover of a command
 //
@@ -172,9 +173,10 @@ func (u *testUser) run(ts *testscript.TestScript, neg bool, args []string) {
 		gid, _ := strconv.Atoi(u.gid)
 		ts.Check(os.Chown(home, uid, gid))
 	}
-	checkCode(ts, want, ts.Exec("setpriv", append([]string{
-		"--reuid=" + u.uid, "--regid=" + u.gid, "--clear-groups", "env", "-u", "STRAKE_ROOT", "HOME=" + home, program,
-	}, args[1:]...)...))
+	as := []string{"--reuid=" + u.uid, "--regid=" + u.gid, "--clear-groups", "env", "-u", "STRAKE_ROOT", "HOME=" + home, program}
+	ts.Setenv("AS_UID", as[0])
+	ts.Setenv("AS_GID", as[1])
+	checkCode(ts, want, ts.Exec("setpriv", append(as, args[1:]...)...))
 }
 
 const baseDockerfile = `FROM scratch
