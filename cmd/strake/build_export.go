@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/builder"
@@ -48,9 +50,9 @@ func (o output) name() string {
 		if len(o.tags) == 0 {
 			return "storing the image"
 		}
-		return fmt.Sprintf("storing %s", familiarName(o.tags[0]))
+		return "storing " + joinNames(o.tags, familiarName, ", ")
 	case outputRegistry:
-		return fmt.Sprintf("pushing %s", canonicalName(o.tags[0]))
+		return "pushing " + joinNames(o.tags, canonicalName, ", ")
 	default:
 		dest := o.dest
 		if dest == "-" {
@@ -121,11 +123,11 @@ func sumOf(sent func(int64)) func(v1.Hash, int64) {
 }
 
 // reportBuild prints the warnings and the ID, and writes the files that tell programs what was built.
-func (s *store) reportBuild(opts buildOptions, result *builder.Result, made v1.Descriptor) error {
+func (s *store) reportBuild(opts buildOptions, file string, result *builder.Result, made v1.Descriptor) error {
 	id := result.Image.ID.String()
 	if opts.progress != "quiet" {
 		for _, w := range result.Warnings {
-			fmt.Fprintf(s.env.stderr, "warning: %s: %s (line %d)\n", w.Rule, ui.Printable([]byte(w.Message)), w.Range.Start)
+			fmt.Fprintf(s.env.stderr, "warning: %s:%d: %s: %s\n", file, w.Range.Start, w.Rule, ui.Printable([]byte(w.Message)))
 		}
 		fmt.Fprintf(s.env.stderr, "built %s\n", id)
 	}
@@ -146,6 +148,15 @@ func (s *store) reportBuild(opts buildOptions, result *builder.Result, made v1.D
 	return nil
 }
 
+// joinNames lists names for people.
+func joinNames(tags []name.Tag, show func(name.Reference) string, separator string) string {
+	names := make([]string, len(tags))
+	for i, t := range tags {
+		names[i] = show(t)
+	}
+	return strings.Join(names, separator)
+}
+
 // metadata is the content of --metadata-file, with docker's keys.
 func metadata(opts buildOptions, id string, made v1.Descriptor) []byte {
 	m := map[string]any{"containerimage.config.digest": id}
@@ -153,14 +164,7 @@ func metadata(opts buildOptions, id string, made v1.Descriptor) []byte {
 		m["containerimage.digest"] = made.Digest.String()
 		m["containerimage.descriptor"] = made
 	}
-	names := ""
-	for i, t := range opts.tags {
-		if i > 0 {
-			names += ","
-		}
-		names += canonicalName(t)
-	}
-	if names != "" {
+	if names := joinNames(opts.tags, canonicalName, ","); names != "" {
 		m["image.name"] = names
 	}
 	raw, _ := json.MarshalIndent(m, "", "  ") //nolint:errchkjson // plain data: it cannot fail

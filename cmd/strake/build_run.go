@@ -55,6 +55,7 @@ func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
 	defer in.close()
 	display := env.display(opts.progress)
 	defer display.Close()
+	display.Sink(progress.Event{Time: env.now(), Kind: progress.Declared, Name: fmt.Sprintf("isolation: %s (%s)", s.isolation.Rung, s.isolation.Reason)})
 	result, err := s.build(ctx, opts, in, display.Sink)
 	if err != nil {
 		return err
@@ -64,7 +65,7 @@ func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
 	if err != nil {
 		return err
 	}
-	return s.reportBuild(opts, result, done)
+	return s.reportBuild(opts, in.file.Name, result, done)
 }
 
 // display chooses how a build is shown.

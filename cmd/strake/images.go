@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -75,10 +76,7 @@ func runImages(ctx context.Context, env *environment, opts imagesOptions) error 
 			tag = "" // it was not given
 		}
 	}
-	list, err := s.images.List()
-	if err != nil {
-		return err
-	}
+	list, unreadable := s.images.List() // the others are shown
 	var rows []imageRow
 	for _, n := range list {
 		var matching []imageRow
@@ -98,7 +96,7 @@ func runImages(ctx context.Context, env *environment, opts imagesOptions) error 
 			rows = append(rows, row)
 		}
 	}
-	return writeImages(env.stdout, rows, opts)
+	return errors.Join(writeImages(env.stdout, rows, opts), unreadable)
 }
 
 // nameRows makes a row for each name of an image, or one for an image without any.
