@@ -2,27 +2,18 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/layer/image"
 	"github.com/strake-build/strake/layer/snapshot"
 	"github.com/strake-build/strake/runner"
 )
-
-// defaultPath is docker's PATH for images that have none.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // runRun runs a container and returns its exit code as a codeError.
 func runRun(ctx context.Context, env *environment, opts runOptions) error {
@@ -130,62 +121,6 @@ func (s *store) unpackToRun(ctx context.Context, img *image.Image) ([]snapshot.I
 	return ids, nil
 }
 
-// containerProcess is the process of a container with the host name that it is told.
-type containerProcess struct {
-	runner.Process
-	hostname string
-}
-
-// process joins the image's configuration and the flags, as docker does.
-func (o *runOptions) process(env *environment, c v1.Config) (containerProcess, error) {
-	entrypoint, command := c.Entrypoint, c.Cmd
-	if o.entrypoint != nil {
-		entrypoint, command = nil, nil
-		if *o.entrypoint != "" {
-			entrypoint = []string{*o.entrypoint}
-		}
-	}
-	if len(o.command) > 0 {
-		command = o.command
-	}
-	p := containerProcess{hostname: o.hostname}
-	p.Args = append(append([]string{}, entrypoint...), command...)
-	if len(p.Args) == 0 {
-		return p, &hintError{errors.New("no command specified, and the image has none"), "give a command after the image"}
-	}
-	if p.hostname == "" {
-		id := make([]byte, 6)
-		if _, err := rand.Read(id); err != nil {
-			return p, err
-		}
-		p.hostname = hex.EncodeToString(id)
-	}
-	p.Env = []string{"PATH=" + defaultPath, "HOSTNAME=" + p.hostname}
-	if o.terminal {
-		p.Env = append(p.Env, "TERM=xterm")
-	}
-	p.Env = mergeEnv(p.Env, c.Env, o.env)
-	p.Dir, p.User = o.workDir, o.user
-	if p.Dir == "" {
-		p.Dir = c.WorkingDir
-	}
-	if p.Dir == "" {
-		p.Dir = "/"
-	}
-	if p.User == "" {
-		p.User = c.User
-	}
-	switch {
-	case o.terminal:
-		p.Terminal = env.stdin
-		return p, nil
-	case o.interactive:
-		p.Stdin = env.stdin
-	}
-	p.Stdout, p.Stderr = env.stdout, env.stderr
-	return p, nil
-}
-
 // box is the container around the process.
 func (o *runOptions) box(active *snapshot.Active, stubs string) runner.Sandbox {
 	m := active.Mount()
@@ -197,36 +132,6 @@ func (o *runOptions) box(active *snapshot.Active, stubs string) runner.Sandbox {
 		Stubs:     stubs,
 		Container: true,
 	}
-}
-
-// mergeEnv joins lists of K=V; a later value replaces an earlier one in its place.
-func mergeEnv(lists ...[]string) []string {
-	var out []string
-	at := make(map[string]int)
-	for _, list := range lists {
-		for _, kv := range list {
-			k, _, _ := strings.Cut(kv, "=")
-			if i, ok := at[k]; ok {
-				out[i] = kv
-				continue
-			}
-			at[k] = len(out)
-			out = append(out, kv)
-		}
-	}
-	return out
-}
-
-// stopSignal parses a STOPSIGNAL: a name with or without SIG, or a number. SIGTERM if there is none.
-func stopSignal(s string) os.Signal {
-	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 65 {
-		return unix.Signal(n)
-	}
-	s = strings.ToUpper(s)
-	if sig := unix.SignalNum("SIG" + strings.TrimPrefix(s, "SIG")); sig != 0 {
-		return sig
-	}
-	return unix.SIGTERM
 }
 
 // runBox runs a box and turns how its process ended into an exit code.
@@ -256,77 +161,6 @@ func (s *store) runBox(ctx context.Context, box runner.Sandbox, p runner.Process
 		return &codeError{codeInterrupted, err}
 	}
 	return err
-}
-
-// forcedInterrupts is how many SIGINT or SIGTERM a container may ignore.
-const forcedInterrupts = 3
-
-// forward passes signals on to a container: SIGTERM becomes its stop signal. After too many that it ignored, kill is called.
-func (e *environment) forward(stop os.Signal, kill context.CancelCauseFunc) (<-chan os.Signal, func()) {
-	in, release := e.signals.capture(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
-	out := make(chan os.Signal, 16)
-	ended := make(chan struct{})
-	go func() {
-		interrupts := 0
-		var last time.Time
-		for {
-			var sig os.Signal
-			select {
-			case sig = <-in:
-			case <-ended:
-				return
-			}
-			if sig == unix.SIGINT || sig == unix.SIGTERM {
-				// See echoTime: a second one at once is the same.
-				if now := e.now(); now.Sub(last) > echoTime {
-					last = now
-					interrupts++
-				}
-				if interrupts >= forcedInterrupts {
-					kill(errInterrupted)
-				}
-			}
-			if sig == unix.SIGTERM {
-				sig = stop
-			}
-			select {
-			case out <- sig:
-			case <-ended:
-				return
-			}
-		}
-	}()
-	return out, func() {
-		release()
-		close(ended)
-	}
-}
-
-// reserveName makes sure that no other running container has the name.
-func (s *store) reserveName(name string) (release func(), err error) {
-	if name == "" {
-		return func() {}, nil
-	}
-	if err := os.MkdirAll(s.path("names"), 0o700); err != nil {
-		return nil, err
-	}
-	path := s.path("names", name)
-	for {
-		f, err := lock(path, unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, errLocked) {
-			return nil, fmt.Errorf("the container name %q is already in use by a running container", name)
-		}
-		if err != nil {
-			return nil, err
-		}
-		// Its former owner may have removed the file between our open and our lock.
-		held, err1 := f.Stat()
-		there, err2 := os.Stat(path)
-		if err1 == nil && err2 == nil && os.SameFile(held, there) {
-			return func() { os.Remove(path); f.Close() }, nil
-		}
-		f.Close()
-	}
 }
 
 // sandbox makes what runs steps and containers.
