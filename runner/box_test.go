@@ -464,3 +464,33 @@ func TestBoxOutOfMemory(t *testing.T) {
 		t.Errorf("got %v: %s", err, out)
 	}
 }
+
+// Boxes run at the same time, on one Linux.
+func TestBoxesAtOnce(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	errs := make(chan error)
+	const n = 12
+	for i := range n {
+		go func() {
+			s := w.box
+			s.Root.Upper, s.Root.Work = filepath.Join(dir, fmt.Sprint("u", i)), filepath.Join(dir, fmt.Sprint("w", i))
+			if err := errors.Join(os.Mkdir(s.Root.Upper, 0o755), os.Mkdir(s.Root.Work, 0o755)); err != nil {
+				errs <- err
+				return
+			}
+			s.Mounts = []Mount{{Type: Bind, Target: "/run/n", Data: []byte(fmt.Sprint(i))}}
+			var out bytes.Buffer
+			err := w.linux.Run(context.Background(), s, Process{Args: []string{"cat", "/run/n"}, Env: []string{testPath}, Stdout: &out})
+			if err == nil && out.String() != fmt.Sprint(i) {
+				err = fmt.Errorf("box %d said %q", i, out.String())
+			}
+			errs <- err
+		}()
+	}
+	for range n {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -156,9 +156,10 @@ func (b *box) start(cfg *sandbox.Config, ownNet bool) error {
 	return nil
 }
 
-// initEnv keeps Go's start in the init short: no look at cgroups, no collector.
+// initEnv keeps Go's start in the init short: no look at cgroups, no collector; and its end, where the race
+// detector would sleep for a second.
 func initEnv() []string {
-	return []string{"GOGC=off", "GOMAXPROCS=2", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
+	return []string{"GOGC=off", "GOMAXPROCS=2", "GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GORACE=atexit_sleep_ms=0"}
 }
 
 // configFile returns a memfd with cfg: other than an argument or a file, nobody else can read it.
