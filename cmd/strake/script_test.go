@@ -146,7 +146,7 @@ func (u *testUser) make() {
 		u.err = fmt.Errorf("useradd: %w\n%s", err, out)
 		return
 	}
-	u.t.Cleanup(func() { exec.Command("userdel", name).Run() })
+	u.t.Cleanup(func() { exec.Command("userdel", "-f", name).Run() })
 	var found *user.User
 	if found, u.err = user.Lookup(name); u.err == nil {
 		u.uid, u.gid = found.Uid, found.Gid
