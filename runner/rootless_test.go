@@ -149,6 +149,21 @@ func publicDir(t *testing.T) string {
 	return dir
 }
 
+// accounts runs useradd or userdel, again if the tests of another package are at it.
+func accounts(t *testing.T, args ...string) {
+	t.Helper()
+	for try := 0; ; try++ {
+		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		if err == nil {
+			return
+		}
+		if try == 50 {
+			t.Fatalf("%s: %v\n%s", args[0], err, out)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 // user makes an ordinary user for a test, with or without subordinate ids.
 func user(t *testing.T, subordinate bool) *syscall.Credential {
 	t.Helper()
@@ -162,14 +177,8 @@ func user(t *testing.T, subordinate bool) *syscall.Credential {
 		}
 	}
 	name := fmt.Sprintf("strk%d", os.Getpid())
-	if out, err := exec.Command("useradd", "-M", "-K", "SUB_UID_COUNT=65536", "-K", "SUB_GID_COUNT=65536", name).CombinedOutput(); err != nil {
-		t.Fatalf("useradd: %v\n%s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("userdel", "-f", name).CombinedOutput(); err != nil {
-			t.Logf("userdel: %v\n%s", err, out)
-		}
-	})
+	accounts(t, "useradd", "-M", "-K", "SUB_UID_COUNT=65536", "-K", "SUB_GID_COUNT=65536", name)
+	t.Cleanup(func() { accounts(t, "userdel", "-f", name) })
 	if !subordinate {
 		for _, f := range []string{"/etc/subuid", "/etc/subgid"} {
 			if out, err := exec.Command("sed", "-i", "/^"+name+":/d", f).CombinedOutput(); err != nil {
