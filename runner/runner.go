@@ -41,12 +41,17 @@ const (
 // Mount is one more file system in the box.
 type Mount struct {
 	Type     MountType
-	Source   string // host path, for Bind
+	Source   string // host path, for Bind; with Overlay, a path in that, its links resolved inside
 	Target   string // absolute, resolved inside the root; made if missing (and removed again after Run)
 	ReadOnly bool
 	Data     []byte // if not nil, for Bind: a file with this content and mode instead of Source
 	Mode     uint32 // permissions of Data's file, or of the tmpfs
 	Size     int64  // of the tmpfs, in bytes; 0 is the kernel's default
+	// Overlay, for Bind, is a file system of its own that Source is a path in: files of another stage.
+	Overlay *Overlay
+	// Inside, for Bind, is a path in Source, which is then not the host's to trust: links in it are resolved inside Source.
+	Inside   string
+	UID, GID int // of Data's file, or of the tmpfs
 }
 
 // Network is what of the network a box sees.
