@@ -36,7 +36,7 @@ func (w *copyWork) selection(ctx context.Context) ([]source.Item, source.Digest,
 		if len(w.copy.Sources) == 0 {
 			return
 		}
-		if w.items, w.err = w.opt.Context.Select(ctx, w.copy.Sources); w.err == nil {
+		if w.items, w.err = w.opt.Context.Select(ctx, source.Selection{Patterns: w.copy.Sources}); w.err == nil {
 			w.sum, w.err = w.opt.Context.Digest(ctx, w.items)
 		}
 	})
@@ -130,7 +130,7 @@ func (w *copyWork) source(ctx context.Context, inputs []filesystem) (*source.Tre
 		return nil, nil, err
 	}
 	tree := source.FromRoot(root, source.Options{Now: w.Now})
-	items, err := tree.Select(ctx, w.copy.Sources)
+	items, err := tree.Select(ctx, source.Selection{Patterns: w.copy.Sources})
 	if err != nil {
 		_ = tree.Close()
 		return nil, nil, err

@@ -124,7 +124,7 @@ func docopy(src, dst string, reset bool, patterns []string, opt Options) error {
 	}
 	defer tree.Close()
 	ctx := context.Background()
-	items, err := tree.Select(ctx, patterns)
+	items, err := tree.Select(ctx, source.Selection{Patterns: patterns})
 	if err != nil {
 		return err
 	}
@@ -354,7 +354,7 @@ func TestChanged(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx := context.Background()
-		items, err := tree.Select(ctx, []string{"d"})
+		items, err := tree.Select(ctx, source.Selection{Patterns: []string{"d"}})
 		if err == nil {
 			_, err = tree.Digest(ctx, items)
 		}

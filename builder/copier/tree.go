@@ -37,12 +37,17 @@ type link struct {
 type pair struct {
 	src, dst         *os.File
 	srcPath, dstPath string
-	fresh            bool // dst was just made
+	folder           source.Folder // what is taken of src
+	fresh            bool          // dst was just made
 }
 
 // top copies the contents of the folder item to the existing folder target.
 func (j *job) top(ctx context.Context, item source.Item, target string, info *source.Info) error {
 	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW
+	folder, err := j.tree.Folder(item)
+	if err != nil {
+		return err
+	}
 	src, err := j.tree.Root().OpenFile(item.Path, flags, 0)
 	if err != nil {
 		return err
@@ -53,15 +58,15 @@ func (j *job) top(ctx context.Context, item source.Item, target string, info *so
 		return err
 	}
 	defer dst.Close() //nolint:errcheck // only a handle
-	if err := j.contents(ctx, pair{src: src, dst: dst, srcPath: item.Path, dstPath: target}); err != nil {
+	if err := j.contents(ctx, pair{src: src, dst: dst, srcPath: item.Path, dstPath: target, folder: folder}); err != nil {
 		return err
 	}
 	return rootfs.Utimes(dst, ".", info.Stat.Mtim, info.Stat.Mtim)
 }
 
-// contents copies what is in a folder, folders and batches of other entries side by side.
+// contents copies what is taken of a folder, folders and batches of other entries side by side.
 func (j *job) contents(ctx context.Context, p pair) error {
-	infos, err := j.tree.ReadDir(ctx, p.srcPath)
+	infos, err := j.tree.Read(ctx, p.folder)
 	if err != nil {
 		return err
 	}
@@ -89,9 +94,10 @@ func (j *job) contents(ctx context.Context, p pair) error {
 	return g.wait()
 }
 
-// folder copies a folder inside a copied one.
+// folder copies a folder inside a copied one. One that is only on the way to what is copied is made like it, but if it is
+// there gets no more than its mode.
 func (j *job) folder(ctx context.Context, p pair, info *source.Info) error {
-	sub := pair{srcPath: join(p.srcPath, info.Name), dstPath: join(p.dstPath, info.Name)}
+	sub := pair{srcPath: join(p.srcPath, info.Name), dstPath: join(p.dstPath, info.Name), folder: info.Folder}
 	err := rootfs.Mkdir(p.dst, info.Name, 0o700)
 	switch {
 	case err == nil:
@@ -115,6 +121,9 @@ func (j *job) folder(ctx context.Context, p pair, info *source.Info) error {
 	defer sub.src.Close() //nolint:errcheck // only read
 	if err := j.contents(ctx, sub); err != nil {
 		return err
+	}
+	if info.Way && !sub.fresh {
+		return rootfs.Chmod(p.dst, info.Name, info.Stat.Mode&0o7777) // all that BuildKit gives it
 	}
 	return j.metadata(p, info, info.Name)
 }

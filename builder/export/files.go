@@ -52,7 +52,7 @@ func (e *Exporter) Files(ctx context.Context, dir string, img *image.Image, now 
 		return err
 	}
 	defer dst.Close()
-	items, err := tree.Select(ctx, []string{"/"})
+	items, err := tree.Select(ctx, source.Selection{Patterns: []string{"/"}})
 	if err != nil {
 		return err
 	}

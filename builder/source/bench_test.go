@@ -42,7 +42,7 @@ func digestAll(b *testing.B, dir, index string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	items, err := tr.Select(context.Background(), []string{"."})
+	items, err := tr.Select(context.Background(), Selection{Patterns: []string{"."}})
 	if err == nil {
 		_, err = tr.Digest(context.Background(), items)
 	}

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -24,10 +25,13 @@ const format = "strake source 1\x00"
 //
 // It covers what a copy of the items depends on: of a file its Name, type, permission bits, owner,
 // bytes or link target, device number and extended attributes; of a directory the same for
-// everything below it, but nothing of the directory itself, whose contents alone are copied. Times
+// everything below it that is taken, but nothing of the directory itself, whose contents alone are copied. Times
 // and which files are hard links do not count.
 func (t *Tree) Digest(ctx context.Context, items []Item) (Digest, error) {
 	sums := make([]Digest, len(items))
+	if err := t.knowFiles(ctx, items); err != nil {
+		return Digest{}, err
+	}
 	g := t.fork()
 	for i, item := range items {
 		g.run(ctx, func() (err error) {
@@ -45,79 +49,148 @@ func (t *Tree) Digest(ctx context.Context, items []Item) (Digest, error) {
 	return sha256.Sum256(buf), nil
 }
 
+// DigestPath digests the entry at name, following every link in it, with everything below it that is not ignored, as a bind mount shows it: other than
+// with Digest the attributes of a directory itself count, and the name does not. A missing name is a *NotFoundError.
+func (t *Tree) DigestPath(ctx context.Context, name string) (Digest, error) {
+	item, err := t.follow(path.Clean("/" + name)[1:])
+	if err != nil {
+		return Digest{}, err
+	}
+	item.Name = ""
+	sum, err := t.Digest(ctx, []Item{item})
+	if err != nil || !item.Dir {
+		return sum, err
+	}
+	d, n, err := t.find(item.Path)
+	if err != nil {
+		return Digest{}, &fs.PathError{Op: "digest", Path: item.Path, Err: err}
+	}
+	top := node{Entry: rootfs.Entry{Name: ".", Type: unix.DT_DIR}}
+	at := &dir{path: "."}
+	if n != nil {
+		top.Name, at = n.Name, &dir{path: d.path}
+	}
+	f, err := t.openDir(at)
+	if err != nil {
+		return Digest{}, err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	if err := t.stat(f, at, &top); err != nil {
+		return Digest{}, err
+	}
+	w := t.worker()
+	defer t.workers.Put(w)
+	if err := hashXattrs(w, f, &top); err != nil {
+		return Digest{}, fmt.Errorf("reading %s: %w", item.Path, err)
+	}
+	buf := top.append([]byte(format+"path\x00"), "")
+	return sha256.Sum256(append(buf, sum[:]...)), nil
+}
+
+// knowFiles makes the nodes of those items known that are no directories, those of a directory together.
+func (t *Tree) knowFiles(ctx context.Context, items []Item) error {
+	parts := map[*dir]*view{}
+	for _, item := range items {
+		if item.Dir {
+			continue
+		}
+		d, n, err := t.find(item.Path)
+		if err != nil {
+			return &fs.PathError{Op: "digest", Path: item.Path, Err: err}
+		}
+		if n == nil || n.dir != nil {
+			continue
+		}
+		if parts[d] == nil {
+			parts[d] = &view{}
+		}
+		parts[d].entries = append(parts[d].entries, viewEntry{n: n})
+	}
+	g := t.fork()
+	for d, v := range parts {
+		slices.SortFunc(v.entries, func(a, b viewEntry) int { return strings.Compare(a.n.Name, b.n.Name) })
+		v.entries = slices.CompactFunc(v.entries, func(a, b viewEntry) bool { return a.n == b.n })
+		g.run(ctx, func() error {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			f := Folder{d, v}
+			if err := t.load(ctx, f, t.opt.Index == ""); err != nil {
+				return err
+			}
+			return t.hashNodes(ctx, f)
+		})
+	}
+	return g.wait()
+}
+
 func (t *Tree) digestItem(ctx context.Context, item Item) (Digest, error) {
 	d, n, err := t.find(item.Path)
 	if err != nil {
 		return Digest{}, &fs.PathError{Op: "digest", Path: item.Path, Err: err}
 	}
 	if n == nil {
-		return t.digestDir(ctx, d)
+		return t.digestFolder(ctx, Folder{d, item.view})
 	}
 	if n.dir != nil {
-		return t.digestDir(ctx, n.dir)
+		return t.digestFolder(ctx, Folder{n.dir, item.view})
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if !n.known {
-		f, err := t.openDir(d)
-		if err != nil {
-			return Digest{}, err
-		}
-		defer f.Close() //nolint:errcheck // only read
-		if err := t.stat(f, d, n); err != nil {
-			return Digest{}, err
-		}
-		if !t.recall(d, n) {
-			if err := t.hash(ctx, f, d, n); err != nil {
-				return Digest{}, err
-			}
-		}
+		return Digest{}, fmt.Errorf("digest of %s: the item says that it is a directory", item.Path)
 	}
 	return sha256.Sum256(n.append([]byte(format+"file\x00"), item.Name)), nil
 }
 
-// digestDir digests everything below d.
-func (t *Tree) digestDir(ctx context.Context, d *dir) (Digest, error) {
+// digestFolder digests everything in and below a folder that is taken.
+func (t *Tree) digestFolder(ctx context.Context, f Folder) (Digest, error) {
 	if err := ctx.Err(); err != nil {
 		return Digest{}, err
 	}
+	d := f.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.summed {
+	if f.v == nil && d.summed {
 		return d.digest, nil
 	}
-	if err := t.load(ctx, d); err != nil {
+	if err := t.load(ctx, f, t.opt.Index == ""); err != nil {
 		return Digest{}, err
 	}
-	below := make([]Digest, len(d.nodes))
+	below := make([]Digest, f.len())
 	g := t.fork()
-	for i := range d.nodes {
-		if sub := d.nodes[i].dir; sub != nil {
+	for i := range f.len() {
+		if sub, ok := f.sub(i); ok {
 			g.run(ctx, func() (err error) {
-				below[i], err = t.digestDir(ctx, sub)
+				below[i], err = t.digestFolder(ctx, sub)
 				return err
 			})
 		}
 	}
-	err := t.hashNodes(ctx, g, d)
+	err := t.hashNodes(ctx, f)
 	if err2 := g.wait(); err == nil {
 		err = err2
 	}
 	if err != nil {
 		return Digest{}, err
 	}
-	buf := make([]byte, 0, len(format)+16+len(d.nodes)*128)
+	buf := make([]byte, 0, len(format)+16+f.len()*128)
 	buf = append(buf, format+"dir\x00"...)
-	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(d.nodes)))
-	for i := range d.nodes {
-		n := &d.nodes[i]
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(f.len()))
+	for i := range f.len() {
+		n := f.node(i)
 		buf = n.append(buf, n.Name)
 		if n.dir != nil {
 			buf = append(buf, below[i][:]...)
 		}
+		if f.way(i) {
+			buf = append(buf, "way\x00"...)
+		}
 	}
-	d.digest, d.summed = sha256.Sum256(buf), true
-	return d.digest, nil
+	sum := sha256.Sum256(buf)
+	if f.v == nil {
+		d.digest, d.summed = sum, true
+	}
+	return sum, nil
 }
 
 // append appends to buf what is digested of a known node under the given name.
@@ -142,32 +215,32 @@ func (n *node) append(buf []byte, name string) []byte {
 	return append(buf, n.attrs[:]...)
 }
 
-// hashNodes makes every node of d known, by the index or by reading, with the help of g.
+// hashNodes makes every node of f known, by the index or by reading.
 //
-// Preconditions: d.mu is held until g has been waited for, d is loaded.
-func (t *Tree) hashNodes(ctx context.Context, g *group, d *dir) error {
-	unknown := t.recallAll(d)
+// Preconditions: f.d.mu is held, f is loaded.
+func (t *Tree) hashNodes(ctx context.Context, f Folder) error {
+	unknown := t.recallAll(f)
 	if len(unknown) == 0 {
 		return nil
 	}
-	f, err := t.openDir(d)
+	file, err := t.openDir(f.d)
 	if err != nil {
 		return err
 	}
 	const batch = 32
-	sub := t.fork()
+	g := t.fork()
 	for part := range slices.Chunk(unknown, batch) {
-		sub.run(ctx, func() error {
+		g.run(ctx, func() error {
 			for _, n := range part {
-				if err := t.hash(ctx, f, d, n); err != nil {
+				if err := t.hash(ctx, file, f.d, n); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	err = sub.wait()
-	_ = f.Close()
+	err = g.wait()
+	_ = file.Close()
 	return err
 }
 
@@ -184,7 +257,7 @@ func (t *Tree) worker() *worker { return t.workers.Get().(*worker) }
 
 // hash makes n known by reading it.
 //
-// Preconditions: d.mu is held by the caller or by who waits for it; n is stat'ed.
+// Preconditions: d.mu is held by the caller or by who waits for it; n is stat'ed, if it is not a regular file.
 func (t *Tree) hash(ctx context.Context, f *os.File, d *dir, n *node) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -244,7 +317,7 @@ func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) e
 		return errChanged
 	}
 	t.own(&st)
-	n.st = st
+	n.st, n.stated = st, true
 	w.hash.Reset()
 	var total int64
 	for {

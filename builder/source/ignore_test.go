@@ -68,13 +68,13 @@ func TestIgnoreSelect(t *testing.T) {
 		}
 	}
 	for _, pattern := range []string{"Dockerfile", "secret/key", "link", "gone", "gone/x", "gone/*"} {
-		_, err := tr.Select(context.Background(), []string{pattern})
+		_, err := tr.Select(context.Background(), Selection{Patterns: []string{pattern}})
 		e, ok := errors.AsType[*NotFoundError](err)
 		if !ok || !e.Ignored || !strings.Contains(e.Error(), ".dockerignore") {
 			t.Errorf("%s: %v", pattern, err)
 		}
 	}
-	_, err := tr.Select(context.Background(), []string{"nosuch"})
+	_, err := tr.Select(context.Background(), Selection{Patterns: []string{"nosuch"}})
 	if e, ok := errors.AsType[*NotFoundError](err); !ok || e.Ignored {
 		t.Error(err)
 	}

@@ -296,7 +296,7 @@ func TestConcurrent(t *testing.T) {
 	for range 4 {
 		for _, p := range patterns {
 			go func() {
-				items, err := tr.Select(context.Background(), []string{p})
+				items, err := tr.Select(context.Background(), Selection{Patterns: []string{p}})
 				var sum Digest
 				if err == nil {
 					sum, err = tr.Digest(context.Background(), items)
@@ -322,7 +322,7 @@ func TestCancel(t *testing.T) {
 	if _, err := tr.Digest(ctx, items); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	if _, err := tr.Select(ctx, []string{"a"}); !errors.Is(err, context.Canceled) {
+	if _, err := tr.Select(ctx, Selection{Patterns: []string{"a"}}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	digest(t, tr, ".") // a cancelled attempt spoils nothing

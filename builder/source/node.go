@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -175,29 +174,35 @@ func (t *Tree) admit(d *dir, e rootfs.Entry) (n node, ok bool, err error) {
 	return n, len(n.dir.nodes) > 0, nil
 }
 
-// load lists d and stats every node.
+// load lists a folder and stats every entry that is taken; if lazy, not the regular files that are going to be hashed, which are
+// looked at then.
 //
-// Preconditions: d.mu is held.
-func (t *Tree) load(ctx context.Context, d *dir) error {
-	if d.stated {
+// Preconditions: f.d.mu is held.
+func (t *Tree) load(ctx context.Context, f Folder, lazy bool) error {
+	d := f.d
+	if d.stated || lazy && d.listed && f.len() == 0 {
 		return nil
 	}
-	f, err := t.openDir(d)
+	file, err := t.openDir(d)
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer file.Close() //nolint:errcheck // only read
 	if !d.listed {
-		if err := t.listFrom(f, d); err != nil {
+		if err := t.listFrom(file, d); err != nil {
 			return err
 		}
 	}
 	const batch = 512
 	g := t.fork()
-	for part := range slices.Chunk(d.nodes, batch) {
+	for from := 0; from < f.len(); from += batch {
 		g.run(ctx, func() error {
-			for i := range part {
-				if err := t.stat(f, d, &part[i]); err != nil {
+			for i := from; i < min(from+batch, f.len()); i++ {
+				n := f.node(i)
+				if lazy && n.Type == unix.DT_REG {
+					continue
+				}
+				if err := t.stat(file, d, n); err != nil {
 					return err
 				}
 			}
@@ -207,7 +212,7 @@ func (t *Tree) load(ctx context.Context, d *dir) error {
 	if err := g.wait(); err != nil {
 		return err
 	}
-	d.stated = true
+	d.stated = !lazy && f.v == nil
 	return nil
 }
 

@@ -38,12 +38,12 @@ func (t *Tree) openIndex() {
 	})
 }
 
-// recallAll takes from the index what it knows of the nodes of d and returns the rest.
+// recallAll takes from the index what it knows of the entries of f and returns the rest.
 //
-// Preconditions: d.mu is held and d is loaded.
-func (t *Tree) recallAll(d *dir) (unknown []*node) {
+// Preconditions: f.d.mu is held and f is loaded.
+func (t *Tree) recallAll(f Folder) (unknown []*node) {
 	t.openIndex()
-	b := t.old.dirs[d.path]
+	b := t.old.dirs[f.d.path]
 	var r record
 	r.name = nil
 	have, stale := false, false
@@ -53,10 +53,10 @@ func (t *Tree) recallAll(d *dir) (unknown []*node) {
 		}
 	}
 	next()
-	for i := range d.nodes {
-		n := &d.nodes[i]
+	for i := range f.len() {
+		n := f.node(i)
 		for have && string(r.name) < n.Name {
-			stale = true
+			stale = stale || f.v == nil
 			next()
 		}
 		found := have && string(r.name) == n.Name
@@ -72,29 +72,10 @@ func (t *Tree) recallAll(d *dir) (unknown []*node) {
 			next()
 		}
 	}
-	if stale || have {
+	if stale || have && f.v == nil {
 		t.dirty.Store(true)
 	}
 	return unknown
-}
-
-// recall takes from the index what it knows of one node.
-//
-// Preconditions: d.mu is held and n is stat'ed.
-func (t *Tree) recall(d *dir, n *node) bool {
-	t.openIndex()
-	var r record
-	for b, ok := r.next(t.old.dirs[d.path]); ok; b, ok = r.next(b) {
-		if string(r.name) == n.Name {
-			if r.matches(n) {
-				n.sum, n.attrs, n.known = r.sum, r.attrs, true
-			} else {
-				t.dirty.Store(true)
-			}
-			break
-		}
-	}
-	return n.known
 }
 
 // How long before the clock's reading a file must have been at rest: file systems stamp with the

@@ -10,10 +10,22 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/dockerfile/ignore"
 )
 
 // maxLinks is how many symbolic links the lookup of one source follows.
 const maxLinks = 255
+
+// Selection says what a COPY or ADD takes of a tree.
+type Selection struct {
+	Patterns []string // the sources as they are written; "" is the root
+	// Exclude leaves out what it matches below a source that is a folder, relative to it, in the syntax of .dockerignore. The
+	// source itself is never left out, nor is a match of a wildcard: each is a source. This is so in BuildKit, whose manual says otherwise.
+	Exclude []string
+	// Parents keeps the path of what is copied, from the root or from the first "/./" on: see Select.
+	Parents bool
+}
 
 // Select finds what the patterns of a COPY mean (filepath.Match in each component, links followed inside the
 // tree, ".." clipped at the root). A pattern without wildcards that matches nothing is a *NotFoundError; one with
@@ -22,22 +34,82 @@ const maxLinks = 255
 //
 // Links are followed in the components before the first wildcard, and each match is followed
 // if it is a link; the components between do not lead through links.
-func (t *Tree) Select(ctx context.Context, patterns []string) ([]Item, error) {
+//
+// With Parents the source is the folder before "/./", a pattern as above or the root without it, and an item is such a folder with only those things
+// in it that match the rest, which is in the syntax of .dockerignore ("**" stands for any number of folders, links are not followed), with all below them, and with the
+// folders on the way. A pattern without wildcards that takes nothing is a *NotFoundError; the root itself is never taken, as in BuildKit.
+//
+// Only folders are listed in which something can match; nothing is stat'ed.
+func (t *Tree) Select(ctx context.Context, s Selection) ([]Item, error) {
+	exclude, err := newExclude(s.Exclude)
+	if err != nil {
+		return nil, err
+	}
 	var items []Item
-	for _, p := range patterns {
+	for _, p := range s.Patterns {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		if strings.IndexByte(p, 0) >= 0 {
 			return nil, fmt.Errorf("source %q: the name holds a zero byte", p)
 		}
-		found, err := t.selectOne(ctx, path.Clean("/" + p)[1:])
+		var found []Item
+		if s.Parents {
+			found, err = t.selectParents(ctx, p, exclude)
+		} else {
+			found, err = t.selectOne(ctx, path.Clean("/" + p)[1:])
+			if err == nil && exclude != nil {
+				err = t.narrow(ctx, found, &filter{exclude: exclude})
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
 		items = append(items, found...)
 	}
 	return items, nil
+}
+
+// selectParents finds the folders that a pattern of --parents starts at, and what it takes of each.
+func (t *Tree) selectParents(ctx context.Context, source string, exclude *ignore.Matcher) ([]Item, error) {
+	root, pattern, pivot := strings.Cut(source, "/./")
+	if !pivot {
+		root, pattern = "", source
+	}
+	root, pattern = path.Clean("/" + root)[1:], path.Clean("/" + pattern)[1:]
+	f, err := newInclude(pattern, exclude)
+	if err != nil {
+		return nil, err
+	}
+	items, err := t.selectOne(ctx, root)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.narrow(ctx, items, f); err != nil {
+		return nil, err
+	}
+	if !hasWildcard(root) && !hasWildcard(pattern) && (items[0].view == nil || len(items[0].view.entries) == 0) {
+		return nil, t.notTaken(path.Join(root, pattern))
+	}
+	return items, nil
+}
+
+// narrow reduces those items that are directories to what f takes.
+func (t *Tree) narrow(ctx context.Context, items []Item, f *filter) error {
+	for i := range items {
+		item := &items[i]
+		if !item.Dir {
+			continue
+		}
+		dir, err := t.Folder(*item)
+		if err != nil {
+			return err
+		}
+		if item.view, err = t.view(ctx, f, dir.d, ".", f.root()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (t *Tree) selectOne(ctx context.Context, pattern string) ([]Item, error) {
@@ -200,6 +272,7 @@ func (t *Tree) resolve(name string) (real string, isDir bool, err error) {
 type NotFoundError struct {
 	Path    string // as it was written, clean and with a slash before it
 	Ignored bool   // it exists, and .dockerignore excludes it
+	Left    bool   // it exists, and --exclude leaves it out, or it is behind a link, which --parents does not follow
 	Similar string // a path that does exist and looks alike, may be empty
 }
 
@@ -209,6 +282,8 @@ func (e *NotFoundError) Error() string {
 	switch {
 	case e.Ignored:
 		msg += " (it exists, but .dockerignore excludes it)"
+	case e.Left:
+		msg += " (it exists, but --exclude leaves it out or it is behind a link, which --parents does not follow)"
 	case e.Similar != "":
 		msg += fmt.Sprintf(" (did you mean %q?)", e.Similar)
 	}
@@ -226,6 +301,14 @@ func (t *Tree) notFound(name string) error {
 		e.Similar = t.similar(name)
 	}
 	return e
+}
+
+// notTaken finds out what to say of a name that --parents does not take.
+func (t *Tree) notTaken(name string) error {
+	if _, _, err := t.resolve(name); err != nil {
+		return t.notFound(name)
+	}
+	return &NotFoundError{Path: "/" + name, Left: name != ""}
 }
 
 // similar looks in the folder where name is missing for a name that a person may have meant.

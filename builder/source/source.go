@@ -92,6 +92,8 @@ type Item struct {
 	Dir  bool
 	// Wildcard: the item matched a pattern.
 	Wildcard bool
+
+	view *view // what --parents and --exclude take of a directory; nil takes everything
 }
 
 // Info describes an entry of a Tree.
@@ -101,32 +103,41 @@ type Info struct {
 	Stat unix.Stat_t
 	// NoXattr: the entry is known to have no extended attributes that are part of an image.
 	NoXattr bool
+	// Way: the directory itself is not selected, it is on the way to something that is.
+	Way bool
+	// Folder is what is taken of a directory, to be read on.
+	Folder Folder
 }
 
-// ReadDir lists the directory path, as Item.Path or something below it, without what is
-// ignored, sorted by name. It lists and stats a directory once.
-func (t *Tree) ReadDir(ctx context.Context, path string) ([]Info, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	d, n, err := t.find(path)
+// Folder is the directory of an item.
+func (t *Tree) Folder(item Item) (Folder, error) {
+	d, n, err := t.find(item.Path)
 	if err == nil && n != nil {
-		d, err = n.dir, nil
-		if d == nil {
+		if d = n.dir; d == nil {
 			err = unix.ENOTDIR
 		}
 	}
 	if err != nil {
-		return nil, &fs.PathError{Op: "readdir", Path: path, Err: err}
+		return Folder{}, &fs.PathError{Op: "readdir", Path: item.Path, Err: err}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := t.load(ctx, d); err != nil {
+	return Folder{d, item.view}, nil
+}
+
+// Read lists what is taken of a folder, sorted by name. It lists a directory and stats an entry once.
+func (t *Tree) Read(ctx context.Context, f Folder) ([]Info, error) {
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	infos := make([]Info, len(d.nodes))
-	for i := range d.nodes {
-		infos[i] = d.nodes[i].info()
+	f.d.mu.Lock()
+	defer f.d.mu.Unlock()
+	if err := t.load(ctx, f, false); err != nil {
+		return nil, err
+	}
+	infos := make([]Info, f.len())
+	for i := range infos {
+		infos[i] = f.node(i).info()
+		infos[i].Folder, _ = f.sub(i)
+		infos[i].Way = f.way(i)
 	}
 	return infos, nil
 }

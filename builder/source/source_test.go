@@ -50,7 +50,7 @@ func open(t testing.TB, dir string, opt Options) *Tree {
 
 func sel(t testing.TB, tr *Tree, patterns ...string) []Item {
 	t.Helper()
-	items, err := tr.Select(context.Background(), patterns)
+	items, err := tr.Select(context.Background(), Selection{Patterns: patterns})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestSelect(t *testing.T) {
 		{"ldir/b", "b=d/b"}, {"ldir/*.x", "e.x=d/e.x"}, {"l*/b", ""}, {"chain/lsub/f.x", "f.x=d/sub/f.x"},
 		{"up", "up=./"}, {"up/a", "a=a"}, {"upd/b", "b=d/b"}, {"d/lsub", "lsub=d/sub/"},
 	} {
-		items, err := tr.Select(context.Background(), []string{c.pattern})
+		items, err := tr.Select(context.Background(), Selection{Patterns: []string{c.pattern}})
 		if strings.HasSuffix(c.want, "dangling") {
 			if _, ok := errors.AsType[*NotFoundError](err); !ok {
 				t.Errorf("%q: %v", c.pattern, err)
@@ -144,7 +144,7 @@ func TestSelectErrors(t *testing.T) {
 		{"[", `source "/[": syntax error in pattern`},
 		{"a\x00b", `source "a\x00b": the name holds a zero byte`},
 	} {
-		_, err := tr.Select(context.Background(), []string{"file", c.pattern})
+		_, err := tr.Select(context.Background(), Selection{Patterns: []string{"file", c.pattern}})
 		if err == nil || err.Error() != c.want {
 			t.Errorf("%q: %v, want %s", c.pattern, err, c.want)
 		}

@@ -9,7 +9,7 @@ import (
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
-// Walk calls f for item.Path and, if it is a directory, for everything below it that is not ignored, parents
+// Walk calls f for item.Path and, if it is a directory, for everything below it that is taken, parents
 // first, sorted by name. rel is relative to item.Path, "." for itself. Nothing is stat'ed, and no link is followed.
 // An error of f ends the walk and is returned; fs.SkipDir skips what is below a directory.
 func (t *Tree) Walk(ctx context.Context, item Item, f func(rel string, e rootfs.Entry) error) error {
@@ -23,7 +23,7 @@ func (t *Tree) Walk(ctx context.Context, item Item, f func(rel string, e rootfs.
 	}
 	err = f(".", e)
 	if err == nil && d != nil {
-		err = t.walk(ctx, d, ".", f)
+		err = t.walk(ctx, Folder{d, item.view}, ".", f)
 	}
 	if err == fs.SkipDir {
 		return nil
@@ -31,21 +31,22 @@ func (t *Tree) Walk(ctx context.Context, item Item, f func(rel string, e rootfs.
 	return err
 }
 
-func (t *Tree) walk(ctx context.Context, d *dir, rel string, f func(rel string, e rootfs.Entry) error) error {
+func (t *Tree) walk(ctx context.Context, dir Folder, rel string, f func(rel string, e rootfs.Entry) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := t.list(d); err != nil {
+	if err := t.list(dir.d); err != nil {
 		return err
 	}
-	for i := range d.nodes {
-		n := &d.nodes[i]
+	for i := range dir.len() {
+		n := dir.node(i)
 		name := join(rel, n.Name)
 		err := f(name, n.Entry)
-		if err == nil && n.dir != nil {
-			err = t.walk(ctx, n.dir, name, f)
+		sub, isDir := dir.sub(i)
+		if err == nil && isDir {
+			err = t.walk(ctx, sub, name, f)
 		}
-		if err != nil && (err != fs.SkipDir || n.dir == nil) {
+		if err != nil && (err != fs.SkipDir || !isDir) {
 			return err
 		}
 	}
