@@ -64,6 +64,9 @@ func (p *Puller) pull(ctx context.Context, ref name.Reference, platform v1.Platf
 	if _, err := p.Blobs.PutBytes(m.Raw); err != nil {
 		return nil, err
 	}
+	if !matches(img, platform) {
+		return nil, fmt.Errorf("%s is an image for %s and not for %s", ref, img.Config.Platform(), &platform)
+	}
 	if err := p.Images.Put(img); err != nil {
 		return nil, err
 	}

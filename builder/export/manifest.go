@@ -1,3 +1,5 @@
+// Package export writes a finished image somewhere: into an OCI layout, a tar
+// that docker load takes, a plain tar or folder, or a registry.
 package export
 
 import (

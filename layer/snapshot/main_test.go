@@ -78,6 +78,7 @@ func TestUserNamespace(t *testing.T) {
 		UidMappings:                ids,
 		GidMappings:                ids,
 		GidMappingsEnableSetgroups: true,
+		Credential:                 &syscall.Credential{}, // root of the namespace: the host's has no id in it
 		Pdeathsig:                  syscall.SIGKILL,
 	}
 	out, err := cmd.CombinedOutput()
