@@ -1,0 +1,2 @@
+package fetch
+type resolvedRef struct{}
