@@ -44,6 +44,12 @@ func (e *environ) set(k, v string) {
 	e.list = append(e.list, k+"="+v)
 }
 
+// without is a copy that lacks one variable.
+func (e *environ) without(k string) *environ {
+	prefix := k + "="
+	return newEnviron(slices.DeleteFunc(slices.Clone(e.list), func(kv string) bool { return strings.HasPrefix(kv, prefix) }))
+}
+
 // Get is shell.EnvGetter's.
 func (e *environ) Get(k string) (string, bool) {
 	i, ok := e.index[k]

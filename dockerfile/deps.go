@@ -45,21 +45,48 @@ func (g *Graph) resolveDeps() error {
 }
 
 func (g *Graph) addDep(s *Stage, i instruction) error {
-	c, ok := i.cmd.(*instructions.CopyCommand)
-	if !ok || c.From == "" {
-		return nil
-	}
-	src, err := g.source(c.From)
+	list, err := g.sources(i.cmd)
 	if err != nil {
 		return err
 	}
-	if src.Stage != nil {
-		s.deps = append(s.deps, dep{stage: src.Stage, at: i})
+	if s.Base.Replaces == ReplacesStage {
+		return nil // checked, but not run
+	}
+	for _, src := range list {
+		if src.Stage != nil {
+			s.deps = append(s.deps, dep{stage: src.Stage, at: i})
+		}
 	}
 	return nil
 }
 
-// source resolves COPY --from: the number of a stage, the name of one, or an image.
+// sources are what COPY --from or the mounts of a RUN name. A mount counts whatever its type: that may be a variable.
+func (g *Graph) sources(c instructions.Command) ([]*Source, error) {
+	switch c := c.(type) {
+	case *instructions.CopyCommand:
+		if c.From == "" {
+			return nil, nil
+		}
+		src, err := g.source(c.From)
+		return []*Source{src}, err
+	case *instructions.RunCommand:
+		var list []*Source
+		for _, m := range instructions.GetMounts(c) {
+			if m.From == "" {
+				continue
+			}
+			src, err := g.sourceNamed(m.From)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, src)
+		}
+		return list, nil
+	}
+	return nil, nil
+}
+
+// source resolves COPY --from: the number of a stage, or what sourceNamed takes.
 func (g *Graph) source(from string) (*Source, error) {
 	word, _, err := shell.NewLex(g.File.parsed.EscapeToken).ProcessWord(from, newEnviron(nil))
 	if err != nil {
@@ -74,6 +101,11 @@ func (g *Graph) source(from string) (*Source, error) {
 		}
 		return &Source{Stage: g.all[n]}, nil
 	}
+	return g.sourceNamed(from)
+}
+
+// sourceNamed resolves the name of a stage, of a named context or of an image.
+func (g *Graph) sourceNamed(from string) (*Source, error) {
 	if s, ok := g.byName[strings.ToLower(from)]; ok {
 		return &Source{Stage: s}, nil
 	}
@@ -82,6 +114,9 @@ func (g *Graph) source(from string) (*Source, error) {
 	}
 	if !validImage(from) {
 		return nil, fmt.Errorf("failed to parse stage name %q: invalid reference format", from)
+	}
+	if c, ok := g.contexts.find(from, g.settings.Platform); ok {
+		return &Source{Context: c}, nil
 	}
 	return &Source{Image: from}, nil
 }
@@ -166,7 +201,8 @@ func (g *Graph) check(s *Stage) error {
 	return nil
 }
 
-// checkForward refuses COPY --from a stage that comes later, or is s itself.
+// checkForward refuses COPY --from a stage that comes later, or is s itself. Of a mount, whose error names its target,
+// that is found when its variables are expanded.
 func (g *Graph) checkForward(s *Stage, c instructions.Command) error {
 	cp, ok := c.(*instructions.CopyCommand)
 	if !ok || cp.From == "" {

@@ -59,9 +59,12 @@ type expander struct {
 }
 
 // Expand gives the steps of stage s on top of base, ONBUILD triggers of the base first, and the state after them. base is the state
-// of the stage that s is built on, or BaseState of its image's configuration. Instructions that leave nothing behind
+// of the stage that s is built on, or BaseState of its image's or named context's configuration (zero for a context without one). Instructions that leave nothing behind
 // but a trigger (ONBUILD) are no steps. It changes neither the graph nor base, and s may be any stage of the file.
 func (g *Graph) Expand(s *Stage, base State) ([]Step, State, error) {
+	if s.Base.Replaces == ReplacesStage {
+		return nil, g.replaced(s, base), nil
+	}
 	e := &expander{g: g, stage: s, found: newFindings(g.lint)}
 	if err := e.begin(base); err != nil {
 		return nil, State{}, g.File.failIn(s.String(), s.from.SourceCode, s.Range, err)
@@ -84,10 +87,11 @@ func (e *expander) begin(base State) error {
 	e.state = base
 	e.state.Warnings = nil
 	c := &e.state.Config
-	if e.stage.Base.Stage == nil && e.stage.Base.Image == "" {
-		e.state = State{Config: emptyImage(e.stage.Platform)}
-	} else if e.stage.Base.Stage == nil {
+	switch from := e.stage.Base; {
+	case from.Image != "":
 		e.lintBasePlatform()
+	case from.Stage == nil && (from.Context == "" || noImage(base.Config)):
+		e.state = State{Config: emptyImage(e.stage.Platform)}
 	}
 	if err := unsupportedOS(c.OS); err != nil {
 		return err
@@ -133,6 +137,20 @@ func (e *expander) end() {
 		c.OS = strings.ToLower(c.OS)
 	}
 	e.state.Warnings = *e.found.warnings
+}
+
+// noImage says that a named context has no configuration: it is a folder, or a repository.
+func noImage(c v1.ConfigFile) bool { return c.OS == "" && c.Architecture == "" }
+
+// replaced is the state of a stage that a named context stands for.
+func (g *Graph) replaced(s *Stage, base State) State {
+	if noImage(base.Config) {
+		return State{Config: emptyImage(s.Platform)}
+	}
+	c := base.Config
+	cloneConfig(&c)
+	c.Config.OnBuild = nil
+	return State{Config: c, StartInterval: base.StartInterval}
 }
 
 // emptyImage is the configuration of scratch.
@@ -305,11 +323,11 @@ func (e *expander) step(op Op, name string, h v1.History) {
 }
 
 // title is an instruction's text with its variables expanded, for people; as it is where that fails.
-func (e *expander) title(lex *shell.Lex, text string) string {
+func title(lex *shell.Lex, text string, vars *meter) string {
 	if plainWord(text) {
 		return upperFirst(text)
 	}
-	if expanded, _, err := lex.ProcessWord(text, e.vars); err == nil {
+	if expanded, _, err := lex.ProcessWord(text, vars); err == nil {
 		text = expanded
 	}
 	return upperFirst(text)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"strconv"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -20,6 +19,15 @@ func (e *expander) run(c *instructions.RunCommand) error {
 		Env:  append([]string(nil), e.state.env.list...),
 		User: e.state.Config.Config.User,
 		Dir:  e.dir(),
+
+		Network:  Network(instructions.GetNetwork(c)),
+		Security: Security(instructions.GetSecurity(c)),
+	}
+	if err := e.addMounts(op, c); err != nil {
+		return err
+	}
+	for _, d := range instructions.GetDevices(c) {
+		op.Devices = append(op.Devices, Device{Name: d.Name, Required: d.Required})
 	}
 	for _, kv := range e.g.proxy {
 		k, _, _ := strings.Cut(kv, "=")
@@ -27,16 +35,16 @@ func (e *expander) run(c *instructions.RunCommand) error {
 			op.Proxy = append(op.Proxy, kv)
 		}
 	}
-	args, title := c.CmdLine, c.String()
+	args, text := c.CmdLine, c.String()
 	if len(c.Files) > 0 {
 		if len(args) != 1 || !c.PrependShell {
 			return fmt.Errorf("parsing produced an invalid run command: %v", args)
 		}
-		text, summary, err := runHeredoc(op, c)
+		script, summary, err := runHeredoc(op, c)
 		if err != nil {
 			return err
 		}
-		args, title = []string{text}, title+summary
+		args, text = []string{script}, text+summary
 	}
 	if c.PrependShell {
 		args = e.withShell(args)
@@ -47,10 +55,44 @@ func (e *expander) run(c *instructions.RunCommand) error {
 	op.Args = args
 
 	lex := *e.lex()
-	lex.RawQuotes, lex.SkipUnsetEnv = true, true
+	lex.RawQuotes, lex.RawEscapes, lex.SkipUnsetEnv = true, true, true
 	created := "RUN " + runPrefix(e.state.args, e.state.env) + strings.Join(args, " ") + " # buildkit"
-	e.step(op, e.title(&lex, title), v1.History{CreatedBy: created})
+	e.step(op, title(&lex, text, e.maskSecrets(op.Mounts)), v1.History{CreatedBy: created})
 	return nil
+}
+
+// addMounts gives a RUN its mounts, and the variable that names the socket of its first ssh agent.
+func (e *expander) addMounts(op *Run, c *instructions.RunCommand) error {
+	mounts, socket, err := e.mounts(c)
+	if err != nil {
+		return err
+	}
+	op.Mounts = mounts
+	if _, ok := e.state.env.Get(agentVariable); socket != "" && !ok {
+		op.Env = append(op.Env, agentVariable+"="+socket)
+	}
+	return nil
+}
+
+// agentVariable is where programs look for the socket of an ssh agent.
+const agentVariable = "SSH_AUTH_SOCK"
+
+// maskSecrets are the variables that a title may show: those that are secrets are not.
+func (e *expander) maskSecrets(mounts []Mount) *meter {
+	var masked *environ
+	for _, m := range mounts {
+		if m.Env == "" {
+			continue
+		}
+		if masked == nil {
+			masked = e.state.env.clone()
+		}
+		masked.set(m.Env, "****")
+	}
+	if masked == nil {
+		return e.vars
+	}
+	return newMeter(masked)
 }
 
 // runHeredoc gives what the shell is to run for a RUN with heredocs, and what its title says of them. One heredoc and nothing
@@ -120,11 +162,11 @@ func (e *expander) workdir(c *instructions.WorkdirCommand) error {
 	dir := joinDir(e.state.Config.Config.WorkingDir, c.Path)
 	e.state.Config.Config.WorkingDir = dir
 	if dir == "/" {
-		e.step(nil, e.title(e.lex(), c.String()), v1.History{CreatedBy: "WORKDIR " + dir, EmptyLayer: true})
+		e.step(nil, title(e.lex(), c.String(), e.vars), v1.History{CreatedBy: "WORKDIR " + dir, EmptyLayer: true})
 		return nil
 	}
 	op := &Workdir{Dir: dir, User: e.state.Config.Config.User}
-	e.step(op, e.title(e.lex(), c.String()), v1.History{CreatedBy: "WORKDIR " + dir})
+	e.step(op, title(e.lex(), c.String(), e.vars), v1.History{CreatedBy: "WORKDIR " + dir})
 	return nil
 }
 
@@ -154,7 +196,7 @@ func destPath(current, dest string) string {
 }
 
 func (e *expander) copy(c *instructions.CopyCommand) error {
-	op := &Copy{Chown: c.Chown, Chmod: c.Chmod}
+	op := &Copy{Chown: c.Chown, Chmod: c.Chmod, Link: c.Link, Exclude: c.ExcludePatterns, Parents: c.Parents}
 	if c.From != "" {
 		if err := e.g.checkForward(e.stage, c); err != nil {
 			return err
@@ -166,10 +208,13 @@ func (e *expander) copy(c *instructions.CopyCommand) error {
 	}
 	for _, src := range c.SourcePaths {
 		if isGit(src) {
-			return fmt.Errorf("source can't be a git ref for COPY")
+			if _, err := ParseGitRef(src); err != nil {
+				return err
+			}
+			return errors.New("source can't be a git ref for COPY")
 		}
 		if isHTTP(src) {
-			return fmt.Errorf("source can't be a URL for COPY")
+			return errors.New("source can't be a URL for COPY")
 		}
 	}
 	return e.addCopy(op, &c.SourcesAndDest, c.String())
@@ -180,7 +225,23 @@ func (e *expander) add(c *instructions.AddCommand) error {
 	if err := unsupported(c); err != nil {
 		return err
 	}
-	return e.addCopy(&Copy{Add: true, Chown: c.Chown, Chmod: c.Chmod}, &c.SourcesAndDest, c.String())
+	op := &Copy{
+		Add: true, Chown: c.Chown, Chmod: c.Chmod, Link: c.Link, Exclude: c.ExcludePatterns,
+		Checksum: c.Checksum, Unpack: c.Unpack, KeepGitDir: c.KeepGitDir, Sources: c.SourcePaths,
+	}
+	if c.Checksum != "" {
+		if len(c.SourcePaths) != 1 {
+			return errors.New("checksum can't be specified for multiple sources")
+		}
+		if src := c.SourcePaths[0]; !isHTTP(src) && !isGit(src) {
+			return errors.New("checksum requires HTTP(S) or Git sources")
+		}
+	}
+	var err error
+	if op.Remotes, err = remotes(op); err != nil {
+		return err
+	}
+	return e.addCopy(op, &c.SourcesAndDest, c.String())
 }
 
 // addCopy is what COPY and ADD share.
@@ -188,6 +249,8 @@ func (e *expander) addCopy(op *Copy, paths *instructions.SourcesAndDest, text st
 	if err := checkChmod(op.Chmod); err != nil {
 		return err
 	}
+	op.Link = op.Link && op.Chmod == ""
+	e.lintIgnored(op, paths.SourcePaths)
 	op.Dir = e.dir()
 	op.Dest = destPath(op.Dir, paths.DestPath)
 	op.Sources = paths.SourcePaths
@@ -197,6 +260,9 @@ func (e *expander) addCopy(op *Copy, paths *instructions.SourcesAndDest, text st
 	if op.Add {
 		created.Reset()
 		created.WriteString("ADD")
+	}
+	if op.Parents {
+		created.WriteString(" --parents")
 	}
 	if op.Chown != "" {
 		created.WriteString(" --chown=" + op.Chown)
@@ -216,21 +282,20 @@ func (e *expander) addCopy(op *Copy, paths *instructions.SourcesAndDest, text st
 		created.WriteString(" <<" + doc.Path)
 	}
 	created.WriteString(" " + paths.DestPath + " # buildkit")
-	e.step(op, e.title(e.lex(), text), v1.History{CreatedBy: created.String()})
+	e.step(op, title(e.lex(), text, e.vars), v1.History{CreatedBy: created.String()})
 	return nil
 }
 
-// checkChmod refuses a mode that is not octal or too large.
+// checkChmod refuses a mode that is none.
 func checkChmod(mode string) error {
 	if mode == "" {
 		return nil
 	}
-	n, err := strconv.ParseUint(mode, 8, 32)
-	if err == nil && n <= 0o7777 {
-		return nil
+	if _, err := ParseMode(mode); err != nil {
+		return err
 	}
-	if err == nil || mode[0] >= '0' && mode[0] <= '9' {
-		return fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", mode)
+	if mode[0] < '0' || mode[0] > '9' {
+		return unsupportedChmod(mode)
 	}
-	return unsupportedChmod(mode)
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,6 +72,13 @@ func settings(t testing.TB, comment string) dockerfile.Settings {
 		case key == "arg":
 			k, v, _ := strings.Cut(value, "=")
 			s.BuildArgs[k] = v
+		case key == "context":
+			s.Contexts = append(s.Contexts, value)
+		case key == "all":
+			s.AllStages = value == "true"
+		case key == "ignored":
+			ignored := strings.Fields(value)
+			s.Ignored = func(path string) bool { return slices.Contains(ignored, path) }
 		case key == "platform", key == "build":
 			p, err := v1.ParsePlatform(value)
 			if err != nil {
@@ -116,7 +124,13 @@ func run(t testing.TB, archive *txtar.Archive) string {
 	for _, s := range g.Stages {
 		base := states[s.Base.Stage]
 		from := "scratch"
-		if s.Base.Stage != nil {
+		if c := s.Base.Context; c != "" {
+			from = fmt.Sprintf("context %s, replaces %d", c, s.Base.Replaces)
+			base = dockerfile.State{}
+			if archiveHas(archive, "image "+c) {
+				base = dockerfile.BaseState(baseConfig(t, archive, c))
+			}
+		} else if s.Base.Stage != nil {
 			from = fmt.Sprintf("stage %d", s.Base.Stage.Index)
 		} else if s.Base.Image != "" {
 			from = "image " + s.Base.Image
@@ -139,6 +153,10 @@ func run(t testing.TB, archive *txtar.Archive) string {
 		return fail(err)
 	}
 	return b.String()
+}
+
+func archiveHas(a *txtar.Archive, name string) bool {
+	return slices.ContainsFunc(a.Files, func(f txtar.File) bool { return f.Name == name })
 }
 
 func baseConfig(t testing.TB, archive *txtar.Archive, image string) v1.ConfigFile {
@@ -172,18 +190,16 @@ func writeSteps(b *strings.Builder, steps []dockerfile.Step) {
 			if op.Script != nil {
 				fmt.Fprintf(b, "    script  %s %q\n", op.Script.Name, op.Script.Data)
 			}
+			writeSandbox(b, op)
 		case *dockerfile.Copy:
 			fmt.Fprintf(b, "    copy    %q to %q in %s, add %v, chown %q, chmod %q\n", op.Sources, op.Dest, op.Dir, op.Add, op.Chown, op.Chmod)
-			if op.From != nil && op.From.Stage != nil {
-				fmt.Fprintf(b, "    from    stage %d\n", op.From.Stage.Index)
-			} else if op.From != nil && op.From.Image == "" {
-				b.WriteString("    from    scratch\n")
-			} else if op.From != nil {
-				fmt.Fprintf(b, "    from    image %s\n", op.From.Image)
+			if op.From != nil {
+				fmt.Fprintf(b, "    from    %s\n", sourceName(op.From))
 			}
 			for _, f := range op.Inline {
 				fmt.Fprintf(b, "    inline  %s %q\n", f.Name, f.Data)
 			}
+			writeCopyFlags(b, op)
 		case *dockerfile.Workdir:
 			fmt.Fprintf(b, "    workdir %s of %q\n", op.Dir, op.User)
 		}
@@ -193,6 +209,75 @@ func writeSteps(b *strings.Builder, steps []dockerfile.Step) {
 		}
 		fmt.Fprintf(b, "    history %s, %s, %q\n", layer, s.History.Comment, s.History.CreatedBy)
 	}
+}
+
+func sourceName(s *dockerfile.Source) string {
+	switch {
+	case s == nil:
+		return "nil"
+	case s.Stage != nil:
+		return fmt.Sprintf("stage %d", s.Stage.Index)
+	case s.Context != "":
+		return "context " + s.Context
+	case s.Image != "":
+		return "image " + s.Image
+	}
+	return "scratch"
+}
+
+func writeSandbox(b *strings.Builder, op *dockerfile.Run) {
+	for _, m := range op.Mounts {
+		fmt.Fprintf(b, "    mount   %s %q %q on %q", m.Type, sourceName(m.From), m.Source, m.Target)
+		if m.ReadOnly {
+			b.WriteString(", read only")
+		}
+		if m.Required {
+			b.WriteString(", required")
+		}
+		if m.ID != "" || m.Env != "" {
+			fmt.Fprintf(b, ", id %q %s, env %q", m.ID, m.Sharing, m.Env)
+		}
+		if m.Size != 0 {
+			fmt.Fprintf(b, ", size %d", m.Size)
+		}
+		if m.Mode != nil {
+			fmt.Fprintf(b, ", mode %o", *m.Mode)
+		}
+		if m.UID != nil {
+			fmt.Fprintf(b, ", uid %d", *m.UID)
+		}
+		if m.GID != nil {
+			fmt.Fprintf(b, ", gid %d", *m.GID)
+		}
+		b.WriteByte('\n')
+	}
+	if op.Network != dockerfile.NetworkDefault || op.Security != dockerfile.SecuritySandbox || op.Devices != nil {
+		fmt.Fprintf(b, "    sandbox network %s, security %s, devices %v\n", op.Network, op.Security, op.Devices)
+	}
+}
+
+func writeCopyFlags(b *strings.Builder, op *dockerfile.Copy) {
+	if op.Link || op.Parents || op.Exclude != nil {
+		fmt.Fprintf(b, "    flags   link %v, parents %v, exclude %q\n", op.Link, op.Parents, op.Exclude)
+	}
+	if op.Checksum != "" || op.Unpack != nil || op.KeepGitDir != nil {
+		fmt.Fprintf(b, "    flags   checksum %q, unpack %s, keep-git-dir %s\n", op.Checksum, optional(op.Unpack), optional(op.KeepGitDir))
+	}
+	for _, r := range op.Remotes {
+		fmt.Fprintf(b, "    remote  %d %s %q", r.Index, r.URL, r.Name)
+		if g := r.Git; g != nil {
+			fmt.Fprintf(b, ", git %s ref %q subdir %q commit %q, keep %s, submodules %s, unencrypted %v",
+				g.Remote, g.Ref, g.Subdir, g.Commit, optional(g.KeepGitDir), optional(g.Submodules), g.UnencryptedTCP)
+		}
+		b.WriteByte('\n')
+	}
+}
+
+func optional(v *bool) string {
+	if v == nil {
+		return "nil"
+	}
+	return fmt.Sprint(*v)
 }
 
 func writeState(t testing.TB, b *strings.Builder, s dockerfile.State) {

@@ -42,6 +42,8 @@ type Graph struct {
 	Warnings []Warning
 
 	settings Settings
+	contexts contexts
+	epoch    Epoch
 	lint     linter.Config
 	args     *environ // the arguments before the first FROM, which an ARG in a stage brings in
 	proxy    []string
@@ -55,7 +57,7 @@ const scratch = "scratch"
 // Graph resolves the target, every base and every COPY --from, and expands FROM. Unknown targets and stages, cycles
 // and forward references are errors, and so is what this release leaves out in a stage that the target needs.
 func (f *File) Graph(s Settings) (*Graph, error) {
-	if syntax, ok := s.BuildArgs["BUILDKIT_SYNTAX"]; ok {
+	if syntax, ok := s.BuildArgs[syntaxArg]; ok {
 		if err := builtinSyntax(syntax); err != nil {
 			return nil, f.fail(Range{}, err)
 		}
@@ -64,7 +66,10 @@ func (f *File) Graph(s Settings) (*Graph, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Graph{File: f, settings: s, lint: config, proxy: proxyEnv(s.BuildArgs), byName: map[string]*Stage{}}
+	g := &Graph{
+		File: f, settings: s, contexts: newContexts(s.Contexts), lint: config,
+		proxy: proxyEnv(s.BuildArgs), byName: map[string]*Stage{},
+	}
 	found := newFindings(config)
 	if err := g.resolveArgs(found); err != nil {
 		return nil, err
@@ -86,7 +91,10 @@ func (f *File) Graph(s Settings) (*Graph, error) {
 	if err := g.resolveDeps(); err != nil {
 		return nil, err
 	}
-	g.Stages = g.Needs(g.Target)
+	g.Stages = g.all
+	if !s.AllStages {
+		g.Stages = g.Needs(g.Target)
+	}
 	for _, s := range g.Stages {
 		if err := g.check(s); err != nil {
 			return nil, err
@@ -141,7 +149,7 @@ func (g *Graph) resolveArgs(found findings) (err error) {
 	if g.args, err = f.metaArgs(platform, lex, s.BuildArgs); err != nil {
 		return err
 	}
-	return g.checkEpoch()
+	return g.resolveEpoch()
 }
 
 // validImage says whether s can name an image.
@@ -172,8 +180,19 @@ func (g *Graph) addStage(s *Stage, found findings) error {
 			return fail(err)
 		}
 	}
+	if s.Name != "" {
+		if _, ok := familiar(s.Name); !ok {
+			return fail(fmt.Errorf("invalid context name %s: invalid reference format", s.Name))
+		}
+		s.Base.Context, _ = g.contexts.find(s.Name, s.Platform)
+	}
 	// Stages are looked up in any case of letters. That takes no image away: those are lower-case.
 	switch b, ok := g.byName[strings.ToLower(base.Result)]; {
+	case s.Base.Context != "":
+		if base.Result != scratch && !validImage(base.Result) {
+			return fail(fmt.Errorf("failed to parse stage name %q: invalid reference format", base.Result))
+		}
+		s.Base.Replaces = ReplacesStage
 	case ok:
 		s.Base.Stage, s.Platform = b, b.Platform
 	case base.Result == scratch:
@@ -182,6 +201,9 @@ func (g *Graph) addStage(s *Stage, found findings) error {
 		return fail(fmt.Errorf("failed to parse stage name %q: invalid reference format", base.Result))
 	default:
 		s.Base.Image = base.Result
+		if c, ok := g.contexts.find(base.Result, s.Platform); ok {
+			s.Base = Base{Context: c, Replaces: ReplacesImage}
+		}
 	}
 	g.all = append(g.all, s)
 	if s.Name != "" {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -148,4 +149,26 @@ func (g *Graph) Violation(found []Warning) error {
 	}
 	slices.Sort(rules)
 	return g.File.fail(Range{}, errors.New("lint violation found for rules: "+strings.Join(slices.Compact(rules), ", ")))
+}
+
+// lintIgnored is the rule on sources that .dockerignore keeps out of the context.
+func (e *expander) lintIgnored(op *Copy, sources []string) {
+	if e.g.settings.Ignored == nil || op.From != nil {
+		return
+	}
+	name := "Copy"
+	if op.Add {
+		name = "Add"
+	}
+	for _, src := range sources {
+		if isHTTP(src) || isGit(src) {
+			continue
+		}
+		if src = path.Clean(src); src == "/" {
+			src = "."
+		}
+		if e.g.settings.Ignored(src) {
+			e.lint.Run(&linter.RuleCopyIgnoredFile, e.at.cmd.Location(), linter.RuleCopyIgnoredFile.Format(name, src))
+		}
+	}
 }

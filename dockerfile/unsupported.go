@@ -2,8 +2,6 @@ package dockerfile
 
 import (
 	"fmt"
-	"regexp"
-	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -95,6 +93,14 @@ func unsupportedChmod(mode string) error {
 	return refuse("symbolic --chmod (" + mode + ")")
 }
 
+// unsupportedEpoch refuses a SOURCE_DATE_EPOCH that names a context or a stage, whose time is meant.
+func unsupportedEpoch(e Epoch) error {
+	if e.Context != "" || e.Remote != nil {
+		return refuse("SOURCE_DATE_EPOCH that is not a number of seconds")
+	}
+	return nil
+}
+
 // unsupportedOS refuses images that are not for Linux: their paths, shells and users are others.
 func unsupportedOS(os string) error {
 	if os == "" || os == "linux" {
@@ -113,41 +119,4 @@ func builtinSyntax(syntax string) error {
 		return nil
 	}
 	return fmt.Errorf("the frontend %q is not supported: only docker/dockerfile is, and it is built in", ref)
-}
-
-// checkEpoch refuses a SOURCE_DATE_EPOCH that is not a number of seconds: a context or a stage whose time is meant.
-func (g *Graph) checkEpoch() error {
-	v, ok := g.Arg("SOURCE_DATE_EPOCH")
-	if !ok || v == "" {
-		return nil
-	}
-	if _, err := strconv.ParseInt(v, 10, 64); err != nil {
-		return g.File.fail(Range{}, fmt.Errorf("invalid SOURCE_DATE_EPOCH: %s: only a number of seconds is supported by this release", v))
-	}
-	return nil
-}
-
-var (
-	urlScheme = regexp.MustCompile(`^[a-zA-Z0-9]+://`)
-	scpLike   = regexp.MustCompile(`^[a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:`)
-)
-
-// isGit says whether a source is a git repository: by its scheme, like scp's arguments, or a URL whose path ends in ".git".
-func isGit(src string) bool {
-	switch scheme := strings.ToLower(strings.TrimSuffix(urlScheme.FindString(src), "://")); scheme {
-	case "":
-		return scpLike.MatchString(src)
-	case "git", "ssh":
-		return true
-	case "http", "https":
-		path, _, _ := strings.Cut(src, "#")
-		path, _, _ = strings.Cut(path, "?")
-		return strings.HasSuffix(path, ".git")
-	}
-	return false
-}
-
-// isHTTP says whether a source is a URL of one file.
-func isHTTP(src string) bool {
-	return (strings.HasPrefix(src, "http://") || strings.HasPrefix(src, "https://")) && !isGit(src)
 }
