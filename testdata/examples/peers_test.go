@@ -12,11 +12,9 @@ import (
 	"time"
 )
 
-// readByOthers gives the image to all the programs that should understand it.
-func readByOthers(t *testing.T, l *lab, root string, r *registry, a app, build []string) {
+// readOutputs builds the image into files and gives them to the programs that should understand them.
+func readOutputs(t *testing.T, l *lab, root string, r *registry, a app, build []string) {
 	image := r.host + "/" + a.name + ":1.0"
-	readFromRegistry(t, l, r, a, image)
-
 	layout := filepath.Join(l.dir(t, "output"), a.name+".oci.tar")
 	archive := filepath.Join(l.dir(t, "output"), a.name+".docker.tar")
 	defer os.Remove(layout)
