@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"io/fs"
 	"strconv"
 	"sync"
 
@@ -22,22 +21,28 @@ type copyWork struct {
 	*build
 	vertex    *vertex
 	copy      *dockerfile.Copy
-	fromStage bool // it reads the vertex's input (none: an empty file system) and not the build context
+	tree      *source.Tree // the context that it reads, unless
+	fromStage bool         // it reads the vertex's input (none: an empty file system)
 
-	once  sync.Once // guards what follows: the selection in the build context
+	once  sync.Once // guards what follows: the selection in the context
 	items []source.Item
 	sum   source.Digest
 	err   error
 }
 
-// selection finds and digests what is copied from the build context.
+// selects says what is copied.
+func (w *copyWork) selects() source.Selection {
+	return source.Selection{Patterns: w.copy.Sources, Exclude: w.copy.Exclude, Parents: w.copy.Parents}
+}
+
+// selection finds and digests what is copied from a context.
 func (w *copyWork) selection(ctx context.Context) ([]source.Item, source.Digest, error) {
 	w.once.Do(func() {
 		if len(w.copy.Sources) == 0 {
 			return
 		}
-		if w.items, w.err = w.opt.Context.Select(ctx, source.Selection{Patterns: w.copy.Sources}); w.err == nil {
-			w.sum, w.err = w.opt.Context.Digest(ctx, w.items)
+		if w.items, w.err = w.tree.Select(ctx, w.selects()); w.err == nil {
+			w.sum, w.err = w.tree.Digest(ctx, w.items)
 		}
 	})
 	return w.items, w.sum, w.err
@@ -52,6 +57,12 @@ func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
 	parts := []cache.Part{{Name: "instruction", Value: instruction}, {Name: "dest", Value: c.Dest}, {Name: "chown", Value: c.Chown}, {Name: "chmod", Value: c.Chmod}}
 	for _, s := range c.Sources {
 		parts = append(parts, cache.Part{Name: "source", Value: s})
+	}
+	for _, e := range c.Exclude {
+		parts = append(parts, cache.Part{Name: "exclude", Value: e})
+	}
+	if c.Parents {
+		parts = append(parts, cache.Part{Name: "parents", Value: "true"})
 	}
 	for _, f := range c.Inline {
 		parts = append(parts, cache.Part{Name: "inline", Value: f.Name}, cache.Part{Name: "data", Value: string(f.Data)})
@@ -86,8 +97,7 @@ func (w *copyWork) do(ctx context.Context, active *snapshot.Active, inputs []fil
 		if err != nil {
 			return fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", w.copy.Chmod)
 		}
-		mode := fs.FileMode(m)
-		opt.Mode = &mode
+		opt.Mode = func(uint32, bool) uint32 { return uint32(m) }
 	}
 	tree, items, err := w.source(ctx, inputs)
 	if err != nil {
@@ -115,7 +125,7 @@ func (w *copyWork) do(ctx context.Context, active *snapshot.Active, inputs []fil
 func (w *copyWork) source(ctx context.Context, inputs []filesystem) (*source.Tree, []source.Item, error) {
 	if !w.fromStage {
 		items, _, err := w.selection(ctx)
-		return w.opt.Context, items, err
+		return w.tree, items, err
 	}
 	var from filesystem
 	if len(inputs) > 0 {
@@ -130,7 +140,7 @@ func (w *copyWork) source(ctx context.Context, inputs []filesystem) (*source.Tre
 		return nil, nil, err
 	}
 	tree := source.FromRoot(root, source.Options{Now: w.Now})
-	items, err := tree.Select(ctx, source.Selection{Patterns: w.copy.Sources})
+	items, err := tree.Select(ctx, w.selects())
 	if err != nil {
 		_ = tree.Close()
 		return nil, nil, err

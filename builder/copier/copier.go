@@ -31,12 +31,15 @@ type Options struct {
 	Dest string // absolute in the destination's root; a trailing "/" makes it a directory
 	// Owner of everything that is copied or made; nil keeps the tree's owners (0:0 for a context) and makes parents as 0:0.
 	Owner *layer.Owner
-	// Mode, if not nil, replaces the permission bits of files and directories, also of parents that are made, which get no more than
-	// 0777 of it. The set-id and sticky bits are understood as octal digits (04000) and as fs.ModeSetuid and its like. Archives that are
-	// unpacked do not heed it.
-	Mode *fs.FileMode
-	// Extract unpacks sources that are tar archives, in a known compression or none, as ADD does.
+	// Mode, if not nil, is --chmod: it makes new permission bits (07777, as chmod(2) has them) of those of a file or directory; dir says which.
+	// As in BuildKit, parents that are made get its result, at most 0777, if it does not depend on what was there before, as that of an octal mode,
+	// and else 0755; archives that are unpacked do not heed it.
+	Mode func(perm uint32, dir bool) uint32
+	// Extract unpacks files that are tar archives, in a known compression or none, as ADD does unless told --unpack=false; others are copied.
 	Extract bool
+	// Below, if not nil, is the file system that the destination will be a layer on, for COPY --link: a folder that is made on the way to Dest
+	// takes over mode, owner and attributes of the one that is there at the same path, without following links. See Ways.
+	Below *rootfs.Root
 	// UserXattr: see layer.Options.
 	UserXattr bool
 }
@@ -51,12 +54,7 @@ type Inline struct {
 //
 // A source that is not what the tree saw before is a *source.ChangedError. After an error dst holds a part.
 func Copy(ctx context.Context, dst *rootfs.Root, tree *source.Tree, items []source.Item, inline []Inline, opt Options) error {
-	c := &copier{
-		dst: dst, tree: tree, opt: opt,
-		euid: os.Geteuid(), egid: os.Getegid(),
-		slots: make(chan struct{}, max(runtime.NumCPU()-1, 1)),
-	}
-	c.buffers.New = func() any { b := make([]byte, bufferSize); return &b }
+	c := newCopier(dst, tree, opt)
 	for _, item := range items {
 		if err := c.item(ctx, item); err != nil {
 			return fmt.Errorf("copying %s: %w", path.Join("/", item.Path), err)
@@ -81,6 +79,16 @@ type copier struct {
 
 	slots   chan struct{} // one per goroutine that may be started beside the caller's
 	buffers sync.Pool     // of *[]byte
+}
+
+func newCopier(dst *rootfs.Root, tree *source.Tree, opt Options) *copier {
+	c := &copier{
+		dst: dst, tree: tree, opt: opt,
+		euid: os.Geteuid(), egid: os.Getegid(),
+		slots: make(chan struct{}, max(runtime.NumCPU()-1, 1)),
+	}
+	c.buffers.New = func() any { b := make([]byte, bufferSize); return &b }
+	return c
 }
 
 // item copies one source.
@@ -153,60 +161,42 @@ func (c *copier) target(name string, isDir bool) (string, error) {
 
 // makeDir makes a folder and its parents as BuildKit makes those of a destination.
 func (c *copier) makeDir(name string) error {
-	perm := uint32(0o755)
-	if c.opt.Mode != nil {
-		perm = permissions(*c.opt.Mode) & 0o777
+	return c.makeDirPerm(name, c.parentPerm())
+}
+
+const parentPerm = 0o755
+
+// parentPerm is the mode of parents that are made.
+func (c *copier) parentPerm() uint32 {
+	if perm := c.perm(0, true); perm == c.perm(0o7777, true) {
+		return perm & 0o777
 	}
-	return c.makeDirPerm(name, perm)
+	return parentPerm
+}
+
+// perm is what --chmod makes of a mode.
+func (c *copier) perm(perm uint32, dir bool) uint32 {
+	if c.opt.Mode == nil {
+		return perm
+	}
+	return c.opt.Mode(perm, dir) & 0o7777
 }
 
 func (c *copier) makeDirPerm(name string, perm uint32) error {
-	var o layer.Owner
-	if c.opt.Owner != nil {
-		o = *c.opt.Owner
+	o := c.newOwner()
+	made, err := c.dst.MkdirAll(name, perm, o.UID, o.GID)
+	if err != nil || c.opt.Below == nil || len(made) == 0 {
+		return err
 	}
-	_, err := c.dst.MkdirAll(name, perm, o.UID, o.GID)
-	return err
+	return c.likeBelow(name, made)
 }
 
-// inline writes one file of a heredoc.
-func (c *copier) inline(f Inline) error {
-	target, err := c.target(path.Base(f.Name), false)
-	if err != nil {
-		return err
-	}
-	dir, base, err := c.dst.Parent(target)
-	if err != nil {
-		return err
-	}
-	defer dir.Close() //nolint:errcheck // only a handle
-	perm := uint32(0o644)
-	if c.opt.Mode != nil {
-		perm = permissions(*c.opt.Mode)
-	}
-	var file *os.File
-	err = place(dir, base, target, func() (err error) {
-		file, err = rootfs.CreateEntry(dir, base, perm&0o777)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(f.Data)
-	if err2 := file.Close(); err == nil {
-		err = err2
-	}
-	if err != nil {
-		return err
-	}
-	var o layer.Owner
+// newOwner is what things belong to that have no source.
+func (c *copier) newOwner() layer.Owner {
 	if c.opt.Owner != nil {
-		o = *c.opt.Owner
+		return *c.opt.Owner
 	}
-	if err := chown(dir, base, o.UID, o.GID); err != nil {
-		return err
-	}
-	return rootfs.Chmod(dir, base, perm)
+	return layer.Owner{}
 }
 
 // place calls create, and again after removing the file that is in its way. A
@@ -239,19 +229,4 @@ func explainChown(err error, uid, gid int) error {
 		return fmt.Errorf("the owner %d:%d is outside the subordinate id range (see /etc/subuid and /etc/subgid): %w", uid, gid, err)
 	}
 	return err
-}
-
-// permissions are the bits of chmod(2) in m.
-func permissions(m fs.FileMode) uint32 {
-	perm := uint32(m & 0o7777)
-	if m&fs.ModeSetuid != 0 {
-		perm |= unix.S_ISUID
-	}
-	if m&fs.ModeSetgid != 0 {
-		perm |= unix.S_ISGID
-	}
-	if m&fs.ModeSticky != 0 {
-		perm |= unix.S_ISVTX
-	}
-	return perm
 }

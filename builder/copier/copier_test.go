@@ -139,7 +139,15 @@ func docopy(src, dst string, reset bool, patterns []string, opt Options) error {
 	return Copy(ctx, root, tree, items, nil, opt)
 }
 
-func mode(m fs.FileMode) *fs.FileMode { return &m }
+func mode(m uint32) func(uint32, bool) uint32 { return func(uint32, bool) uint32 { return m } }
+
+// symbolic is the mode "u=rwX,go=rX".
+func symbolic(perm uint32, dir bool) uint32 {
+	if dir || perm&0o111 != 0 {
+		return 0o755
+	}
+	return 0o644
+}
 
 func TestCopy(t *testing.T) {
 	needRoot(t)
@@ -171,7 +179,10 @@ func TestCopy(t *testing.T) {
 		{name: "chmod", from: "a=a%664 d/x=x d/sub/y=y", src: []string{"d", "a"}, dest: "/4/", opt: Options{Mode: mode(0o775)},
 			want: "4/%775 4/a=a%775 4/sub/%775 4/sub/y=y%775 4/x=x%775"},
 		{name: "chmod setuid", from: "a=a", src: []string{"a"}, dest: "/m/a", opt: Options{Mode: mode(0o4711)}, want: "m/%711 m/a=a%4711"},
-		{name: "chmod setuid as a FileMode", from: "a=a", src: []string{"a"}, dest: "/a", opt: Options{Mode: mode(0o711 | fs.ModeSetgid)}, want: "a=a%2711"},
+		{name: "chmod setgid", from: "a=a", src: []string{"a"}, dest: "/a", opt: Options{Mode: mode(0o2711)}, want: "a=a%2711"},
+		{name: "chmod per entry", from: "d/x=x%600 d/prog=p%700 d/sub/%700", src: []string{"d"}, dest: "/1", opt: Options{Mode: symbolic}, want: "1/ 1/prog=p%755 1/sub/ 1/x=x"},
+		{name: "chmod per entry, parents", from: "a=a%700", src: []string{"a"}, dest: "/p/q/", opt: Options{Mode: func(perm uint32, _ bool) uint32 { return perm &^ 0o555 }},
+			want: "p/ p/q/ p/q/a=a%200"},
 		{name: "chmod 0", from: "a=a", src: []string{"a"}, dest: "/a", opt: Options{Mode: mode(0)}, want: "a=a%0"},
 		{name: "parents chmod and chown", from: "d/sub/x=x", src: []string{"d"}, dest: "/n/q", opt: Options{Mode: mode(0o700), Owner: user},
 			want: "n/%700@1000:50 n/q/%700@1000:50 n/q/sub/%700@1000:50 n/q/sub/x=x%700@1000:50"},

@@ -27,12 +27,20 @@ func (c *copier) extract(ctx context.Context, item source.Item, info *source.Inf
 	if err := unchangedFile(f, item, info); err != nil {
 		return false, err
 	}
+	if done, err := c.unpack(ctx, f); err != nil || !done {
+		return done, err
+	}
+	return true, unchangedFile(f, item, info)
+}
+
+// unpack unpacks an open file into the destination if it is an archive.
+func (c *copier) unpack(ctx context.Context, f *os.File) (done bool, err error) {
 	ok, err := isArchive(f)
 	if err != nil || !ok {
 		return false, err
 	}
 	dest := path.Clean("/" + c.opt.Dest)
-	if err := c.makeDirPerm(dest, 0o755); err != nil {
+	if err := c.makeDirPerm(dest, parentPerm); err != nil {
 		return true, err
 	}
 	target, err := c.dst.Resolve(dest)
@@ -53,7 +61,7 @@ func (c *copier) extract(ctx context.Context, item source.Item, info *source.Inf
 	if err != nil {
 		return true, fmt.Errorf("unpacking: %w", err)
 	}
-	return true, unchangedFile(f, item, info)
+	return true, nil
 }
 
 func unchangedFile(f *os.File, item source.Item, info *source.Info) error {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -266,10 +267,7 @@ func (c *copier) owner(info *source.Info) (uid, gid int) {
 
 // mode is the permission bits of the copy of an entry.
 func (c *copier) mode(info *source.Info) uint32 {
-	if c.opt.Mode != nil {
-		return permissions(*c.opt.Mode)
-	}
-	return info.Stat.Mode & 0o7777
+	return c.perm(info.Stat.Mode&0o7777, info.Type == unix.DT_DIR)
 }
 
 // override is the user.containers.override_stat of a file that stands for a device, in the format of
@@ -296,8 +294,8 @@ func (c *copier) overridden(p pair, info *source.Info) (string, error) {
 	if c.opt.Owner != nil {
 		part[0], part[1] = fmt.Sprint(c.opt.Owner.UID), fmt.Sprint(c.opt.Owner.GID)
 	}
-	if c.opt.Mode != nil {
-		part[2] = fmt.Sprintf("%o", permissions(*c.opt.Mode))
+	if perm, err := strconv.ParseUint(part[2], 8, 32); err == nil && c.opt.Mode != nil {
+		part[2] = fmt.Sprintf("%o", c.perm(uint32(perm)&0o7777, false))
 	}
 	return strings.Join(part, ":"), nil
 }

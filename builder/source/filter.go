@@ -236,4 +236,3 @@ func (f Folder) sub(i int) (sub Folder, ok bool) {
 }
 
 func (f Folder) way(i int) bool { return f.v != nil && f.v.entries[i].way }
-
