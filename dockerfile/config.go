@@ -46,6 +46,7 @@ func (e *expander) arg(c *instructions.ArgCommand) error {
 	for _, a := range c.Args {
 		lintSecretName(e.lint, c, "ARG", a.Key)
 		value, ok := e.g.settings.BuildArgs[a.Key]
+		inherited := false
 		switch {
 		case ok:
 		case a.Value != nil:
@@ -56,7 +57,9 @@ func (e *expander) arg(c *instructions.ArgCommand) error {
 			value, ok = v, true
 		default:
 			value, ok = e.g.args.Get(a.Key)
+			inherited = ok
 		}
+		e.captureArg(c, a, value, inherited)
 		created += " " + a.Key
 		if ok {
 			created += "=" + value

@@ -57,12 +57,13 @@ func Parse(name string, source []byte) (*File, error) {
 		return nil, f.fail(Range{}, err)
 	}
 	found := newFindings(config)
+	f.lintContinuations(found)
 	f.Stages, f.meta, err = f.instructions(found.linter)
-	if err != nil {
-		return nil, err
+	if err == nil && len(f.Stages) == 0 {
+		err = f.fail(Range{}, fmt.Errorf("dockerfile contains no stages to build"))
 	}
-	if len(f.Stages) == 0 {
-		return nil, f.fail(Range{}, fmt.Errorf("dockerfile contains no stages to build"))
+	if err != nil {
+		return nil, withFindings(err, found.sorted())
 	}
 	f.majority = majorityCasing(f.Stages)
 	f.lintText(found)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
@@ -30,6 +31,8 @@ type Error struct {
 	Instruction string // the instruction's text, may be empty
 	Hint        string // such as `did you mean COPY?`, may be empty
 	Err         error
+	// Warnings are the lint findings before the error, which no File, Graph or State tells of because of it.
+	Warnings []Warning
 }
 
 // Error is "FILE:LINE: message (hint)", on one line.
@@ -42,13 +45,28 @@ func (e *Error) Error() string {
 		}
 		b.WriteString(": ")
 	}
+	b.WriteString(strings.ReplaceAll(e.message(), "\n", " "))
+	return b.String()
+}
+
+// message is the error without its place.
+func (e *Error) message() string {
+	var text string
 	if e.Err != nil {
-		b.WriteString(strings.ReplaceAll(e.Err.Error(), "\n", " "))
+		text = e.Err.Error()
 	}
 	if e.Hint != "" {
-		fmt.Fprintf(&b, " (%s)", e.Hint)
+		text += " (" + e.Hint + ")"
 	}
-	return b.String()
+	return text
+}
+
+// withFindings gives an *Error what was found before it.
+func withFindings(err error, found []Warning) error {
+	if e, ok := errors.AsType[*Error](err); ok && len(found) > 0 {
+		e.Warnings = append(slices.Clone(found), e.Warnings...)
+	}
+	return err
 }
 
 // Unwrap is the reason without its place.

@@ -56,16 +56,23 @@ type expander struct {
 	vars  *meter     // state.env, for the lexer
 
 	cmdAt, entrypointAt, healthcheckAt []parser.Range // of the latest one in this stage
+
+	capture *capture // nil if nobody wants it
 }
 
 // Expand gives the steps of stage s on top of base, ONBUILD triggers of the base first, and the state after them. base is the state
 // of the stage that s is built on, or BaseState of its image's or named context's configuration (zero for a context without one). Instructions that leave nothing behind
 // but a trigger (ONBUILD) are no steps. It changes neither the graph nor base, and s may be any stage of the file.
 func (g *Graph) Expand(s *Stage, base State) ([]Step, State, error) {
+	return g.expand(s, base, nil)
+}
+
+// expand is Expand. What an outline shows is noted in outline, which may be nil.
+func (g *Graph) expand(s *Stage, base State, outline *capture) ([]Step, State, error) {
 	if s.Base.Replaces == ReplacesStage {
 		return nil, g.replaced(s, base), nil
 	}
-	e := &expander{g: g, stage: s, found: newFindings(g.lint)}
+	e := &expander{g: g, stage: s, found: newFindings(g.lint), capture: outline}
 	if err := e.begin(base); err != nil {
 		return nil, State{}, g.File.failIn(s.String(), s.from.SourceCode, s.Range, err)
 	}
@@ -75,7 +82,7 @@ func (g *Graph) Expand(s *Stage, base State) ([]Step, State, error) {
 	}
 	for _, i := range slices.Concat(triggers, s.body) {
 		if err := e.instruction(i); err != nil {
-			return nil, State{}, g.failAt(s, i, err)
+			return nil, State{}, withFindings(g.failAt(s, i, err), *e.found.warnings)
 		}
 	}
 	e.end()
@@ -93,7 +100,7 @@ func (e *expander) begin(base State) error {
 	case from.Stage == nil && (from.Context == "" || noImage(base.Config)):
 		e.state = State{Config: emptyImage(e.stage.Platform)}
 	}
-	if err := unsupportedOS(c.OS); err != nil {
+	if err := unsupportedOS(c.OS); err != nil && !e.g.settings.CheckOnly {
 		return err
 	}
 	cloneConfig(c)
@@ -200,7 +207,7 @@ func (e *expander) instruction(i instruction) error {
 		return err
 	}
 	e.at, e.lint = i, e.found.with(c.Comments())
-	if err := unsupported(c); err != nil {
+	if err := unsupported(c); err != nil && !e.g.settings.CheckOnly {
 		return err
 	}
 	if err := e.expandWords(c); err != nil {

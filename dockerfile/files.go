@@ -222,7 +222,7 @@ func (e *expander) copy(c *instructions.CopyCommand) error {
 
 func (e *expander) add(c *instructions.AddCommand) error {
 	// Variables may have made a source a URL.
-	if err := unsupported(c); err != nil {
+	if err := unsupported(c); err != nil && !e.g.settings.CheckOnly {
 		return err
 	}
 	op := &Copy{
@@ -246,7 +246,7 @@ func (e *expander) add(c *instructions.AddCommand) error {
 
 // addCopy is what COPY and ADD share.
 func (e *expander) addCopy(op *Copy, paths *instructions.SourcesAndDest, text string) error {
-	if err := checkChmod(op.Chmod); err != nil {
+	if err := e.checkChmod(op.Chmod); err != nil {
 		return err
 	}
 	op.Link = op.Link && op.Chmod == ""
@@ -287,14 +287,14 @@ func (e *expander) addCopy(op *Copy, paths *instructions.SourcesAndDest, text st
 }
 
 // checkChmod refuses a mode that is none.
-func checkChmod(mode string) error {
+func (e *expander) checkChmod(mode string) error {
 	if mode == "" {
 		return nil
 	}
 	if _, err := ParseMode(mode); err != nil {
 		return err
 	}
-	if mode[0] < '0' || mode[0] > '9' {
+	if (mode[0] < '0' || mode[0] > '9') && !e.g.settings.CheckOnly {
 		return unsupportedChmod(mode)
 	}
 	return nil

@@ -76,6 +76,8 @@ func settings(t testing.TB, comment string) dockerfile.Settings {
 			s.Contexts = append(s.Contexts, value)
 		case key == "all":
 			s.AllStages = value == "true"
+		case key == "check":
+			s.CheckOnly = value == "true"
 		case key == "ignored":
 			ignored := strings.Fields(value)
 			s.Ignored = func(path string) bool { return slices.Contains(ignored, path) }

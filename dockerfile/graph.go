@@ -26,6 +26,8 @@ type Settings struct {
 	Contexts []string
 	// AllStages: Graph.Stages are all, whether Target needs them or not. A check without a target wants them linted.
 	AllStages bool
+	// CheckOnly: nothing will be built, so what this release can describe but not build is not refused. For checks and outlines.
+	CheckOnly bool
 	// Ignored says whether a file of the context (slash-separated, relative, "." for all of it) is left out by .dockerignore.
 	// It is for a lint rule; nil where there is no .dockerignore, or where it has exceptions ("!"), which the rule cannot judge.
 	Ignored func(path string) bool
@@ -71,13 +73,8 @@ func (f *File) Graph(s Settings) (*Graph, error) {
 		proxy: proxyEnv(s.BuildArgs), byName: map[string]*Stage{},
 	}
 	found := newFindings(config)
-	if err := g.resolveArgs(found); err != nil {
-		return nil, err
-	}
-	for _, s := range f.Stages {
-		if err := g.addStage(s.clone(), found); err != nil {
-			return nil, err
-		}
+	if err := g.resolve(found); err != nil {
+		return nil, withFindings(err, slices.Concat(f.Warnings, *found.warnings))
 	}
 	g.Warnings = slices.Concat(f.Warnings, *found.warnings)
 	if _, ok := s.BuildArgs[checkArg]; ok {
@@ -85,28 +82,42 @@ func (f *File) Graph(s Settings) (*Graph, error) {
 			return nil, err
 		}
 	}
+	return g, nil
+}
+
+// resolve finds the target, its stages, and what they are built on and read from.
+func (g *Graph) resolve(found findings) error {
+	if err := g.resolveArgs(found); err != nil {
+		return err
+	}
+	for _, s := range g.File.Stages {
+		if err := g.addStage(s.clone(), found); err != nil {
+			return err
+		}
+	}
 	if err := g.resolveTarget(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := g.resolveDeps(); err != nil {
-		return nil, err
+		return err
 	}
 	g.Stages = g.all
-	if !s.AllStages {
+	if !g.settings.AllStages {
 		g.Stages = g.Needs(g.Target)
 	}
 	for _, s := range g.Stages {
 		if err := g.check(s); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return g, nil
+	return nil
 }
 
 // relint finds again what Parse found, under the rules of found, which has already what Graph finds.
 func (f *File) relint(found findings) ([]Warning, error) {
 	late := slices.Clone(*found.warnings)
 	*found.warnings = nil
+	f.lintContinuations(found)
 	if _, _, err := f.instructions(found.linter); err != nil {
 		return nil, err
 	}

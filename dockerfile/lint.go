@@ -17,6 +17,7 @@ import (
 // Warning is a lint finding: BuildKit's rule of that name, described at URL.
 type Warning struct {
 	Rule, Message, URL string
+	Description        string // of the rule, on one line
 	Range              Range
 }
 
@@ -28,8 +29,8 @@ type findings struct {
 
 func newFindings(config linter.Config) findings {
 	var found []Warning
-	config.Warn = func(rule, _, url, message string, at []parser.Range) {
-		found = append(found, Warning{Rule: rule, Message: message, URL: url, Range: toRange(at)})
+	config.Warn = func(rule, description, url, message string, at []parser.Range) {
+		found = append(found, Warning{Rule: rule, Message: message, URL: url, Description: description, Range: toRange(at)})
 	}
 	return findings{linter: linter.New(&config), warnings: &found}
 }
@@ -61,13 +62,17 @@ func (f *File) lintConfig(args map[string]string) (linter.Config, error) {
 	return *config, nil
 }
 
-// lintText runs the rules that look at the whole text.
-func (f *File) lintText(found findings) {
+// lintContinuations is the rule on empty lines in the middle of an instruction.
+func (f *File) lintContinuations(found findings) {
 	for _, w := range f.parsed.Warnings {
 		if w.URL == linter.RuleNoEmptyContinuation.URL && w.Location != nil {
 			found.linter.Run(&linter.RuleNoEmptyContinuation, []parser.Range{*w.Location}, linter.RuleNoEmptyContinuation.Format())
 		}
 	}
+}
+
+// lintText runs the rules that look at all stages.
+func (f *File) lintText(found findings) {
 	seen := map[string]bool{}
 	for _, s := range f.Stages {
 		if s.Name == "" {
