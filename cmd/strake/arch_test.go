@@ -35,6 +35,8 @@ var allowed = map[string][]string{
 	"builder/source":              {"dockerfile/ignore", "layer", "layer/*"},
 	"builder/copier":              {"builder/source", "layer", "layer/*"},
 	"builder/export":              {"builder/*", "layer", "layer/*"},
+	"builder/agent":               {},
+	"builder/fetch":               {"layer", "layer/*"},
 	"builder":                     {"builder/*", "cache", "cache/*", "dockerfile", "dockerfile/*", "layer", "layer/*", "runner"},
 	"cmd/ui":                      {"builder/progress", "dockerfile"},
 	"cmd/strake":                  {"*"},
@@ -50,6 +52,8 @@ var owner = map[string][]string{
 	"github.com/ulikunitz/xz":        {"layer/compress"},
 	"github.com/spf13/cobra":         {"cmd/strake"},
 	"github.com/spf13/pflag":         {"cmd/strake"},
+
+	"golang.org/x/crypto": {"builder/agent"},
 
 	"github.com/google/go-containerregistry/pkg/authn":               {"layer/registry"},
 	"github.com/google/go-containerregistry/pkg/v1/remote":           {"layer/registry"},
