@@ -1,0 +1,171 @@
+package fetch
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// repo is the cached bare repository of a remote, under lock.
+type repo struct {
+	*entry
+	g      *git
+	remote remote
+}
+
+// openRepo opens the cached repository of a remote, and makes it if it is missing or broken.
+func (r *Repository) openRepo(ctx context.Context) (*repo, error) {
+	g, err := r.c.newGit(r.remote)
+	if err != nil {
+		return nil, err
+	}
+	format := "sha1"
+	if len(r.object) == 64 {
+		format = "sha256"
+	}
+	sum := sha256.Sum256([]byte("1\x00" + format + "\x00" + r.remote.url))
+	e, err := openEntry(ctx, filepath.Join(r.c.opt.Dir, "git", hex.EncodeToString(sum[:])))
+	if err != nil {
+		return nil, err
+	}
+	p := &repo{entry: e, remote: r.remote, g: g.at(e.path("repo"), "")}
+	if err := p.prepare(ctx, format); err != nil {
+		e.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// prepare makes the repository, by rename so that there is never half of one, and removes what a crash left.
+func (p *repo) prepare(ctx context.Context, format string) error {
+	if err := os.RemoveAll(p.path("work")); err != nil {
+		return fmt.Errorf("cleaning up the cached repository of %s: %w", p.remote.shown, err)
+	}
+	if _, err := os.Stat(p.path("repo")); err == nil {
+		for _, lock := range []string{"shallow.lock", "packed-refs.lock", "config.lock", "HEAD.lock"} {
+			_ = os.Remove(p.path("repo/" + lock)) // of a git that was killed; we alone use this repository
+		}
+		if _, err := p.g.run(ctx, p.dir, "rev-parse", "--is-bare-repository"); err == nil || ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	if err := os.RemoveAll(p.path("repo")); err != nil {
+		return fmt.Errorf("dropping the cached repository of %s: %w", p.remote.shown, err)
+	}
+	if err := os.RemoveAll(p.path("new")); err != nil {
+		return fmt.Errorf("dropping the cached repository of %s: %w", p.remote.shown, err)
+	}
+	g := p.g.at(p.path("new"), "")
+	if _, err := g.run(ctx, p.dir, "init", "--quiet", "--bare", "--template=", "--object-format="+format); err != nil {
+		return fmt.Errorf("making a repository for %s: %w", p.remote.shown, err)
+	}
+	if err := os.Rename(p.path("new"), p.path("repo")); err != nil {
+		return fmt.Errorf("making a repository for %s: %w", p.remote.shown, err)
+	}
+	return nil
+}
+
+// has says whether an object and, if it is a tag, its commit are there.
+func (p *repo) has(ctx context.Context, object string) bool {
+	_, err := p.g.run(ctx, p.dir, "cat-file", "-e", object+"^{commit}")
+	return err == nil
+}
+
+// fetch brings the object that r.Ref points to, with as little else as the server allows.
+func (p *repo) fetch(ctx context.Context, r *Repository) error {
+	if p.has(ctx, r.object) {
+		return p.pin(ctx, r.object)
+	}
+	var err error
+	if !isCommit(r.Ref) && !r.req.FetchByCommit {
+		// The reference may have moved since it was resolved: then the object is asked for by its id below.
+		if err = p.fetchRefs(ctx, true, "+"+r.Ref+":refs/strake/fetched"); err == nil && p.has(ctx, r.object) {
+			return p.pin(ctx, r.object)
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	byID := p.fetchRefs(ctx, true, r.object)
+	if byID == nil && p.has(ctx, r.object) {
+		return p.pin(ctx, r.object)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	// A server that gives nothing by its id: everything that it has a name for.
+	if all := p.fetchRefs(ctx, false, "+refs/heads/*:refs/strake/heads/*", "+refs/tags/*:refs/strake/tags/*"); all != nil {
+		return fmt.Errorf("failed to fetch remote %s: %w", p.remote.shown, errors.Join(all, err))
+	}
+	if p.has(ctx, r.object) {
+		return p.pin(ctx, r.object)
+	}
+	if isCommit(r.Ref) {
+		return fmt.Errorf("failed to fetch remote %s: repository does not contain commit %s", p.remote.shown, r.object)
+	}
+	return fmt.Errorf("fetched ref %s does not match expected commit %s and commit can not be found in the repository", r.Ref, r.object)
+}
+
+// fetchRefs runs git fetch, shallow if that is wanted and the server can do it.
+func (p *repo) fetchRefs(ctx context.Context, shallow bool, refspecs ...string) error {
+	args := []string{"fetch", "--quiet", "--no-tags", "--force", "--no-write-fetch-head", "--no-recurse-submodules"}
+	if shallow {
+		_, err := p.g.run(ctx, p.dir, append(append(args, "--depth=1", "--", p.remote.url), refspecs...)...)
+		if err == nil || ctx.Err() != nil || !said(err, "shallow", "--depth") {
+			return err
+		}
+	} else if _, err := os.Lstat(p.path("repo/shallow")); err == nil {
+		args = append(args, "--unshallow")
+	}
+	_, err := p.g.run(ctx, p.dir, append(append(args, "--", p.remote.url), refspecs...)...)
+	return err
+}
+
+// pin gives an object a name, which makes it something to build on for the next fetch.
+func (p *repo) pin(ctx context.Context, object string) error {
+	if _, err := p.g.run(ctx, p.dir, "update-ref", "refs/strake/"+object, object); err != nil {
+		return fmt.Errorf("keeping commit %s of %s: %w", object, p.remote.shown, err)
+	}
+	return nil
+}
+
+// CommitTime is the time at which the commit was made (the committer's), which is what SOURCE_DATE_EPOCH=context
+// means for a repository. It fetches the commit.
+func (r *Repository) CommitTime(ctx context.Context) (time.Time, error) {
+	p, err := r.openRepo(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer p.close()
+	if err := p.fetch(ctx, r); err != nil {
+		return time.Time{}, err
+	}
+	return p.commitTime(ctx, r.object)
+}
+
+func (p *repo) commitTime(ctx context.Context, object string) (time.Time, error) {
+	out, err := p.g.line(ctx, p.dir, "log", "-1", "--no-show-signature", "--format=%ct", object+"^{commit}", "--")
+	if err != nil {
+		return time.Time{}, fmt.Errorf("failed to get commit time for %s: %w", p.remote.shown, err)
+	}
+	sec, err := strconv.ParseInt(out, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("failed to get commit time for %s: %q is no time", p.remote.shown, out)
+	}
+	return time.Unix(sec, 0).UTC(), nil
+}
+
+// keepsGitDir says whether .git is part of the result; with a folder it never is, as in BuildKit.
+func (r *Repository) keepsGitDir() bool { return r.req.KeepGitDir && cleanSubdir(r.req.Subdir) == "" }
+
+// cleanSubdir is a folder's name relative to the root, without "..", and "" for the root.
+func cleanSubdir(s string) string {
+	return strings.TrimPrefix(filepath.Clean("/"+s), "/")
+}
