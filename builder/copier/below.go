@@ -61,7 +61,7 @@ func wayXattrs(below *rootfs.Root, name string) ([]xattr, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer dir.Close() //nolint:errcheck // only a handle
+	defer dir.Close()
 	names, err := rootfs.ListXattr(dir, base)
 	if err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func (c *copier) likeWay(w way) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close() //nolint:errcheck // only a handle
+	defer dir.Close()
 	if err := chown(dir, base, w.uid, w.gid); err != nil {
 		return err
 	}

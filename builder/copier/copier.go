@@ -72,10 +72,9 @@ func Copy(ctx context.Context, dst *rootfs.Root, tree *source.Tree, items []sour
 }
 
 type copier struct {
-	dst        *rootfs.Root
-	tree       *source.Tree
-	opt        Options
-	euid, egid int
+	dst  *rootfs.Root
+	tree *source.Tree
+	opt  Options
 
 	slots   chan struct{} // one per goroutine that may be started beside the caller's
 	buffers sync.Pool     // of *[]byte
@@ -84,7 +83,6 @@ type copier struct {
 func newCopier(dst *rootfs.Root, tree *source.Tree, opt Options) *copier {
 	c := &copier{
 		dst: dst, tree: tree, opt: opt,
-		euid: os.Geteuid(), egid: os.Getegid(),
 		slots: make(chan struct{}, max(runtime.NumCPU()-1, 1)),
 	}
 	c.buffers.New = func() any { b := make([]byte, bufferSize); return &b }
@@ -115,12 +113,12 @@ func (c *copier) item(ctx context.Context, item source.Item) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // only read
+	defer src.Close()
 	dst, name, err := c.dst.Parent(target)
 	if err != nil {
 		return err
 	}
-	defer dst.Close() //nolint:errcheck // only a handle
+	defer dst.Close()
 	info.Name = base
 	return j.entry(ctx, pair{src: src, dst: dst, srcPath: path.Dir(item.Path), dstPath: path.Dir(target)}, &info, name)
 }

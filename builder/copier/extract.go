@@ -23,7 +23,7 @@ func (c *copier) extract(ctx context.Context, item source.Item, info *source.Inf
 	if err != nil {
 		return false, changed(item.Path, err)
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	if err := unchangedFile(f, item, info); err != nil {
 		return false, err
 	}
@@ -54,7 +54,7 @@ func (c *copier) unpack(ctx context.Context, f *os.File) (done bool, err error) 
 	if err != nil {
 		return true, err
 	}
-	defer plain.Close() //nolint:errcheck // only read
+	defer plain.Close()
 	err = layer.Apply(ctx, c.dst, plain, layer.Options{
 		Form: layer.Plain, UserXattr: c.opt.UserXattr, Dir: target, Owner: c.opt.Owner,
 	})
@@ -93,7 +93,7 @@ func isArchive(f *os.File) (bool, error) {
 			_, err = f.Seek(0, io.SeekStart)
 			return false, err
 		}
-		defer plain.Close() //nolint:errcheck // only read
+		defer plain.Close()
 		r = plain
 	}
 	_, tarErr := tar.NewReader(r).Next()

@@ -68,20 +68,28 @@ func TestExtract(t *testing.T) {
 		{name: "no slash", files: map[string][]byte{"t": f}, src: []string{"t"}, dest: "/x", want: "x/ x/d/@7:8 x/d/g=g@7:8 x/f=f@7:8"},
 		{name: "to root", files: map[string][]byte{"t": f}, src: []string{"t"}, dest: "/", want: "d/@7:8 d/g=g@7:8 f=f@7:8"},
 		{name: "gzip", files: map[string][]byte{"t.txt": gz(t, f)}, src: []string{"t.txt"}, dest: "/x/", want: "x/ x/d/@7:8 x/d/g=g@7:8 x/f=f@7:8"},
-		{name: "owner", files: map[string][]byte{"t": f}, src: []string{"t"}, dest: "/p/x", opt: Options{Owner: &layer.Owner{UID: 1, GID: 2}},
-			want: "p/@1:2 p/x/@1:2 p/x/d/@1:2 p/x/d/g=g@1:2 p/x/f=f@1:2"},
-		{name: "mode is not heeded", files: map[string][]byte{"t": f}, src: []string{"t"}, dest: "/x", opt: Options{Mode: mode(0o711)},
-			want: "x/ x/d/@7:8 x/d/g=g@7:8 x/f=f@7:8"},
-		{name: "wildcard", files: map[string][]byte{"a.tar": archive(t, "a", "a"), "b.tar": archive(t, "b", "b"), "c.tar": []byte("text")}, src: []string{"*.tar"}, dest: "/x/",
-			want: "x/ x/a=a@7:8 x/b=b@7:8 x/c.tar=text"},
+		{
+			name: "owner", files: map[string][]byte{"t": f}, src: []string{"t"}, dest: "/p/x", opt: Options{Owner: &layer.Owner{UID: 1, GID: 2}},
+			want: "p/@1:2 p/x/@1:2 p/x/d/@1:2 p/x/d/g=g@1:2 p/x/f=f@1:2",
+		},
+		{
+			name: "mode is not heeded", files: map[string][]byte{"t": f}, src: []string{"t"}, dest: "/x", opt: Options{Mode: mode(0o711)},
+			want: "x/ x/d/@7:8 x/d/g=g@7:8 x/f=f@7:8",
+		},
+		{
+			name: "wildcard", files: map[string][]byte{"a.tar": archive(t, "a", "a"), "b.tar": archive(t, "b", "b"), "c.tar": []byte("text")}, src: []string{"*.tar"}, dest: "/x/",
+			want: "x/ x/a=a@7:8 x/b=b@7:8 x/c.tar=text",
+		},
 		{name: "empty archive", files: map[string][]byte{"t.tar": archive(t)}, src: []string{"t.tar"}, dest: "/x/", want: "x/ x/t.tar=" + string(archive(t))},
 		{name: "empty file", files: map[string][]byte{"t.tar": nil}, src: []string{"t.tar"}, dest: "/x/", want: "x/ x/t.tar="},
 		{name: "compressed text", files: map[string][]byte{"f.gz": gz(t, []byte("just text"))}, src: []string{"f.gz"}, dest: "/y", want: "y=" + strings.TrimSpace(string(gz(t, []byte("just text"))))},
 		{name: "in a folder", files: map[string][]byte{"d/t": f}, src: []string{"d"}, dest: "/x/", want: "x/ x/t=" + strings.TrimSpace(string(f))},
 		{name: "link to folder", files: map[string][]byte{"t": f}, to: "real/ x->/real", src: []string{"t"}, dest: "/x", want: "real/ real/d/@7:8 real/d/g=g@7:8 real/f=f@7:8 x->/real"},
 		{name: "climbing", files: map[string][]byte{"t": archive(t, "../../escaped", "bad")}, src: []string{"t"}, dest: "/x/y/", want: "x/ x/y/ x/y/escaped=bad@7:8"},
-		{name: "other types", files: map[string][]byte{"t": archive(t, "wasdir", "file", "wasfile/", "", "wasfile/f", "f")}, to: "x/wasdir/sub/ x/wasfile=a", src: []string{"t"}, dest: "/x",
-			want: "x/ x/wasdir=file@7:8 x/wasfile/@7:8 x/wasfile/f=f@7:8"},
+		{
+			name: "other types", files: map[string][]byte{"t": archive(t, "wasdir", "file", "wasfile/", "", "wasfile/f", "f")}, to: "x/wasdir/sub/ x/wasfile=a", src: []string{"t"}, dest: "/x",
+			want: "x/ x/wasdir=file@7:8 x/wasfile/@7:8 x/wasfile/f=f@7:8",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			src, dst := t.TempDir(), t.TempDir()

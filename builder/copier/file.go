@@ -34,7 +34,7 @@ func (j *job) file(ctx context.Context, p pair, info *source.Info, name string) 
 	if err != nil {
 		return changed(srcName, &fs.PathError{Op: "open", Path: srcName, Err: err})
 	}
-	defer unix.Close(src) //nolint:errcheck // only read
+	defer unix.Close(src)
 	var st unix.Stat_t
 	if err := unix.Fstat(src, &st); err != nil {
 		return err
@@ -203,7 +203,7 @@ func futimes(fd int, t unix.Timespec) error {
 // copyFileXattrs copies the extended attributes that belong to an image.
 func copyFileXattrs(dst, src int, p pair, info *source.Info) error {
 	size, err := unix.Flistxattr(src, nil)
-	if err == unix.EOPNOTSUPP || err == nil && size == 0 {
+	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && size == 0 {
 		return nil
 	}
 	names, err := rootfs.ListXattr(p.src, info.Name)

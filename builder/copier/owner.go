@@ -127,7 +127,7 @@ func lookUp(root *rootfs.Root, file, name string, fields int) ([]string, error) 
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err

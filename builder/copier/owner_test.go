@@ -39,10 +39,19 @@ func TestOwner(t *testing.T) {
 		uid, gid int
 		err      string
 	}{
-		{in: ""}, {in: "root"}, {in: "0"}, {in: "root:root"},
-		{in: "user", uid: 1000, gid: 1001}, {in: "user:staff", uid: 1000, gid: 50}, {in: "user:7", uid: 1000, gid: 7},
-		{in: "12", uid: 12, gid: 12}, {in: "12:34", uid: 12, gid: 34}, {in: "12:staff", uid: 12, gid: 50},
-		{in: ":staff", gid: 50}, {in: "user:", uid: 1000}, {in: "spaced", uid: 5, gid: 6},
+		{in: ""},
+		{in: "root"},
+		{in: "0"},
+		{in: "root:root"},
+		{in: "user", uid: 1000, gid: 1001},
+		{in: "user:staff", uid: 1000, gid: 50},
+		{in: "user:7", uid: 1000, gid: 7},
+		{in: "12", uid: 12, gid: 12},
+		{in: "12:34", uid: 12, gid: 34},
+		{in: "12:staff", uid: 12, gid: 50},
+		{in: ":staff", gid: 50},
+		{in: "user:", uid: 1000},
+		{in: "spaced", uid: 5, gid: 6},
 		{in: "4294967294", uid: 4294967294, gid: 4294967294},
 		{in: "nosuch", err: "unable to find user nosuch: no matching entries in passwd file"},
 		{in: "short", err: "unable to find user short: no matching entries in passwd file"},
@@ -51,7 +60,9 @@ func TestOwner(t *testing.T) {
 		{in: "bad", err: "user bad in /etc/passwd: invalid id \"one\""},
 		{in: "minus", err: "user minus in /etc/passwd: invalid id \"-1\""},
 		{in: "1:bad", uid: 1, gid: 1, err: "group bad in /etc/group: invalid id \"\""},
-		{in: "-1", err: "invalid id \"-1\""}, {in: "4294967295", err: "invalid id"}, {in: "99999999999", err: "invalid id"},
+		{in: "-1", err: "invalid id \"-1\""},
+		{in: "4294967295", err: "invalid id"},
+		{in: "99999999999", err: "invalid id"},
 		{in: "1:2:3", uid: 1, gid: 1, err: "unable to find group 2:3"},
 	} {
 		o, err := Owner(root, c.in)
@@ -115,9 +126,16 @@ func TestMakeDir(t *testing.T) {
 	root, dir := userRoot(t, "user:x:1000:1001::/:\n", "")
 	build(t, dir, "there/%1777@3:4 link->there out->/../../new file=x")
 	for _, c := range []struct{ dir, user, err string }{
-		{"/a/b", "", ""}, {"/there/x/y", "user", ""}, {"/link", "user", ""}, {"/link/z", "4242:4343", ""},
-		{"/out/w", "", ""}, {"/there", "nosuch", ""}, {"/", "", ""},
-		{"/nouser", "nosuch", "unable to find user nosuch"}, {"/file", "", "not a directory"}, {"/file/x", "", "not a directory"},
+		{"/a/b", "", ""},
+		{"/there/x/y", "user", ""},
+		{"/link", "user", ""},
+		{"/link/z", "4242:4343", ""},
+		{"/out/w", "", ""},
+		{"/there", "nosuch", ""},
+		{"/", "", ""},
+		{"/nouser", "nosuch", "unable to find user nosuch"},
+		{"/file", "", "not a directory"},
+		{"/file/x", "", "not a directory"},
 	} {
 		err := MakeDir(root, c.dir, c.user)
 		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {

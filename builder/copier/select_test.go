@@ -49,20 +49,30 @@ func TestCopySelection(t *testing.T) {
 		opt      Options // Dest is /p/
 		want     string
 	}{
-		{name: "parents", from: "left/n=l%600 right/n=r left%700@3:4", s: source.Selection{Patterns: []string{"left/n", "right/n"}, Parents: true},
-			want: "p/ p/left/%700@3:4 p/left/n=l%600 p/right/ p/right/n=r"},
-		{name: "parents of folders", from: "a/b/f=f a/o=o a%711 a/b%700", s: source.Selection{Patterns: []string{"a/b"}, Parents: true},
-			want: "p/ p/a/%711 p/a/b/%700 p/a/b/f=f"},
+		{
+			name: "parents", from: "left/n=l%600 right/n=r left%700@3:4", s: source.Selection{Patterns: []string{"left/n", "right/n"}, Parents: true},
+			want: "p/ p/left/%700@3:4 p/left/n=l%600 p/right/ p/right/n=r",
+		},
+		{
+			name: "parents of folders", from: "a/b/f=f a/o=o a%711 a/b%700", s: source.Selection{Patterns: []string{"a/b"}, Parents: true},
+			want: "p/ p/a/%711 p/a/b/%700 p/a/b/f=f",
+		},
 		{name: "parents from a pivot", from: "a/b/c/f=f a/b%700", s: source.Selection{Patterns: []string{"a/./b/c/f"}, Parents: true}, want: "p/ p/b/%700 p/b/c/ p/b/c/f=f"},
 		{name: "parents of nothing", from: "a/b=b", s: source.Selection{Patterns: []string{"a/*.no"}, Parents: true}, want: "p/"},
 		{name: "parents without root", from: "a/b=b", s: source.Selection{Patterns: []string{"no*/./b"}, Parents: true}, want: ""},
 		{name: "parents and links", from: "d/l->f d/f=f", s: source.Selection{Patterns: []string{"d/l", "d/f"}, Parents: true}, want: "p/ p/d/ p/d/f=f p/d/l->f"},
-		{name: "parents that exist", from: "a/b/f=f a%711@3:4 a/b%700@3:4", to: "p/a/b/ p/a%1777@7:8 p/a/b%777@7:8 p%700", s: source.Selection{Patterns: []string{"a/b/f"}, Parents: true},
-			want: "p/%700 p/a/%711@7:8 p/a/b/%700@7:8 p/a/b/f=f"},
-		{name: "parents that are taken and exist", from: "a/b/f=f a/b%700@3:4", to: "p/a/b/", s: source.Selection{Patterns: []string{"a/b"}, Parents: true},
-			want: "p/ p/a/ p/a/b/%700@3:4 p/a/b/f=f"},
-		{name: "parents, chmod and chown", from: "a/b=b", s: source.Selection{Patterns: []string{"a/b"}, Parents: true}, opt: Options{Mode: mode(0o750), Owner: user},
-			want: "p/%750@5:6 p/a/%750@5:6 p/a/b=b%750@5:6"},
+		{
+			name: "parents that exist", from: "a/b/f=f a%711@3:4 a/b%700@3:4", to: "p/a/b/ p/a%1777@7:8 p/a/b%777@7:8 p%700", s: source.Selection{Patterns: []string{"a/b/f"}, Parents: true},
+			want: "p/%700 p/a/%711@7:8 p/a/b/%700@7:8 p/a/b/f=f",
+		},
+		{
+			name: "parents that are taken and exist", from: "a/b/f=f a/b%700@3:4", to: "p/a/b/", s: source.Selection{Patterns: []string{"a/b"}, Parents: true},
+			want: "p/ p/a/ p/a/b/%700@3:4 p/a/b/f=f",
+		},
+		{
+			name: "parents, chmod and chown", from: "a/b=b", s: source.Selection{Patterns: []string{"a/b"}, Parents: true}, opt: Options{Mode: mode(0o750), Owner: user},
+			want: "p/%750@5:6 p/a/%750@5:6 p/a/b=b%750@5:6",
+		},
 		{name: "hard links", from: "a/x=x b/y|a/x c/z|a/x", s: source.Selection{Patterns: []string{"*/[yz]"}, Parents: true}, want: "p/ p/b/ p/b/y=x p/c/ p/c/z|p/b/y"},
 		{name: "exclude", from: "d/a.txt=a d/b.md=b d/sub/c.txt=c", s: source.Selection{Patterns: []string{"d"}, Exclude: []string{"*.txt"}}, want: "p/ p/b.md=b p/sub/ p/sub/c.txt=c"},
 		{name: "exclude all", from: "d/a=a", s: source.Selection{Patterns: []string{"d"}, Exclude: []string{"*"}}, want: "p/"},
@@ -95,12 +105,16 @@ func TestLink(t *testing.T) {
 	}{
 		{name: "nothing there", src: []string{"a"}, dest: "/x/y", want: "x/ x/y=a"},
 		{name: "usual folders", below: "x/y/", src: []string{"a"}, dest: "/x/y/", want: "x/ x/y/ x/y/a=a"},
-		{name: "folders keep their modes", below: "p/q/keep=k p%700 p/q%1777@5:6", src: []string{"a"}, dest: "/p/q/a", want: "p/%700 p/q/%1777@5:6 p/q/a=a",
-			ways: "\"p\" 0700 0:0\n\"p/q\" 01777 5:6\n"},
+		{
+			name: "folders keep their modes", below: "p/q/keep=k p%700 p/q%1777@5:6", src: []string{"a"}, dest: "/p/q/a", want: "p/%700 p/q/%1777@5:6 p/q/a=a",
+			ways: "\"p\" 0700 0:0\n\"p/q\" 01777 5:6\n",
+		},
 		{name: "and beyond there are none", below: "p/ p%700", src: []string{"a"}, dest: "/p/q/a", want: "p/%700 p/q/ p/q/a=a", ways: "\"p\" 0700 0:0\n"},
 		{name: "the destination of a folder", below: "p/ p%700", src: []string{"d"}, dest: "/p", want: "p/%700 p/f=f", ways: "\"p\" 0700 0:0\n"},
-		{name: "owners of what is made", below: "p/", src: []string{"a"}, dest: "/p/q/", opt: Options{Owner: &layer.Owner{UID: 1, GID: 2}}, want: "p/ p/q/@1:2 p/q/a=a@1:2",
-			ways: "\"p\" 0755 0:0\n"},
+		{
+			name: "owners of what is made", below: "p/", src: []string{"a"}, dest: "/p/q/", opt: Options{Owner: &layer.Owner{UID: 1, GID: 2}}, want: "p/ p/q/@1:2 p/q/a=a@1:2",
+			ways: "\"p\" 0755 0:0\n",
+		},
 		{name: "a folder instead of a file", below: "d/keep=k d%700", src: []string{"a"}, dest: "/d", want: "d=a", ways: "\"d\" 0700 0:0\n"},
 		{name: "links are not followed", below: "real/ link->real real%700", src: []string{"a"}, dest: "/link/a", want: "link/ link/a=a"},
 		{name: "and hide what is below them", below: "r/s/ r/s%700 l->r", src: []string{"a"}, dest: "/l/s/", want: "l/ l/s/ l/s/a=a"},

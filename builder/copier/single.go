@@ -35,7 +35,7 @@ func (c *copier) copyFile(ctx context.Context, f File) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // only read
+	defer src.Close()
 	if c.opt.Extract {
 		if done, err := c.unpack(ctx, src); done || err != nil {
 			return err
@@ -74,7 +74,7 @@ func (c *copier) newFile(name string, perm uint32, write func(*os.File) error) e
 	if err != nil {
 		return err
 	}
-	defer dir.Close() //nolint:errcheck // only a handle
+	defer dir.Close()
 	var file *os.File
 	err = place(dir, base, target, func() (err error) {
 		file, err = rootfs.CreateEntry(dir, base, 0o600)

@@ -52,12 +52,12 @@ func (j *job) top(ctx context.Context, item source.Item, target string, info *so
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // only read
+	defer src.Close()
 	dst, err := j.dst.OpenFile(target, flags, 0)
 	if err != nil {
 		return err
 	}
-	defer dst.Close() //nolint:errcheck // only a handle
+	defer dst.Close()
 	if err := j.contents(ctx, pair{src: src, dst: dst, srcPath: item.Path, dstPath: target, folder: folder}); err != nil {
 		return err
 	}
@@ -113,12 +113,12 @@ func (j *job) folder(ctx context.Context, p pair, info *source.Info) error {
 	if err != nil {
 		return err
 	}
-	defer sub.dst.Close() //nolint:errcheck // only a handle
+	defer sub.dst.Close()
 	sub.src, err = rootfs.OpenEntry(p.src, info.Name, flags)
 	if err != nil {
 		return changed(sub.srcPath, err)
 	}
-	defer sub.src.Close() //nolint:errcheck // only read
+	defer sub.src.Close()
 	if err := j.contents(ctx, sub); err != nil {
 		return err
 	}
@@ -179,7 +179,7 @@ func (j *job) linked(ctx context.Context, p pair, info *source.Info, name string
 	if err != nil {
 		return err
 	}
-	defer dir.Close() //nolint:errcheck // only a handle
+	defer dir.Close()
 	err = place(p.dst, name, join(p.dstPath, name), func() error { return rootfs.Link(dir, base, p.dst, name) })
 	if errors.Is(err, unix.EMLINK) {
 		return j.file(ctx, p, info, name)

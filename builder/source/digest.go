@@ -74,7 +74,7 @@ func (t *Tree) DigestPath(ctx context.Context, name string) (Digest, error) {
 	if err != nil {
 		return Digest{}, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	if err := t.stat(f, at, &top); err != nil {
 		return Digest{}, err
 	}
@@ -281,7 +281,7 @@ func (t *Tree) hash(ctx context.Context, f *os.File, d *dir, n *node) error {
 	default:
 		n.sum, n.attrs = Digest{}, Digest{}
 	}
-	if err == errChanged {
+	if errors.Is(err, errChanged) {
 		return &ChangedError{Path: join(d.path, n.Name)}
 	}
 	if err != nil {
@@ -302,13 +302,13 @@ var errChanged = errors.New("changed meanwhile")
 // digest.
 func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) error {
 	fd, err := openFile(int(dir.Fd()), n.Name)
-	if err == unix.ELOOP || err == unix.ENOENT {
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOENT) {
 		return errChanged
 	}
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // only read
+	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
@@ -350,7 +350,7 @@ func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) e
 		return errChanged
 	}
 	size, err := unix.Flistxattr(fd, nil)
-	if err == unix.EOPNOTSUPP || err == nil && size == 0 {
+	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && size == 0 {
 		n.attrs = Digest{}
 		return nil
 	}

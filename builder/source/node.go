@@ -109,7 +109,7 @@ func (t *Tree) list(d *dir) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	return t.listFrom(f, d)
 }
 
@@ -187,7 +187,7 @@ func (t *Tree) load(ctx context.Context, f Folder, lazy bool) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close() //nolint:errcheck // only read
+	defer file.Close()
 	if !d.listed {
 		if err := t.listFrom(file, d); err != nil {
 			return err

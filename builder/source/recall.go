@@ -96,8 +96,8 @@ func (t *Tree) startClock() {
 		if err != nil {
 			return
 		}
-		defer os.Remove(f.Name()) //nolint:errcheck // nothing can be done about it
-		defer f.Close()           //nolint:errcheck // empty
+		defer os.Remove(f.Name())
+		defer f.Close()
 		st, err := f.Stat()
 		if err != nil {
 			return

@@ -160,7 +160,7 @@ func (t *Tree) Lstat(path string) (Info, error) {
 		if err != nil {
 			return Info{}, err
 		}
-		defer f.Close() //nolint:errcheck // only read
+		defer f.Close()
 		if err := t.stat(f, d, n); err != nil {
 			return Info{}, err
 		}

@@ -41,7 +41,7 @@ func Stdin(ctx context.Context, r io.Reader, dir string) (dockerfile []byte, err
 	if err != nil {
 		return nil, fmt.Errorf("decompressing standard input: %w", err)
 	}
-	defer plain.Close() //nolint:errcheck // only read
+	defer plain.Close()
 	content := bufio.NewReaderSize(plain, 64<<10)
 	head, err := content.Peek(tarBlock)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -57,7 +57,7 @@ func Stdin(ctx context.Context, r io.Reader, dir string) (dockerfile []byte, err
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close() //nolint:errcheck // only its directory
+	defer root.Close()
 	owner := layer.Owner{UID: os.Geteuid(), GID: os.Getegid()}
 	if err := layer.Apply(ctx, root, content, layer.Options{Form: layer.Plain, Owner: &owner}); err != nil {
 		return nil, fmt.Errorf("unpacking the context from standard input: %w", err)

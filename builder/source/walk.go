@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +26,7 @@ func (t *Tree) Walk(ctx context.Context, item Item, f func(rel string, e rootfs.
 	if err == nil && d != nil {
 		err = t.walk(ctx, Folder{d, item.view}, ".", f)
 	}
-	if err == fs.SkipDir {
+	if errors.Is(err, fs.SkipDir) {
 		return nil
 	}
 	return err
@@ -46,7 +47,7 @@ func (t *Tree) walk(ctx context.Context, dir Folder, rel string, f func(rel stri
 		if err == nil && isDir {
 			err = t.walk(ctx, sub, name, f)
 		}
-		if err != nil && (err != fs.SkipDir || !isDir) {
+		if err != nil && (!errors.Is(err, fs.SkipDir) || !isDir) {
 			return err
 		}
 	}
