@@ -38,7 +38,7 @@ func (b *build) assemble(ctx context.Context, p *planned, f filesystem) (*image.
 	if p.base != nil {
 		base = p.base.Config.History
 	}
-	config.History, config.Created = history(base, p.history, made)
+	config.History, config.Created = history(base, p.history, b.clamped(made))
 	if len(b.opt.Labels) > 0 {
 		labels := maps.Clone(config.Config.Labels)
 		if labels == nil {
@@ -54,6 +54,20 @@ func (b *build) assemble(ctx context.Context, p *planned, f filesystem) (*image.
 	img.RawConfig, img.Config = raw, config
 	img.ID, _, err = v1.SHA256(bytes.NewReader(raw))
 	return img, err
+}
+
+// clamped are times that are not later than SOURCE_DATE_EPOCH.
+func (b *build) clamped(made []time.Time) []time.Time {
+	if b.epoch == nil {
+		return made
+	}
+	epoch := time.Unix(*b.epoch, 0).UTC()
+	for i, t := range made {
+		if t.After(epoch) {
+			made[i] = epoch
+		}
+	}
+	return made
 }
 
 // history joins the base's entries and the build's, and gives each of the build's a time: that of its

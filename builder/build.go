@@ -41,6 +41,7 @@ type Builder struct {
 	Layers    *image.Layers
 	Resolver  Resolver
 	Sandbox   Sandbox
+	Mounts    *CacheMounts
 	UserXattr bool   // see layer.Options
 	Stubs     string // see runner.Sandbox
 	Now       func() time.Time
@@ -54,6 +55,29 @@ type Options struct {
 	Labels   map[string]string // added to the image, over those of the Dockerfile
 	Jobs     int               // how many steps run at once
 	Progress progress.Sink
+	Secrets  Secrets // nil for none
+	Agents   Agents  // nil for none
+	// Contexts are the --build-contexts by name, as in Settings.Contexts. One is opened when something needs it.
+	Contexts map[string]OpenContext
+	Sandbox  SandboxOptions
+}
+
+// OpenContext opens a named context for a platform.
+type OpenContext func(ctx context.Context, platform v1.Platform) (Context, error)
+
+// Context is what a named context is: a tree of files, or an image.
+type Context struct {
+	Tree  *source.Tree
+	Image *image.Image // if Tree is nil
+}
+
+// SandboxOptions are what every RUN of a build gets.
+type SandboxOptions struct {
+	Network    dockerfile.Network // of a RUN that does not say; NetworkDefault is the host's
+	ExtraHosts []string           // lines of /etc/hosts, "IP\tNAME"
+	Hostname   string             // empty is BuildKit's
+	// AllowHostNetwork and AllowInsecure are the entitlements network.host and security.insecure.
+	AllowHostNetwork, AllowInsecure bool
 }
 
 // Result is a finished build.
@@ -75,6 +99,9 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	defer h.wg.Wait()
 	defer cancel(nil) // before the wait: a failed build needs no digests
 	bd := &build{Builder: b, opt: opt, hash: func(id snapshot.ID) { h.start(ctx, id) }}
+	if e := graph.Epoch(); e.Known {
+		bd.epoch = &e.Seconds
+	}
 	p, err := bd.plan(ctx, graph)
 	if err != nil {
 		return nil, err
@@ -97,6 +124,8 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 type build struct {
 	*Builder
 	opt Options
+	// epoch is SOURCE_DATE_EPOCH in seconds; nil if there is none.
+	epoch *int64
 	// hash begins to compute the diffID of a layer, for as long as the build lasts.
 	hash func(snapshot.ID)
 }

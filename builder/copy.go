@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -55,17 +56,25 @@ func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
 		instruction = "ADD"
 	}
 	parts := []cache.Part{{Name: "instruction", Value: instruction}, {Name: "dest", Value: c.Dest}, {Name: "chown", Value: c.Chown}, {Name: "chmod", Value: c.Chmod}}
+	add := func(name, value string) { parts = append(parts, cache.Part{Name: name, Value: value}) }
 	for _, s := range c.Sources {
-		parts = append(parts, cache.Part{Name: "source", Value: s})
+		add("source", s)
 	}
 	for _, e := range c.Exclude {
-		parts = append(parts, cache.Part{Name: "exclude", Value: e})
+		add("exclude", e)
+	}
+	if c.Link {
+		add("link", "true")
 	}
 	if c.Parents {
-		parts = append(parts, cache.Part{Name: "parents", Value: "true"})
+		add("parents", "true")
+	}
+	if c.Unpack != nil {
+		add("unpack", strconv.FormatBool(*c.Unpack))
 	}
 	for _, f := range c.Inline {
-		parts = append(parts, cache.Part{Name: "inline", Value: f.Name}, cache.Part{Name: "data", Value: string(f.Data)})
+		add("inline", f.Name)
+		add("data", string(f.Data))
 	}
 	if w.fromStage {
 		return parts, nil // the input's key stands for its files
@@ -74,31 +83,69 @@ func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(parts, cache.Part{Name: "files", Value: hex.EncodeToString(sum[:])}), nil
+	add("files", hex.EncodeToString(sum[:]))
+	return parts, nil
 }
 
-func (w *copyWork) content(ctx context.Context, inputs []filesystem) ([]cache.Part, error) {
-	if !w.fromStage {
-		return nil, nil // parts has it
+func (w *copyWork) content(ctx context.Context, below []snapshot.ID, inputs []filesystem) ([]cache.Part, error) {
+	var parts []cache.Part
+	if w.fromStage {
+		tree, items, err := w.source(ctx, inputs)
+		if err != nil {
+			return nil, err
+		}
+		defer tree.Close()
+		sum, err := tree.Digest(ctx, items)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, cache.Part{Name: "files", Value: hex.EncodeToString(sum[:])})
 	}
-	tree, items, err := w.source(ctx, inputs)
+	if !w.copy.Link {
+		return parts, nil
+	}
+	root, err := w.Snapshots.OpenView(below)
 	if err != nil {
 		return nil, err
 	}
-	defer tree.Close()
-	sum, err := tree.Digest(ctx, items)
-	return []cache.Part{{Name: "files", Value: hex.EncodeToString(sum[:])}}, err
+	defer root.Close()
+	opt, err := w.options(root)
+	if err != nil {
+		return nil, err
+	}
+	ways, err := copier.Ways(root, opt)
+	if err != nil {
+		return nil, err
+	}
+	parts = append(parts, cache.Part{Name: "ways", Value: ways})
+	if opt.Owner != nil {
+		parts = append(parts, cache.Part{Name: "owner", Value: fmt.Sprintf("%d:%d", opt.Owner.UID, opt.Owner.GID)})
+	}
+	return parts, nil
 }
 
-func (w *copyWork) do(ctx context.Context, active *snapshot.Active, inputs []filesystem) error {
+// detached: a linked copy is a layer that can lie on others than those it was made on.
+func (w *copyWork) detached() bool { return w.copy.Link }
+
+// options are those of the copier. Names of users are looked up in root.
+func (w *copyWork) options(root *rootfs.Root) (copier.Options, error) {
 	opt := copier.Options{Dest: w.copy.Dest, Extract: w.copy.Add, UserXattr: w.UserXattr}
-	if w.copy.Chmod != "" {
-		m, err := strconv.ParseUint(w.copy.Chmod, 8, 12)
-		if err != nil {
-			return fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", w.copy.Chmod)
-		}
-		opt.Mode = func(uint32, bool) uint32 { return uint32(m) }
+	if w.copy.Unpack != nil {
+		opt.Extract = *w.copy.Unpack
 	}
+	if w.copy.Chmod != "" {
+		mode, err := dockerfile.ParseMode(w.copy.Chmod)
+		if err != nil {
+			return opt, err
+		}
+		opt.Mode = mode.Apply
+	}
+	var err error
+	opt.Owner, err = w.owner(root)
+	return opt, err
+}
+
+func (w *copyWork) do(ctx context.Context, active *snapshot.Active, below []snapshot.ID, inputs []filesystem) error {
 	tree, items, err := w.source(ctx, inputs)
 	if err != nil {
 		return err
@@ -111,8 +158,19 @@ func (w *copyWork) do(ctx context.Context, active *snapshot.Active, inputs []fil
 		return err
 	}
 	defer dst.Close()
-	if opt.Owner, err = owner(dst, w.copy.Chown); err != nil {
+	users := dst
+	if w.copy.Link {
+		if users, err = w.Snapshots.OpenView(below); err != nil {
+			return err
+		}
+		defer users.Close()
+	}
+	opt, err := w.options(users)
+	if err != nil {
 		return err
+	}
+	if w.copy.Link {
+		opt.Below = users
 	}
 	var inline []copier.Inline
 	for _, f := range w.copy.Inline {
@@ -148,10 +206,16 @@ func (w *copyWork) source(ctx context.Context, inputs []filesystem) (*source.Tre
 	return tree, items, nil
 }
 
-func owner(root *rootfs.Root, chown string) (*layer.Owner, error) {
-	if chown == "" {
+// owner looks --chown up. A user that does not exist is taken for root, as in BuildKit, but not silently.
+func (w *copyWork) owner(root *rootfs.Root) (*layer.Owner, error) {
+	if w.copy.Chown == "" {
 		return nil, nil //nolint:nilnil // no --chown: the copier's default
 	}
-	o, err := copier.Owner(root, chown)
+	o, err := copier.Owner(root, w.copy.Chown)
+	var unknown *copier.UnknownError
+	if errors.As(err, &unknown) {
+		w.warn(w.vertex, fmt.Sprintf("--chown=%s: %v: the files belong to %d:%d", w.copy.Chown, err, o.UID, o.GID))
+		err = nil
+	}
 	return &o, err
 }

@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/builder/solver"
+	"github.com/strake-build/strake/builder/source"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/dockerfile"
 	"github.com/strake-build/strake/layer/image"
@@ -36,12 +38,14 @@ type planned struct {
 // planner lowers stages, each once, when another asks for it: what nobody needs is never looked at.
 type planner struct {
 	*build
-	ctx    context.Context //nolint:containedctx // it lives exactly as long as the call of plan
-	graph  *dockerfile.Graph
-	plan   plan
-	stages map[*dockerfile.Stage]*planned
-	images map[imageKey]func() (*image.Image, error)
-	froms  map[imageKey]*vertex
+	ctx      context.Context //nolint:containedctx // it lives exactly as long as the call of plan
+	graph    *dockerfile.Graph
+	plan     plan
+	stages   map[*dockerfile.Stage]*planned
+	images   map[imageKey]func() (*image.Image, error)
+	froms    map[imageKey]*vertex
+	contexts map[imageKey]func() (Context, error)
+	loads    map[contextFiles]*vertex
 }
 
 type imageKey struct {
@@ -51,7 +55,7 @@ type imageKey struct {
 
 func (b *build) plan(ctx context.Context, g *dockerfile.Graph) (*plan, error) {
 	p := &planner{build: b, ctx: ctx, graph: g, stages: map[*dockerfile.Stage]*planned{},
-		images: map[imageKey]func() (*image.Image, error){}, froms: map[imageKey]*vertex{}}
+		images: map[imageKey]func() (*image.Image, error){}, froms: map[imageKey]*vertex{}, contexts: map[imageKey]func() (Context, error){}, loads: map[contextFiles]*vertex{}}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, s := range g.Stages {
@@ -71,6 +75,28 @@ func (b *build) plan(ctx context.Context, g *dockerfile.Graph) (*plan, error) {
 	}
 	p.plan.warnings = append(slices.Clone(g.Warnings), p.plan.warnings...)
 	return &p.plan, g.Violation(p.plan.warnings)
+}
+
+// onImage starts a stage on an image.
+func (pl *planned) onImage(img *image.Image) {
+	pl.base = img
+	pl.state = dockerfile.BaseState(img.Config)
+	pl.state.StartInterval = startInterval(img.RawConfig)
+}
+
+// context returns the function that opens a named context, once.
+func (p *planner) context(name string, platform v1.Platform) func() (Context, error) {
+	k := imageKey{name, platform.String()}
+	if p.contexts[k] == nil {
+		open := p.opt.Contexts[name]
+		p.contexts[k] = sync.OnceValues(func() (Context, error) {
+			if open == nil {
+				return Context{}, fmt.Errorf("internal error: the context %s is not given", name)
+			}
+			return open(p.ctx, platform)
+		})
+	}
+	return p.contexts[k]
 }
 
 // image returns the function that resolves ref, once.
@@ -99,17 +125,25 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 		if err != nil {
 			return nil, p.at(s, s.Range, "FROM "+s.Base.Image, err)
 		}
-		from.base = img
-		from.state = dockerfile.BaseState(img.Config)
-		from.state.StartInterval = startInterval(img.RawConfig)
+		from.onImage(img)
+	case s.Base.Context != "":
+		c, err := p.context(s.Base.Context, s.Platform)()
+		if err != nil {
+			return nil, p.at(s, s.Range, "FROM "+s.Base.Context, err)
+		}
+		if c.Image != nil {
+			from.onImage(c.Image)
+		} else {
+			from.top = p.files(contextFiles{s.Base.Context, c.Tree, "/", "/"}, s, s.Range)
+		}
 	}
 	steps, state, err := p.graph.Expand(s, from.state)
 	if err != nil {
 		return nil, err
 	}
 	n := newNumbers(p.graph, s, steps)
-	if s.Base.Image != "" {
-		from.top = p.from(n.next()+"FROM "+s.Base.Image, s.Base.Image, s.Platform, from.base)
+	if name := cmp.Or(s.Base.Image, s.Base.Context); name != "" && from.top == nil {
+		from.top = p.from(n.next()+"FROM "+name, name, s.Platform, from.base)
 	}
 	st := &planned{top: from.top, state: state, base: from.base, history: slices.Clone(from.history)}
 	for _, step := range steps {
@@ -147,17 +181,24 @@ func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, pa
 	op := &step{build: p.build, vertex: v}
 	switch o := st.Op.(type) {
 	case *dockerfile.Run:
-		op.work = &runWork{build: p.build, vertex: v, run: o}
+		if err := p.entitled(o); err != nil {
+			return nil, p.at(s, st.Range, st.Text, err)
+		}
+		w := &runWork{build: p.build, vertex: v, run: o}
+		if err := p.mountInputs(s, st, w); err != nil {
+			return nil, err
+		}
+		op.work = w
 	case *dockerfile.Workdir:
 		op.work = &workdirWork{dir: o.Dir, user: o.User}
 	case *dockerfile.Copy:
-		c := &copyWork{build: p.build, vertex: v, copy: o}
+		c := &copyWork{build: p.build, vertex: v, copy: o, tree: p.opt.Context}
 		if o.From != nil {
-			in, err := p.input(s, st, o.From)
+			in, tree, err := p.input(s, st, o.From)
 			if err != nil {
 				return nil, err
 			}
-			c.fromStage = true
+			c.tree, c.fromStage = tree, tree == nil
 			if in != nil {
 				v.Inputs = []*vertex{in}
 			}
@@ -170,23 +211,85 @@ func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, pa
 	return p.add(v), nil
 }
 
-// input is the vertex whose files a COPY --from reads; nil for an empty file system.
-func (p *planner) input(s *dockerfile.Stage, st dockerfile.Step, from *dockerfile.Source) (*vertex, error) {
-	if from.Stage != nil {
+// mountInputs adds the inputs of a RUN: what its mounts are made from.
+func (p *planner) mountInputs(s *dockerfile.Stage, st dockerfile.Step, w *runWork) error {
+	for _, m := range w.run.Mounts {
+		var in *vertex
+		var err error
+		tree, inContext := p.opt.Context, m.From == nil && m.Type == dockerfile.MountBind
+		var name string
+		if m.From != nil {
+			if in, tree, err = p.input(s, st, m.From); err != nil {
+				return err
+			}
+			inContext, name = tree != nil, m.From.Context
+		}
+		if inContext {
+			in = p.files(contextFiles{name, tree, m.Source, contextMount}, s, st.Range)
+		}
+		w.inContext = append(w.inContext, inContext)
+		n := -1
+		if in != nil {
+			n = len(w.vertex.Inputs)
+			w.vertex.Inputs = append(w.vertex.Inputs, in)
+		}
+		w.mountInputs = append(w.mountInputs, n)
+	}
+	return nil
+}
+
+// contextMount is where the files of a bind mount of a context are in the file system that is made of them.
+const contextMount = "/context"
+
+// contextFiles is a part of a context, a folder or a file, in a file system of its own at dest: what a step sees
+// of a context is a copy, so neither what .dockerignore excludes nor what changes meanwhile.
+type contextFiles struct {
+	context string // its name; empty is the build context
+	tree    *source.Tree
+	path    string
+	dest    string
+}
+
+// files is the vertex of a part of a context.
+func (p *planner) files(f contextFiles, s *dockerfile.Stage, r dockerfile.Range) *vertex {
+	if v := p.loads[f]; v != nil {
+		return v
+	}
+	name := "[" + cmp.Or(f.context, "context") + "] load " + f.path
+	v := &vertex{Name: name, Wrap: func(err error) error { return p.at(s, r, "", err) }}
+	v.Op = &step{build: p.build, vertex: v, work: &copyWork{build: p.build, vertex: v, tree: f.tree,
+		copy: &dockerfile.Copy{Sources: []string{f.path}, Dest: f.dest}}}
+	p.loads[f] = p.add(v)
+	return v
+}
+
+// input is what a COPY --from or a mount reads: the file system of a vertex (nil is an empty one), or the tree of a named context.
+func (p *planner) input(s *dockerfile.Stage, st dockerfile.Step, from *dockerfile.Source) (*vertex, *source.Tree, error) {
+	switch {
+	case from.Stage != nil:
 		in, err := p.stage(from.Stage)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return in.top, nil
+		return in.top, nil, nil
+	case from.Context != "":
+		c, err := p.context(from.Context, s.Platform)()
+		if err != nil {
+			return nil, nil, p.at(s, st.Range, st.Text, err)
+		}
+		if c.Image != nil {
+			return p.from("FROM "+from.Context, from.Context, s.Platform, c.Image), nil, nil
+		}
+		return nil, c.Tree, nil
+	case from.Image != "":
+		img, err := p.image(from.Image, s.Platform)()
+		if err != nil {
+			return nil, nil, p.at(s, st.Range, st.Text, err)
+		}
+		return p.from("FROM "+from.Image, from.Image, s.Platform, img), nil, nil
+	default:
+		return nil, nil, nil // scratch
 	}
-	if from.Image == "" {
-		return nil, nil //nolint:nilnil // scratch
-	}
-	img, err := p.image(from.Image, s.Platform)()
-	if err != nil {
-		return nil, p.at(s, st.Range, st.Text, err)
-	}
-	return p.from("FROM "+from.Image, from.Image, s.Platform, img), nil
 }
 
 // at puts an error into the Dockerfile's words, once.

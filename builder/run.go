@@ -1,10 +1,12 @@
 package builder
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/strake-build/strake/builder/progress"
@@ -22,6 +24,10 @@ type runWork struct {
 	*build
 	vertex *vertex
 	run    *dockerfile.Run
+	// mountInputs says for each mount which of the vertex's inputs it reads, -1 for none.
+	mountInputs []int
+	// inContext says for each mount that its input is a copy of a part of a context, at contextMount.
+	inContext []bool
 }
 
 func (w *runWork) parts(context.Context) ([]cache.Part, error) {
@@ -36,25 +42,42 @@ func (w *runWork) parts(context.Context) ([]cache.Part, error) {
 	if s := w.run.Script; s != nil {
 		parts = append(parts, cache.Part{Name: "script", Value: string(s.Data)})
 	}
-	return parts, nil
+	if n := w.network(); n != runner.HostNetwork {
+		parts = append(parts, cache.Part{Name: "network", Value: string(n)})
+	}
+	for _, h := range w.opt.Sandbox.ExtraHosts {
+		parts = append(parts, cache.Part{Name: "host", Value: h})
+	}
+	return append(parts, w.mountParts()...), nil
 }
 
-func (w *runWork) content(context.Context, []filesystem) ([]cache.Part, error) { return nil, nil }
+func (w *runWork) content(ctx context.Context, _ []snapshot.ID, inputs []filesystem) ([]cache.Part, error) {
+	return w.mountContent(ctx, inputs)
+}
 
-func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []filesystem) error {
-	m := active.Mount()
+func (w *runWork) detached() bool { return false }
+
+func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.ID, inputs []filesystem) error {
+	mounted, err := w.mountAll(ctx, inputs)
+	defer mounted.close()
+	if err != nil {
+		return err
+	}
 	box := runner.Sandbox{
-		Root:     runner.Overlay{Lower: m.Lower, Upper: m.Upper, Work: m.Work, UserXattr: m.UserXattr},
-		Network:  runner.HostNetwork,
-		Hostname: hostname,
+		Root:     *overlay(active.Mount()),
+		Mounts:   mounted.mounts,
+		Network:  w.network(),
+		Hostname: cmp.Or(w.opt.Sandbox.Hostname, hostname),
 		Stubs:    w.Stubs,
+
+		ExtraHosts: w.opt.Sandbox.ExtraHosts,
 	}
 	if s := w.run.Script; s != nil {
 		box.Mounts = append(box.Mounts, runner.Mount{Type: runner.Bind, Target: path.Join("/dev/pipes", s.Name), Data: s.Data, Mode: 0o755, ReadOnly: true})
 	}
-	err := w.Sandbox.Run(ctx, box, runner.Process{
+	err = w.Sandbox.Run(ctx, box, runner.Process{
 		Args:   w.run.Args,
-		Env:    append(append([]string(nil), w.run.Env...), w.run.Proxy...),
+		Env:    environ(w.run.Env, w.run.Proxy, mounted.env),
 		Dir:    w.run.Dir,
 		User:   w.run.User,
 		Stdout: &output{w.build, w.vertex.ID, progress.Stdout},
@@ -66,6 +89,49 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []filesyste
 		return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(w.run.Args, " "), err)
 	}
 	return err
+}
+
+// network is what the RUN sees: the host's network, where the build says nothing else.
+func (w *runWork) network() runner.Network {
+	n := w.run.Network
+	if n == dockerfile.NetworkDefault || n == "" {
+		n = w.opt.Sandbox.Network
+	}
+	if n == dockerfile.NetworkNone {
+		return runner.NoNetwork
+	}
+	return runner.HostNetwork
+}
+
+// entitled says whether the build may do what the RUN asks for.
+func (b *build) entitled(r *dockerfile.Run) error {
+	if r.Network == dockerfile.NetworkHost && !b.opt.Sandbox.AllowHostNetwork {
+		return errors.New("entitlement network.host is not allowed: build with --allow network.host")
+	}
+	if r.Security == dockerfile.SecurityInsecure && !b.opt.Sandbox.AllowInsecure {
+		return errors.New("entitlement security.insecure is not allowed: build with --allow security.insecure")
+	}
+	return nil
+}
+
+// environ joins lists of variables; a later one replaces an earlier one of its name.
+func environ(lists ...[]string) []string {
+	var env []string
+	at := map[string]int{}
+	for _, kv := range slices.Concat(lists...) {
+		name, _, _ := strings.Cut(kv, "=")
+		if i, ok := at[name]; ok {
+			env[i] = kv
+			continue
+		}
+		at[name] = len(env)
+		env = append(env, kv)
+	}
+	return env
+}
+
+func overlay(m snapshot.Mount) *runner.Overlay {
+	return &runner.Overlay{Lower: m.Lower, Upper: m.Upper, Work: m.Work, UserXattr: m.UserXattr}
 }
 
 // output turns what a process writes into events.

@@ -12,9 +12,12 @@ import (
 // work is what distinguishes RUN, COPY, ADD and WORKDIR: what they are made of, and what they do to a file system.
 type work interface {
 	parts(ctx context.Context) ([]cache.Part, error)
-	// content digests what it takes from its inputs; nil if there is nothing to take.
-	content(ctx context.Context, inputs []filesystem) ([]cache.Part, error)
-	do(ctx context.Context, active *snapshot.Active, inputs []filesystem) error
+	// content digests what it takes from its inputs, and from the layers below if it is detached.
+	content(ctx context.Context, below []snapshot.ID, inputs []filesystem) ([]cache.Part, error)
+	// do writes to active, which is empty for detached work.
+	do(ctx context.Context, active *snapshot.Active, below []snapshot.ID, inputs []filesystem) error
+	// detached says that the layer depends on the layers below in nothing but what content says: it may lie on others.
+	detached() bool
 }
 
 // step is the solver.Op of an instruction that makes one layer.
@@ -33,6 +36,20 @@ func (s *step) ContentParts(ctx context.Context, parent filesystem, inputs []fil
 	if err != nil {
 		return nil, err
 	}
+	var below []snapshot.ID
+	if s.work.detached() {
+		if below, err = s.unpacked(ctx, parent, s.vertex); err != nil {
+			return nil, err
+		}
+	} else {
+		parts = append(parts, belowParts(parent)...)
+	}
+	own, err := s.work.content(ctx, below, inputs)
+	return append(parts, own...), err
+}
+
+func belowParts(parent filesystem) []cache.Part {
+	var parts []cache.Part
 	for _, l := range parent.layers {
 		if l.base != nil {
 			parts = append(parts, cache.Part{Name: "below", Value: l.base.DiffID.String()})
@@ -40,8 +57,7 @@ func (s *step) ContentParts(ctx context.Context, parent filesystem, inputs []fil
 			parts = append(parts, cache.Part{Name: "below", Value: string(l.made)})
 		}
 	}
-	own, err := s.work.content(ctx, inputs)
-	return append(parts, own...), err
+	return parts
 }
 
 func (s *step) Load(parent filesystem, r cache.Record) filesystem {
@@ -54,12 +70,16 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem) 
 	if err != nil {
 		return none, cache.Record{}, err
 	}
-	active, err := s.Snapshots.Prepare(ctx, ids)
+	under := ids
+	if s.work.detached() {
+		under = nil
+	}
+	active, err := s.Snapshots.Prepare(ctx, under)
 	if err != nil {
 		return none, cache.Record{}, err
 	}
 	defer active.Discard()
-	if err := s.work.do(ctx, active, inputs); err != nil {
+	if err := s.work.do(ctx, active, ids, inputs); err != nil {
 		return none, cache.Record{}, err
 	}
 	id, err := active.Commit(ctx)
@@ -84,9 +104,13 @@ func (w *workdirWork) parts(context.Context) ([]cache.Part, error) {
 	return []cache.Part{{Name: "instruction", Value: "WORKDIR"}, {Name: "dir", Value: w.dir}, {Name: "user", Value: w.user}}, nil
 }
 
-func (w *workdirWork) content(context.Context, []filesystem) ([]cache.Part, error) { return nil, nil }
+func (w *workdirWork) content(context.Context, []snapshot.ID, []filesystem) ([]cache.Part, error) {
+	return nil, nil
+}
 
-func (w *workdirWork) do(_ context.Context, active *snapshot.Active, _ []filesystem) error {
+func (w *workdirWork) detached() bool { return false }
+
+func (w *workdirWork) do(_ context.Context, active *snapshot.Active, _ []snapshot.ID, _ []filesystem) error {
 	root, err := active.Open()
 	if err != nil {
 		return err

@@ -291,11 +291,6 @@ func (e *expander) checkChmod(mode string) error {
 	if mode == "" {
 		return nil
 	}
-	if _, err := ParseMode(mode); err != nil {
-		return err
-	}
-	if (mode[0] < '0' || mode[0] > '9') && !e.g.settings.CheckOnly {
-		return unsupportedChmod(mode)
-	}
-	return nil
+	_, err := ParseMode(mode)
+	return err
 }

@@ -15,15 +15,6 @@ func unsupported(c instructions.Command) error {
 	switch c := c.(type) {
 	case *instructions.RunCommand:
 		return unsupportedRun(c)
-	case *instructions.CopyCommand:
-		switch {
-		case c.Link:
-			return refuse("COPY --link")
-		case c.Parents:
-			return refuse("COPY --parents")
-		case len(c.ExcludePatterns) > 0:
-			return refuse("COPY --exclude")
-		}
 	case *instructions.AddCommand:
 		return unsupportedAdd(c)
 	}
@@ -31,9 +22,6 @@ func unsupported(c instructions.Command) error {
 }
 
 func unsupportedRun(c *instructions.RunCommand) error {
-	if network := instructions.GetNetwork(c); network != instructions.NetworkDefault {
-		return refuse("RUN --network=" + network)
-	}
 	if security := instructions.GetSecurity(c); security != instructions.SecuritySandbox {
 		return refuse("RUN --security=" + security)
 	}
@@ -62,16 +50,10 @@ func unsupportedMount(t MountType) error {
 
 func unsupportedAdd(c *instructions.AddCommand) error {
 	switch {
-	case c.Link:
-		return refuse("ADD --link")
-	case len(c.ExcludePatterns) > 0:
-		return refuse("ADD --exclude")
 	case c.Checksum != "":
 		return refuse("ADD --checksum")
 	case c.KeepGitDir != nil:
 		return refuse("ADD --keep-git-dir")
-	case c.Unpack != nil:
-		return refuse("ADD --unpack")
 	}
 	for _, src := range c.SourcePaths {
 		if isGit(src) {
@@ -86,11 +68,6 @@ func unsupportedAdd(c *instructions.AddCommand) error {
 
 func refuse(what string) error {
 	return fmt.Errorf("%s is not supported by this release", what)
-}
-
-// unsupportedChmod refuses a --chmod that is good but not octal: u=rwX,go-w.
-func unsupportedChmod(mode string) error {
-	return refuse("symbolic --chmod (" + mode + ")")
 }
 
 // unsupportedEpoch refuses a SOURCE_DATE_EPOCH that names a context or a stage, whose time is meant.

@@ -1,0 +1,168 @@
+package builder
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/builder/copier"
+	"github.com/strake-build/strake/builder/source"
+	"github.com/strake-build/strake/dockerfile"
+	"github.com/strake-build/strake/layer/rootfs"
+)
+
+// CacheMounts keeps the directories of RUN --mount=type=cache. Several processes share it: a step holds a
+// lock on the directory that it uses.
+//
+//	DIR/HASH/N/fs     a directory of the cache whose ID has that hash; 0, and more for private sharing
+//	DIR/HASH/N/lock   its lock
+//	DIR/HASH/id       the ID, for people
+type CacheMounts struct{ Dir string }
+
+// CacheMount is what a step asks for.
+type CacheMount struct {
+	ID      string
+	Sharing dockerfile.Sharing
+	// The following are used when the directory is made.
+	Mode     uint32
+	UID, GID int
+	Seed     func(dir string) error // fills it; nil leaves it empty
+}
+
+// Open returns a directory of the cache. It waits for others as the sharing says, and release lets them go on.
+func (c *CacheMounts) Open(ctx context.Context, m CacheMount) (dir string, release func(), err error) {
+	sum := sha256.Sum256([]byte(m.ID))
+	base := filepath.Join(c.Dir, hex.EncodeToString(sum[:]))
+	if err := os.MkdirAll(base, 0o700); err != nil {
+		return "", nil, err
+	}
+	if id, err := json.Marshal(m.ID); err == nil {
+		_ = os.WriteFile(filepath.Join(base, "id"), id, 0o600) // for people: nothing depends on it
+	}
+	for n := 0; ; n++ {
+		place := filepath.Join(base, strconv.Itoa(n))
+		lock, err := c.lock(ctx, place, m.Sharing)
+		if err != nil {
+			return "", nil, err
+		}
+		if lock == nil { // private, and somebody has it
+			continue
+		}
+		dir := filepath.Join(place, "fs")
+		if err := m.fill(ctx, place, dir); err != nil {
+			return "", nil, errors.Join(err, lock.Close())
+		}
+		return dir, func() { _ = lock.Close() }, nil
+	}
+}
+
+// lock takes the lock of a place; for private sharing it returns nil if it is taken.
+func (c *CacheMounts) lock(ctx context.Context, place string, sharing dockerfile.Sharing) (*os.File, error) {
+	if err := os.MkdirAll(place, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(place, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	how := unix.LOCK_EX
+	if sharing == dockerfile.SharingShared {
+		how = unix.LOCK_SH
+	}
+	err = waitLock(ctx, f, how, sharing != dockerfile.SharingPrivate)
+	if err == nil {
+		return f, nil
+	}
+	_ = f.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, nil //nolint:nilnil // the caller tries the next place
+	}
+	return nil, err
+}
+
+// waitLock takes a lock of flock(2), and gives up with EWOULDBLOCK at once if it shall not wait.
+func waitLock(ctx context.Context, f *os.File, how int, wait bool) error {
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if !wait || !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// fill makes the directory if it is not there. It appears complete, by a rename: a crash or an error leaves none.
+func (m CacheMount) fill(ctx context.Context, place, dir string) error {
+	if _, err := os.Lstat(dir); err == nil {
+		return nil
+	}
+	making, err := os.OpenFile(filepath.Join(place, "making"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer making.Close()
+	if err := waitLock(ctx, making, unix.LOCK_EX, true); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(dir); err == nil { // another sharer made it meanwhile
+		return nil
+	}
+	tmp := dir + ".new"
+	if err := os.RemoveAll(tmp); err != nil { // of a process that died
+		return err
+	}
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return err
+	}
+	err = nil
+	if m.Seed != nil {
+		err = m.Seed(tmp)
+	}
+	if err == nil {
+		err = errors.Join(os.Chown(tmp, m.UID, m.GID), unix.Chmod(tmp, m.Mode))
+	}
+	if err == nil {
+		err = os.Rename(tmp, dir)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	return nil
+}
+
+// seed fills a new cache with what its from= and source= name.
+func (w *runWork) seed(ctx context.Context, dir string, from filesystem, m dockerfile.Mount) error {
+	ids, err := w.unpacked(ctx, from, w.vertex)
+	if err != nil {
+		return err
+	}
+	view, err := w.Snapshots.OpenView(ids)
+	if err != nil {
+		return err
+	}
+	tree := source.FromRoot(view, source.Options{Now: w.Now})
+	defer tree.Close()
+	items, err := tree.Select(ctx, source.Selection{Patterns: []string{m.Source}})
+	if err != nil {
+		return fmt.Errorf("filling it from %s: %w", m.Source, err)
+	}
+	root, err := rootfs.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return copier.Copy(ctx, root, tree, items, nil, copier.Options{Dest: "/", UserXattr: w.UserXattr})
+}

@@ -1,0 +1,267 @@
+package builder
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/strake-build/strake/builder/progress"
+	"github.com/strake-build/strake/builder/source"
+	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/dockerfile"
+	"github.com/strake-build/strake/runner"
+)
+
+// Secrets finds what RUN --mount=type=secret asks for.
+type Secrets interface {
+	// Secret returns the value of id; ok is false if there is no such secret.
+	Secret(id string) (value []byte, ok bool, err error)
+}
+
+// Agents forwards ssh agents to RUN --mount=type=ssh.
+type Agents interface {
+	// Listen opens a socket that speaks to the agent id, owned by uid and gid, with mode. It returns the socket's path on the
+	// host; close ends it. ok is false if there is no such agent.
+	Listen(ctx context.Context, id string, mode uint32, uid, gid int) (path string, closeSocket func(), ok bool, err error)
+}
+
+// mounts is what the --mounts of a RUN come to.
+type mounts struct {
+	mounts  []runner.Mount
+	env     []string // secrets given as variables
+	release []func()
+}
+
+func (m *mounts) close() {
+	for _, f := range slices.Backward(m.release) {
+		f()
+	}
+}
+
+// The defaults of mounts (Dockerfile reference, RUN --mount).
+const (
+	cacheMode  = 0o755
+	secretMode = 0o400
+	socketMode = 0o600
+)
+
+// sshDir holds the sockets of agents that name no target.
+const sshDir = "/run/buildkit/ssh_agent."
+
+// mountAll prepares the mounts of a RUN; close must follow, also after an error.
+func (w *runWork) mountAll(ctx context.Context, inputs []filesystem) (*mounts, error) {
+	all := &mounts{}
+	for i, m := range w.run.Mounts {
+		var err error
+		switch m.Type {
+		case dockerfile.MountBind:
+			if w.inContext[i] {
+				m.Source = contextMount
+			}
+			err = w.bind(ctx, all, m, w.mountInput(inputs, i))
+		case dockerfile.MountCache:
+			err = w.cache(ctx, all, m, w.mountInput(inputs, i))
+		case dockerfile.MountTmpfs:
+			all.mounts = append(all.mounts, runner.Mount{Type: runner.Tmpfs, Target: m.Target, Size: m.Size})
+		case dockerfile.MountSecret:
+			err = w.secret(all, m)
+		case dockerfile.MountSSH:
+			err = w.ssh(ctx, all, m)
+		default:
+			err = fmt.Errorf("internal error: no mount of type %q", m.Type)
+		}
+		if err != nil {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+// mountInput is the file system that mount i reads; an empty one if it has none.
+func (w *runWork) mountInput(inputs []filesystem, i int) filesystem {
+	if n := w.mountInputs[i]; n >= 0 {
+		return inputs[n]
+	}
+	return filesystem{}
+}
+
+// bind mounts a part of another file system. What is written to it goes to an upper directory that is thrown away.
+func (w *runWork) bind(ctx context.Context, all *mounts, m dockerfile.Mount, from filesystem) error {
+	ids, err := w.unpacked(ctx, from, w.vertex)
+	if err != nil {
+		return err
+	}
+	mount := runner.Mount{Type: runner.Bind, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
+	if m.ReadOnly {
+		view, err := w.Snapshots.View(ids)
+		if err != nil {
+			return err
+		}
+		mount.Overlay = overlay(view)
+	} else {
+		active, err := w.Snapshots.Prepare(ctx, ids)
+		if err != nil {
+			return err
+		}
+		all.release = append(all.release, active.Discard)
+		mount.Overlay = overlay(active.Mount())
+	}
+	all.mounts = append(all.mounts, mount)
+	return nil
+}
+
+func (w *runWork) cache(ctx context.Context, all *mounts, m dockerfile.Mount, from filesystem) error {
+	var seed func(dir string) error
+	if m.From != nil {
+		seed = func(dir string) error { return w.seed(ctx, dir, from, m) }
+	}
+	dir, release, err := w.Mounts.Open(ctx, CacheMount{ID: m.ID, Sharing: m.Sharing, Seed: seed,
+		Mode: orElse(m.Mode, cacheMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0)})
+	if err != nil {
+		return fmt.Errorf("opening the cache mount %s: %w", m.ID, err)
+	}
+	all.release = append(all.release, release)
+	mount := runner.Mount{Type: runner.Bind, Source: dir, Target: m.Target, ReadOnly: m.ReadOnly}
+	if m.From == nil && m.Source != "" && m.Source != "/" {
+		mount.Inside = m.Source
+	}
+	all.mounts = append(all.mounts, mount)
+	return nil
+}
+
+func (w *runWork) secret(all *mounts, m dockerfile.Mount) error {
+	var value []byte
+	var ok bool
+	var err error
+	if w.opt.Secrets != nil {
+		value, ok, err = w.opt.Secrets.Secret(m.ID)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the secret %s: %w", m.ID, err)
+	}
+	if !ok {
+		if m.Required {
+			return fmt.Errorf("secret %s: not found", m.ID)
+		}
+		return nil
+	}
+	if m.Env != "" {
+		all.env = append(all.env, m.Env+"="+string(value))
+	}
+	if m.Target != "" {
+		if value == nil {
+			value = []byte{}
+		}
+		all.mounts = append(all.mounts, runner.Mount{Type: runner.Bind, Target: m.Target, Data: value, ReadOnly: true,
+			Mode: orElse(m.Mode, secretMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0)})
+	}
+	return nil
+}
+
+func (w *runWork) ssh(ctx context.Context, all *mounts, m dockerfile.Mount) error {
+	var socket string
+	var stop func()
+	var ok bool
+	var err error
+	if w.opt.Agents != nil {
+		socket, stop, ok, err = w.opt.Agents.Listen(ctx, m.ID, orElse(m.Mode, socketMode), orElse(m.UID, 0), orElse(m.GID, 0))
+	}
+	if err != nil {
+		return fmt.Errorf("forwarding the ssh agent %s: %w", m.ID, err)
+	}
+	if !ok {
+		if m.Required {
+			return fmt.Errorf("unset ssh forward key %s", m.ID)
+		}
+		return nil
+	}
+	all.release = append(all.release, stop)
+	target := m.Target
+	if target == "" {
+		target = sshDir + strconv.Itoa(len(all.env))
+	}
+	all.mounts = append(all.mounts, runner.Mount{Type: runner.Bind, Source: socket, Target: target})
+	if !slices.ContainsFunc(all.env, func(e string) bool { return len(e) > 14 && e[:14] == "SSH_AUTH_SOCK=" }) {
+		all.env = append(all.env, "SSH_AUTH_SOCK="+target)
+	}
+	return nil
+}
+
+func orElse[T any](p *T, other T) T {
+	if p != nil {
+		return *p
+	}
+	return other
+}
+
+// mountParts describe mounts in a key: what is mounted where. The contents of a cache and the value of a secret are not in it.
+func (w *runWork) mountParts() []cache.Part {
+	var parts []cache.Part
+	add := func(name, value string) { parts = append(parts, cache.Part{Name: name, Value: value}) }
+	for i, m := range w.run.Mounts {
+		add("mount", string(m.Type))
+		add("target", m.Target)
+		add("read-only", strconv.FormatBool(m.ReadOnly))
+		switch m.Type {
+		case dockerfile.MountBind:
+			if !w.inContext[i] {
+				add("source", m.Source)
+			}
+		case dockerfile.MountTmpfs:
+			add("size", strconv.FormatInt(m.Size, 10))
+		case dockerfile.MountSecret:
+			add("env", m.Env)
+		case dockerfile.MountCache, dockerfile.MountSSH:
+		}
+	}
+	return parts
+}
+
+// mountContent digests what the bind mounts of a RUN show of other stages.
+func (w *runWork) mountContent(ctx context.Context, inputs []filesystem) ([]cache.Part, error) {
+	var parts []cache.Part
+	for i, m := range w.run.Mounts {
+		if m.Type != dockerfile.MountBind {
+			continue
+		}
+		if w.inContext[i] {
+			m.Source = contextMount
+		}
+		sum, err := w.mountDigest(ctx, m, w.mountInput(inputs, i))
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, cache.Part{Name: "mounted", Value: hex.EncodeToString(sum[:])})
+	}
+	return parts, nil
+}
+
+func (w *runWork) mountDigest(ctx context.Context, m dockerfile.Mount, from filesystem) (sum source.Digest, err error) {
+	ids, err := w.unpacked(ctx, from, w.vertex)
+	if err != nil {
+		return sum, err
+	}
+	root, err := w.Snapshots.OpenView(ids)
+	if err != nil {
+		return sum, err
+	}
+	tree := source.FromRoot(root, source.Options{Now: w.Now})
+	defer tree.Close()
+	items, err := tree.Select(ctx, source.Selection{Patterns: []string{m.Source}})
+	var missing *source.NotFoundError
+	if errors.As(err, &missing) {
+		return sum, fmt.Errorf("mounting %s: %w", m.Target, err)
+	}
+	if err != nil {
+		return sum, err
+	}
+	return tree.Digest(ctx, items)
+}
+
+// warn tells the person who builds something about a step.
+func (b *build) warn(v *vertex, text string) {
+	b.opt.Progress(progress.Event{Time: b.Now(), Kind: progress.Warned, Vertex: v.ID, Data: []byte(text)})
+}
