@@ -144,8 +144,7 @@ func (r *GitRef) readOption(k, v string) error {
 	case "subdir":
 		return setOnce(&r.Subdir, "subdir", v)
 	case "checksum", "commit":
-		r.Commit = v
-		return nil
+		return setOnce(&r.Commit, "checksum", v)
 	case "mtime":
 		if v != "checkout" && v != "commit" {
 			return fmt.Errorf(`invalid mtime value: %q (must be "checkout" or "commit")`, v)

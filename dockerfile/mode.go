@@ -118,7 +118,9 @@ func (m *Mode) change(who uint32, op byte, letters string) {
 		case 'x':
 			bits |= modeExec
 		case 'X':
-			if op == '+' {
+			if op == '-' { // there is nothing to ask then
+				bits |= modeExec
+			} else {
 				exec = modeExec
 			}
 		case 's':
@@ -128,9 +130,7 @@ func (m *Mode) change(who uint32, op byte, letters string) {
 		case 't':
 			if who != 0o007 {
 				bits |= modeSticky
-				if who != 0 {
-					who |= modeSticky
-				}
+				who |= modeSticky // without a class, it is the only bit that the change is about: BuildKit's chmod is BSD's
 			}
 		default:
 			flush(false)
