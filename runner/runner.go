@@ -77,7 +77,6 @@ type Sandbox struct {
 	// Container: a container that a person runs, not a step of a build. /etc/hostname is bound as well, and it, hosts
 	// and resolv.conf can be written (a build step cannot write them), as docker run and docker build have it.
 	Container bool
-	Init      bool // reserved for a reaping init that stays pid 1 (always on for builds)
 }
 
 // Process is what runs in the box.

@@ -136,17 +136,12 @@ func (b *box) makeOne(dir, c string, isDir bool) error {
 	return nil
 }
 
-// cleanup removes the mount points that were made, after everything that could use them is dead. What the
+// cleanup removes the mount points that were made.
+// Preconditions: the step is dead, and with it all that could use them. What the
 // step has put into them stays: then it is not a mount point any more.
 func (b *box) cleanup() {
 	if len(b.made) == 0 {
 		return
-	}
-	_ = unix.Kill(-1, unix.SIGKILL)
-	for {
-		if _, err := unix.Wait4(-1, nil, unix.WALL, nil); err != nil && !errors.Is(err, unix.EINTR) {
-			break
-		}
 	}
 	_ = unix.Chdir("/")
 	for i := len(b.mounted) - 1; i >= 0; i-- {

@@ -1,9 +1,10 @@
 // Package sandbox is the child's side of a box: what the re-executed program
 // does between clone and execve, in its new namespaces.
 //
-// Init is pid 1 of the box. It stacks the root, moves into it, builds /proc,
-// /sys and /dev, gives up what a step must not have, starts the step, reaps,
-// and takes everything down with it when the step or the parent ends.
+// Init is pid 1 of the box's outer pid namespace. It stacks the root, moves into
+// it, builds /proc, /sys and /dev, starts the step as pid 1 of an inner pid
+// namespace without what a step must not have, and takes everything down
+// with it when the step or the parent ends.
 package sandbox
 
 import (
@@ -14,7 +15,6 @@ import (
 	"math"
 	"os"
 	"os/signal"
-	"runtime"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -146,7 +146,8 @@ func (b *box) signal(s unix.Signal) {
 	}
 }
 
-// reap waits for the step, burying orphans on the way, and returns its wait status.
+// reap waits for the step and returns its wait status. The step buries orphans itself; the kernel kills what it leaves behind
+// before its end can be seen.
 func (b *box) reap() (unix.WaitStatus, error) {
 	for {
 		var status unix.WaitStatus
@@ -170,16 +171,9 @@ func (b *box) reap() (unix.WaitStatus, error) {
 	}
 }
 
-// start starts the step on a thread that has given up what the step must not have. The thread is never used for
-// anything else; the others keep their rights, for signals and cleaning up.
+// start starts the step.
 func (b *box) start() error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		done <- b.launch()
-		select {} // keep the thread: its death would be of no harm, but also of no use
-	}()
-	if err := <-done; err != nil {
+	if err := b.launch(); err != nil {
 		return err
 	}
 	if b.console != nil {
@@ -207,34 +201,31 @@ func (b *box) letGo() {
 	_ = unix.Close(null)
 }
 
-// launch forks and executes the step.
-// Preconditions: the calling goroutine is locked to its thread, which is thrown away afterwards.
+// launch forks the step, hides what it must not see of its /proc, and lets it execute its program.
 func (b *box) launch() error {
 	path, err := b.lookPath()
 	if err != nil {
 		return err
 	}
-	if err := confine(b.Filter); err != nil {
+	s, err := b.newStep(path)
+	if err != nil {
 		return err
 	}
-	attr := &syscall.ProcAttr{
-		Env:   b.Env,
-		Files: []uintptr{0, 1, 2},
-		Sys: &syscall.SysProcAttr{
-			Setsid:     true,
-			Setctty:    b.Terminal,
-			Credential: &syscall.Credential{Uid: b.who.UID, Gid: b.who.GID, Groups: b.who.Groups},
-		},
+	pid, err := s.start()
+	if err != nil {
+		return err
 	}
-	if b.Terminal {
-		fd := b.console.Fd()
-		attr.Files = []uintptr{fd, fd, fd}
+	if err := b.mask(); err != nil {
+		return err // the end of the init is the child's
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	pid, err := syscall.ForkExec(path, b.Args, attr)
-	if err != nil {
-		return &startError{126, b.Args[0], fmt.Errorf("exec %s: %w", path, err)}
+	if err := s.exec(); err != nil {
+		var se *startError
+		if errors.As(err, &se) {
+			se.path, se.err = b.Args[0], fmt.Errorf("exec %s: %w", path, se.err)
+		}
+		return err
 	}
 	b.pid = pid
 	for _, s := range b.waiting {

@@ -28,11 +28,14 @@ func (b *box) setup() error {
 	if err := b.pivot(root); err != nil {
 		return err
 	}
-	steps := []func(hostTrees) error{b.mountProc, b.mountDev, b.mountSys, b.mountUser, b.mask, b.identity}
+	steps := []func(hostTrees) error{b.mountProc, b.mountDev, b.mountSys, b.mountUser, b.identity}
 	for _, f := range steps {
 		if err := f(trees); err != nil {
 			return err
 		}
+	}
+	if err := b.network(); err != nil {
+		return err
 	}
 	unix.Umask(0o022)
 	if err := b.enterDir(); err != nil {
@@ -86,6 +89,7 @@ func (b *box) plain(name string) (int, error) {
 	return fd, nil
 }
 
+// mountProc mounts a /proc of the init, for its own use; the step brings another one.
 func (b *box) mountProc(t hostTrees) error { return b.mountPlain("/proc", t.proc) }
 
 func (b *box) mountPlain(name string, fd int) error {
@@ -341,7 +345,8 @@ func readOnly() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
-func (b *box) mask(hostTrees) error {
+// mask hides parts of /proc and /sys.
+func (b *box) mask() error {
 	for _, p := range readOnly() {
 		target, err := b.inRoot(p, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
 		if errors.Is(err, unix.ENOENT) {
@@ -371,7 +376,7 @@ func (b *box) mask(hostTrees) error {
 			empty = p
 		}
 	}
-	return b.network()
+	return nil
 }
 
 // maskOne hides p behind /dev/null or an empty directory, if it is there.

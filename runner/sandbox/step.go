@@ -1,0 +1,366 @@
+package sandbox
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// step is all that the step's process needs between its birth and its execve. It is made before the fork, because
+// the child is a copy of one thread of a Go program: it may make system calls, but neither allocate nor grow its stack.
+//
+// The step is pid 1 of a pid namespace of its own, as in a container: the init is not in sight there, and the end of the step
+// is the end of all that it started. A proc file system shows the namespace of who mounts it, so the
+// child must mount /proc itself; the init does the rest (masks), and only then lets it go on.
+type step struct {
+	sock     int // the child's end of a stream: state out, one byte to go on in
+	sockInit int // the init's end
+
+	path      *byte
+	argv, env []*byte
+	console   int // to be the controlling terminal and standard input, output and error; -1 for none
+
+	drop      uint64 // capabilities to be dropped from the bounding set
+	capHeader unix.CapUserHeader
+	capData   [2]unix.CapUserData
+	filter    *unix.SockFprog // nil for none
+	limits    []limit
+	who       Identity
+
+	source, fsName, none, procDir, keyring *byte
+	allSignals, oldSignals                 uint64
+	state                                  stepState
+	goOn                                   byte
+}
+
+// limit is a resource limit, as setrlimit takes it.
+type limit struct {
+	resource int
+	value    unix.Rlimit
+}
+
+// stepState is what the child tells the init: what it has done, or at what it failed.
+type stepState struct {
+	stage, errno uint32
+}
+
+// The stages of the child. It tells the init when it has reached stageProc, and when it fails.
+const (
+	stageProc uint32 = iota
+	stageWait
+	stageSession
+	stageTerminal
+	stageLimits
+	stageCapabilities
+	stageFilter
+	stageUser
+	stageExec
+)
+
+func stageName(stage uint32) string {
+	return [...]string{
+		"mounting /proc", "waiting for the init", "making a session", "taking the terminal", "setting the resource limits",
+		"dropping capabilities", "loading the seccomp filter", "becoming the user", "exec",
+	}[stage]
+}
+
+// newStep prepares the step.
+// Preconditions: the box is set up, the working directory entered.
+func (b *box) newStep(path string) (*step, error) {
+	s := &step{
+		console: -1, who: *b.who, allSignals: ^uint64(0),
+		drop:      ^Capabilities,
+		capHeader: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
+	}
+	lo, hi := uint32(Capabilities&0xffffffff), uint32(Capabilities>>32)
+	s.capData = [2]unix.CapUserData{{Effective: lo, Permitted: lo}, {Effective: hi, Permitted: hi}}
+	if b.console != nil {
+		s.console = int(b.console.Fd())
+	}
+	if s.filter = program(b.Filter); s.filter == nil {
+		return nil, errors.New("the seccomp filter is empty")
+	}
+	var err error
+	if s.argv, err = syscall.SlicePtrFromStrings(b.Args); err != nil {
+		return nil, &startError{126, b.Args[0], fmt.Errorf("exec %s: an argument contains a zero byte: %w", path, err)}
+	}
+	if s.env, err = syscall.SlicePtrFromStrings(b.Env); err != nil {
+		return nil, &startError{126, b.Args[0], fmt.Errorf("exec %s: the environment contains a zero byte: %w", path, err)}
+	}
+	for p, text := range map[**byte]string{&s.path: path, &s.source: "source", &s.fsName: "proc", &s.none: "", &s.procDir: "/proc", &s.keyring: "strake"} {
+		if *p, err = syscall.BytePtrFromString(text); err != nil {
+			return nil, &startError{126, b.Args[0], err}
+		}
+	}
+	if s.limits, err = b.limits(); err != nil {
+		return nil, err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("making the step's socket: %w", err)
+	}
+	s.sockInit, s.sock = pair[0], pair[1]
+	return s, nil
+}
+
+// limits are the resource limits of the step. Go raised the number of open files when this program started; the step gets what it was.
+func (b *box) limits() ([]limit, error) {
+	// Go puts the limit back before it replaces the program, and only there; that there is no such program is the point.
+	_ = syscall.Exec("", nil, nil)
+	var files unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &files); err != nil {
+		return nil, fmt.Errorf("reading the limit of open files: %w", err)
+	}
+	return []limit{{unix.RLIMIT_NOFILE, files}}, nil
+}
+
+// program returns a seccomp program as the kernel takes it, nil if it is empty.
+func program(filter []byte) *unix.SockFprog {
+	insns := make([]unix.SockFilter, 0, len(filter)/insnSize)
+	for ; len(filter) >= insnSize; filter = filter[insnSize:] {
+		insns = append(insns, unix.SockFilter{
+			Code: binary.NativeEndian.Uint16(filter), Jt: filter[2], Jf: filter[3], K: binary.NativeEndian.Uint32(filter[4:]),
+		})
+	}
+	if len(insns) == 0 {
+		return nil
+	}
+	return &unix.SockFprog{Len: uint16(len(insns)), Filter: &insns[0]}
+}
+
+// start forks the step and returns its pid once it has mounted /proc. It then waits for exec.
+func (s *step) start() (int, error) {
+	pid, e := s.fork()
+	runtime.KeepAlive(s)
+	unix.Close(s.sock)
+	if e != 0 {
+		unix.Close(s.sockInit)
+		return 0, fmt.Errorf("starting the process: %w", e)
+	}
+	if state, err := s.read(); err != nil || state.errno != 0 {
+		unix.Close(s.sockInit)
+		if err == nil {
+			err = syscall.Errno(state.errno)
+		}
+		return 0, fmt.Errorf("starting the process: %s: %w", stageName(state.stage), err)
+	}
+	return pid, nil
+}
+
+// exec lets the step go on, and returns when it has executed its program, or what kept it from that.
+func (s *step) exec() error {
+	defer unix.Close(s.sockInit)
+	if _, err := unix.Write(s.sockInit, []byte{1}); err != nil {
+		return fmt.Errorf("starting the process: %w", err)
+	}
+	state, err := s.read()
+	if errors.Is(err, errClosed) {
+		return nil // by execve
+	}
+	if err != nil {
+		return fmt.Errorf("starting the process: %w", err)
+	}
+	if state.stage == stageExec {
+		return &startError{126, "", syscall.Errno(state.errno)}
+	}
+	return fmt.Errorf("starting the process: %s: %w", stageName(state.stage), syscall.Errno(state.errno))
+}
+
+var errClosed = errors.New("the process has ended")
+
+func (s *step) read() (stepState, error) {
+	var buf [unsafe.Sizeof(stepState{})]byte
+	for {
+		n, err := unix.Read(s.sockInit, buf[:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return stepState{}, err
+		case n == 0:
+			return stepState{}, errClosed
+		case n != len(buf):
+			return stepState{}, os.ErrInvalid
+		}
+		return stepState{binary.NativeEndian.Uint32(buf[:]), binary.NativeEndian.Uint32(buf[4:])}, nil
+	}
+}
+
+// fork makes the child. A signal must not find it while Go's handlers are there, but Go's other threads are not.
+//
+//go:norace
+//go:nosplit
+func (s *step) fork() (int, syscall.Errno) {
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&s.allSignals)), uintptr(unsafe.Pointer(&s.oldSignals)), 8, 0, 0)
+	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_NEWPID|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if e == 0 && pid == 0 {
+		s.child()
+	}
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&s.oldSignals)), 0, 8, 0, 0)
+	return int(pid), e
+}
+
+// child is the life of the child until execve; it does not return.
+//
+//go:norace
+//go:nosplit
+func (s *step) child() {
+	s.advance(stageProc, s.mountProc())
+	s.tell()
+	n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(s.sock), uintptr(unsafe.Pointer(&s.goOn)), 1)
+	if e == 0 && n != 1 {
+		e = unix.EPIPE
+	}
+	s.advance(stageWait, e)
+	s.advance(stageSession, s.session())
+	s.advance(stageTerminal, s.terminal())
+	s.advance(stageLimits, s.limit())
+	s.advance(stageCapabilities, s.bound())
+	// The filter goes in while CAP_SYS_ADMIN is there: without it no_new_privs would be needed, and sudo would not work.
+	s.advance(stageFilter, s.load())
+	_, _, e = syscall.RawSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&s.capHeader)), uintptr(unsafe.Pointer(&s.capData[0])), 0)
+	s.advance(stageCapabilities, e)
+	s.advance(stageUser, s.become())
+	// From here on signals are the step's.
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&s.oldSignals)), 0, 8, 0, 0)
+	_, _, e = syscall.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(s.path)), uintptr(unsafe.Pointer(&s.argv[0])), uintptr(unsafe.Pointer(&s.env[0])))
+	s.advance(stageExec, e)
+}
+
+// advance ends the child, with a last word, if e is an error.
+//
+//go:norace
+//go:nosplit
+func (s *step) advance(stage uint32, e syscall.Errno) {
+	s.state.stage, s.state.errno = stage, uint32(e)
+	if e == 0 {
+		return
+	}
+	s.tell()
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 126, 0, 0)
+	}
+}
+
+//go:norace
+//go:nosplit
+func (s *step) tell() {
+	syscall.RawSyscall(unix.SYS_WRITE, uintptr(s.sock), uintptr(unsafe.Pointer(&s.state)), unsafe.Sizeof(s.state))
+}
+
+// mountProc replaces the init's /proc by one of the new pid namespace. The old one must still be in sight when the new one
+// is made: a user namespace may not see more of the kernel than it did.
+//
+//go:norace
+//go:nosplit
+func (s *step) mountProc() syscall.Errno {
+	fs, _, e := syscall.RawSyscall(unix.SYS_FSOPEN, uintptr(unsafe.Pointer(s.fsName)), unix.FSOPEN_CLOEXEC, 0)
+	if e != 0 {
+		return e
+	}
+	if _, _, e = syscall.RawSyscall6(unix.SYS_FSCONFIG, fs, unix.FSCONFIG_SET_STRING, uintptr(unsafe.Pointer(s.source)), uintptr(unsafe.Pointer(s.fsName)), 0, 0); e != 0 {
+		return e
+	}
+	if _, _, e = syscall.RawSyscall6(unix.SYS_FSCONFIG, fs, unix.FSCONFIG_CMD_CREATE, 0, 0, 0, 0); e != 0 {
+		return e
+	}
+	mount, _, e := syscall.RawSyscall(unix.SYS_FSMOUNT, fs, unix.FSMOUNT_CLOEXEC, noExec)
+	if e != 0 {
+		return e
+	}
+	if _, _, e = syscall.RawSyscall(unix.SYS_UMOUNT2, uintptr(unsafe.Pointer(s.procDir)), unix.MNT_DETACH, 0); e != 0 {
+		return e
+	}
+	at := unix.AT_FDCWD
+	_, _, e = syscall.RawSyscall6(unix.SYS_MOVE_MOUNT, mount, uintptr(unsafe.Pointer(s.none)), uintptr(at), uintptr(unsafe.Pointer(s.procDir)), unix.MOVE_MOUNT_F_EMPTY_PATH, 0)
+	return e
+}
+
+// session leaves what binds the child to the init and to strake's user.
+//
+//go:norace
+//go:nosplit
+func (s *step) session() syscall.Errno {
+	// A session keyring of its own: strake's belongs to the user. Where keys are not built in, there is none to hide.
+	syscall.RawSyscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, uintptr(unsafe.Pointer(s.keyring)), 0)
+	_, _, e := syscall.RawSyscall(unix.SYS_SETSID, 0, 0, 0)
+	return e
+}
+
+//go:norace
+//go:nosplit
+func (s *step) terminal() syscall.Errno {
+	if s.console < 0 {
+		return 0
+	}
+	for fd := uintptr(0); fd < 3; fd++ {
+		if _, _, e := syscall.RawSyscall(unix.SYS_DUP3, uintptr(s.console), fd, 0); e != 0 {
+			return e
+		}
+	}
+	_, _, e := syscall.RawSyscall(unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 1)
+	return e
+}
+
+//go:norace
+//go:nosplit
+func (s *step) limit() syscall.Errno {
+	for i := range s.limits {
+		l := &s.limits[i]
+		if _, _, e := syscall.RawSyscall6(unix.SYS_PRLIMIT64, 0, uintptr(l.resource), uintptr(unsafe.Pointer(&l.value)), 0, 0, 0); e != 0 {
+			return e
+		}
+	}
+	return 0
+}
+
+// bound drops capabilities for good.
+//
+//go:norace
+//go:nosplit
+func (s *step) bound() syscall.Errno {
+	for c := range 64 {
+		if s.drop&(1<<c) == 0 {
+			continue
+		}
+		_, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0, 0)
+		if e == unix.EINVAL {
+			break // past the last capability that the kernel knows
+		}
+		if e != 0 {
+			return e
+		}
+	}
+	_, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0)
+	return e
+}
+
+//go:norace
+//go:nosplit
+func (s *step) load() syscall.Errno {
+	if s.filter == nil {
+		return 0
+	}
+	// SPEC_ALLOW, as in runc: the filter is no reason to slow the step down.
+	_, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(s.filter)))
+	return e
+}
+
+//go:norace
+//go:nosplit
+func (s *step) become() syscall.Errno {
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(s.who.Groups)), uintptr(unsafe.Pointer(&s.who.Groups[0])), 0); e != 0 {
+		return e
+	}
+	if _, _, e := syscall.RawSyscall(unix.SYS_SETGID, uintptr(s.who.GID), 0, 0); e != 0 {
+		return e
+	}
+	_, _, e := syscall.RawSyscall(unix.SYS_SETUID, uintptr(s.who.UID), 0, 0)
+	return e
+}
