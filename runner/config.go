@@ -8,9 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/runner/sandbox"
 )
@@ -43,25 +40,17 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 	if c.Files, err = etcFiles(s); err != nil {
 		return nil, nil, err
 	}
-	done := func() {}
-	if s.Stubs != "" {
-		if err := fillStubs(s.Stubs); err != nil {
-			return nil, nil, fmt.Errorf("making mount points in %s: %w", s.Stubs, err)
-		}
-		if dir, err := l.mountStubs(s.Mounts); err != nil {
-			os.RemoveAll(dir) // nothing if it is empty
-			return nil, nil, fmt.Errorf("making mount points: %w", err)
-		} else if dir != "" {
-			c.Lower = append(c.Lower, dir)
-			done = func() { os.RemoveAll(dir) }
-		}
-		c.Lower = append(c.Lower, s.Stubs)
+	stubs, done, err := l.stubs(s)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making mount points: %w", err)
 	}
+	c.Lower = append(c.Lower, stubs...)
 	c.Attach = c.Upper
 	if len(c.Lower) > 0 {
 		c.Attach = c.Lower[len(c.Lower)-1]
 	}
 	if c.Attach == "" {
+		done()
 		return nil, nil, errors.New("the root has no layers")
 	}
 	if c.Attach, err = filepath.Abs(c.Attach); err != nil {
@@ -90,84 +79,4 @@ func etcFiles(s Sandbox) ([]sandbox.Mount, error) {
 		files = append(files, file("/etc/hostname", s.Hostname+"\n"))
 	}
 	return files, nil
-}
-
-// fillStubs makes the mount points that every box needs in dir. The last one that is made says that all are there.
-func fillStubs(dir string) error {
-	last := filepath.Join(dir, "etc/hosts")
-	if _, err := os.Lstat(last); err == nil {
-		return nil
-	}
-	for _, d := range []string{"proc", "sys", "dev", "etc"} {
-		if err := makeStub(dir, d, true); err != nil {
-			return err
-		}
-	}
-	for _, f := range []string{"etc/resolv.conf", "etc/hosts"} {
-		if err := makeStub(dir, f, false); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// makeStub makes name in dir, and the directories above it, with modes and times that do not depend on this
-// process: a step may copy a directory up into its layer.
-func makeStub(dir, name string, isDir bool) error {
-	if parent := path.Dir(name); parent != "." {
-		if err := makeStub(dir, parent, true); err != nil {
-			return err
-		}
-	}
-	file, mode := filepath.Join(dir, name), os.FileMode(0o755)
-	var err error
-	if isDir {
-		err = os.MkdirAll(file, mode)
-	} else {
-		mode = 0o644
-		var f *os.File
-		if f, err = os.OpenFile(file, os.O_CREATE|os.O_WRONLY, mode); err == nil {
-			err = f.Close()
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Chmod(file, mode); err != nil {
-		return err
-	}
-	return os.Chtimes(file, time.Unix(0, 0), time.Unix(0, 0))
-}
-
-// mountStubs makes a layer with the mount points of mounts, so that the upper directory need not get them. It returns
-// an empty name if none is needed, or if there is no place for it.
-func (l *Linux) mountStubs(mounts []Mount) (dir string, err error) {
-	for _, m := range mounts {
-		target := strings.TrimPrefix(path.Clean(m.Target), "/")
-		top, _, _ := strings.Cut(target, "/")
-		if l.Dir == "" || top == "" || top == "proc" || top == "sys" || top == "dev" {
-			continue
-		}
-		isDir := m.Type == Tmpfs
-		if m.Type == Bind && m.Data == nil {
-			st, err := os.Stat(m.Source)
-			if err != nil {
-				return dir, fmt.Errorf("mounting %s: %w", m.Target, err)
-			}
-			isDir = st.IsDir()
-		}
-		if dir == "" {
-			if dir, err = os.MkdirTemp(l.Dir, fmt.Sprintf(boxName, os.Getpid())); err != nil {
-				return "", err
-			}
-			if err := os.Chmod(dir, 0o755); err != nil {
-				return dir, err
-			}
-		}
-		// Mount points that lie in each other's way are left to the init, which sees what is really there.
-		if err := makeStub(dir, target, isDir); err != nil && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EEXIST) {
-			return dir, err
-		}
-	}
-	return dir, nil
 }

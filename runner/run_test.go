@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -68,11 +71,13 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// makeRoot makes a root file system of busybox alone.
+// makeRoot makes a root file system of busybox and the usual mount points.
 func makeRoot(t testing.TB, dir string) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, d := range []string{"bin", "proc", "sys", "dev"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	src := busybox(t)
 	data, err := os.ReadFile(src)
@@ -151,6 +156,63 @@ func TestRunLeavesUpperEmpty(t *testing.T) {
 	w.must("true")
 	entries, err := os.ReadDir(w.upper)
 	if err != nil || len(entries) != 0 {
+		t.Errorf("upper has %v, %v", entries, err)
+	}
+}
+
+// A root without /proc, /sys and /dev gets them, as with BuildKit; nothing else, and nothing that is read-only.
+func TestRunMakesSystemDirectories(t *testing.T) {
+	w := newWorld(t)
+	for _, d := range []string{"proc", "sys", "dev"} {
+		if err := os.Remove(filepath.Join(w.box.Root.Lower[0], d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, readOnly := range []bool{true, false} {
+		w.must("test -d /proc/self && test -d /sys/class && test -c /dev/null", func(s *Sandbox, p *Process) {
+			s.ReadOnly = readOnly
+			p.User = "55:66"
+		})
+		found := map[string]string{}
+		entries, err := os.ReadDir(w.upper)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			st, err := e.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			sys := st.Sys().(*syscall.Stat_t)
+			found[e.Name()] = fmt.Sprint(st.Mode(), sys.Uid, sys.Gid)
+		}
+		want := map[string]string{}
+		if !readOnly {
+			want = map[string]string{"proc": "drwxr-xr-x 0 0", "sys": "drwxr-xr-x 0 0", "dev": "drwxr-xr-x 0 0"}
+		}
+		if !maps.Equal(found, want) {
+			t.Errorf("read-only %v: upper has %v", readOnly, found)
+		}
+	}
+}
+
+// Overlay takes 500 layers: an image that has as many leaves no room for mount points of ours.
+func TestRunWithAllLayers(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	for i := range maxLayers - 1 {
+		d := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		w.box.Root.Lower = append([]string{d}, w.box.Root.Lower...)
+	}
+	if out := w.must("cat /data; test -s /etc/hosts && echo hosts", func(s *Sandbox, _ *Process) {
+		s.Mounts = []Mount{{Type: Bind, Target: "/data", Data: []byte("data\n"), Mode: 0o644}}
+	}); out != "data\nhosts\n" {
+		t.Errorf("got %q", out)
+	}
+	if entries, err := os.ReadDir(w.upper); err != nil || len(entries) != 0 {
 		t.Errorf("upper has %v, %v", entries, err)
 	}
 }

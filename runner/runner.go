@@ -71,8 +71,9 @@ type Sandbox struct {
 	Network    Network
 	Hostname   string   // default: the program's choice of the caller
 	ExtraHosts []string // lines of /etc/hosts, "IP\tNAME"
-	// Stubs is a directory of strake's own for mount points (/proc, /dev, /etc/resolv.conf …): it is used as
-	// the lowest layer, so that the upper never contains them. It is filled when empty.
+	// Stubs is a directory of strake's own for mount points (/etc/resolv.conf …): what is in it are the lowest layers, so that the
+	// upper never contains them. It is filled when empty. A root that has no /proc, /sys or /dev gets these in its upper, for good, unless it
+	// is read-only: that is what BuildKit does.
 	Stubs string
 	// Container: a container that a person runs, not a step of a build. /etc/hostname is bound as well, and it, hosts
 	// and resolv.conf can be written (a build step cannot write them), as docker run and docker build have it.

@@ -12,13 +12,9 @@ import (
 
 // overlayOptions are the same for every box: the upper directory must be a layer that
 // means something without this mount (no redirects, no metadata-only copies, no index).
-// With userxattr the kernel follows no redirects and refuses to be told so.
-func (b *box) overlayOptions() [][2]string {
-	opts := [][2]string{{"metacopy", "off"}, {"index", "off"}}
-	if !b.UserXattr {
-		opts = append(opts, [2]string{"redirect_dir", "off"})
-	}
-	return opts
+// A redirect that a hostile layer brings is not followed either.
+func overlayOptions() [][2]string {
+	return [][2]string{{"metacopy", "off"}, {"index", "off"}, {"redirect_dir", "nofollow"}}
 }
 
 // overlay stacks the root and returns it as a detached mount.
@@ -84,7 +80,7 @@ func (b *box) overlayNew(lower []string, upper, work string) (int, error) {
 			return -1, fsError(fs, "stacking layer "+b.Lower[i], err)
 		}
 	}
-	opts := append(b.overlayOptions(), [2]string{"source", "overlay"})
+	opts := append(overlayOptions(), [2]string{"source", "overlay"})
 	if upper != "" {
 		opts = append(opts, [2]string{"upperdir", filepath.Join(fdDir, upper)}, [2]string{"workdir", filepath.Join(fdDir, work)})
 	}
@@ -137,7 +133,7 @@ func (b *box) overlayOld(lower []string, upper, work string) (int, error) {
 		return -1, fmt.Errorf("entering %s: %w", fdDir, err)
 	}
 	opts := []string{"lowerdir=" + strings.Join(lower, ":")}
-	for _, o := range b.overlayOptions() {
+	for _, o := range overlayOptions() {
 		opts = append(opts, o[0]+"="+o[1])
 	}
 	if upper != "" {

@@ -136,6 +136,14 @@ func (b *box) makeOne(dir, c string, isDir bool) error {
 	return nil
 }
 
+// keep lets the mount points stay that were made after the first n.
+func (b *box) keep(n int) {
+	for _, m := range b.made[n:] {
+		unix.Close(m.parent)
+	}
+	b.made = b.made[:n]
+}
+
 // cleanup removes the mount points that were made.
 // Preconditions: the step is dead, and with it all that could use them. What the
 // step has put into them stays: then it is not a mount point any more.

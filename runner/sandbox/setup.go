@@ -79,7 +79,11 @@ func (b *box) pivot(root int) error {
 func (b *box) plain(name string) (int, error) {
 	fd, err := b.inRoot(name, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
 	if errors.Is(err, unix.ENOENT) {
+		made := len(b.made)
 		if err = b.makePoint(name, true); err == nil {
+			if !b.ReadOnly { // a directory that a step finds is part of what it makes
+				b.keep(made)
+			}
 			fd, err = b.inRoot(name, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
 		}
 	}
