@@ -15,6 +15,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/builder/solver"
 	"github.com/strake-build/strake/builder/source"
@@ -42,6 +43,7 @@ type Builder struct {
 	Resolver  Resolver
 	Sandbox   Sandbox
 	Mounts    *CacheMounts
+	Temp      string // a folder for what is checked out for a moment
 	UserXattr bool   // see layer.Options
 	Stubs     string // see runner.Sandbox
 	Now       func() time.Time
@@ -49,14 +51,17 @@ type Builder struct {
 
 // Options are what one build says, as decided values.
 type Options struct {
-	File     *dockerfile.File
-	Context  *source.Tree // what COPY and ADD without --from read
-	Settings dockerfile.Settings
-	Labels   map[string]string // added to the image, over those of the Dockerfile
-	Jobs     int               // how many steps run at once
-	Progress progress.Sink
-	Secrets  Secrets // nil for none
-	Agents   Agents  // nil for none
+	File    *dockerfile.File
+	Context *source.Tree // what COPY and ADD without --from read
+	// ContextTime is the context's time; nil for none.
+	ContextTime TimeOf
+	Settings    dockerfile.Settings
+	Labels      map[string]string // added to the image, over those of the Dockerfile
+	Jobs        int               // how many steps run at once
+	Progress    progress.Sink
+	Fetch       *fetch.Client // for ADD of URLs and git repositories
+	Secrets     Secrets       // nil for none
+	Agents      Agents        // nil for none
 	// Contexts are the --build-contexts by name, as in Settings.Contexts. One is opened when something needs it.
 	Contexts map[string]OpenContext
 	Sandbox  SandboxOptions
@@ -69,6 +74,7 @@ type OpenContext func(ctx context.Context, platform v1.Platform) (Context, error
 type Context struct {
 	Tree  *source.Tree
 	Image *image.Image // if Tree is nil
+	Time  TimeOf       // nil for none
 }
 
 // SandboxOptions are what every RUN of a build gets.
@@ -95,13 +101,14 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	graph, epoch, err := b.resolveEpoch(ctx, graph, opt)
+	if err != nil {
+		return nil, err
+	}
 	h := hasher{snapshots: b.Snapshots, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	defer h.wg.Wait()
 	defer cancel(nil) // before the wait: a failed build needs no digests
-	bd := &build{Builder: b, opt: opt, hash: func(id snapshot.ID) { h.start(ctx, id) }}
-	if e := graph.Epoch(); e.Known {
-		bd.epoch = &e.Seconds
-	}
+	bd := &build{Builder: b, opt: opt, epoch: epoch, hash: func(id snapshot.ID) { h.start(ctx, id) }}
 	p, err := bd.plan(ctx, graph)
 	if err != nil {
 		return nil, err

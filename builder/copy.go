@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/strake-build/strake/builder/copier"
+	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/builder/source"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/dockerfile"
@@ -25,28 +26,57 @@ type copyWork struct {
 	tree      *source.Tree // the context that it reads, unless
 	fromStage bool         // it reads the vertex's input (none: an empty file system)
 
-	once  sync.Once // guards what follows: the selection in the context
+	once   sync.Once // guards what follows: what the sources in a context and on the network are
+	groups []group
+	err    error
+}
+
+// group is a run of sources in the order of the text: some of a context, or one that is fetched.
+type group struct {
 	items []source.Item
-	sum   source.Digest
-	err   error
+	file  *fetch.File
+	repo  *fetch.Repository
+	part  cache.Part
 }
 
 // selects says what is copied.
-func (w *copyWork) selects() source.Selection {
-	return source.Selection{Patterns: w.copy.Sources, Exclude: w.copy.Exclude, Parents: w.copy.Parents}
+func (w *copyWork) selects(patterns []string) source.Selection {
+	return source.Selection{Patterns: patterns, Exclude: w.copy.Exclude, Parents: w.copy.Parents}
 }
 
-// selection finds and digests what is copied from a context.
-func (w *copyWork) selection(ctx context.Context) ([]source.Item, source.Digest, error) {
-	w.once.Do(func() {
-		if len(w.copy.Sources) == 0 {
-			return
+// resolved finds and digests what is copied from a context and from the network, once.
+func (w *copyWork) resolved(ctx context.Context) ([]group, error) {
+	w.once.Do(func() { w.groups, w.err = w.resolve(ctx) })
+	return w.groups, w.err
+}
+
+func (w *copyWork) resolve(ctx context.Context) ([]group, error) {
+	var groups []group
+	next := 0
+	local := func(end int) error {
+		if next == end {
+			return nil
 		}
-		if w.items, w.err = w.tree.Select(ctx, w.selects()); w.err == nil {
-			w.sum, w.err = w.tree.Digest(ctx, w.items)
+		items, err := w.tree.Select(ctx, w.selects(w.copy.Sources[next:end]))
+		if err != nil {
+			return err
 		}
-	})
-	return w.items, w.sum, w.err
+		sum, err := w.tree.Digest(ctx, items)
+		groups = append(groups, group{items: items, part: cache.Part{Name: "files", Value: hex.EncodeToString(sum[:])}})
+		return err
+	}
+	for _, r := range w.copy.Remotes {
+		if err := local(r.Index); err != nil {
+			return nil, err
+		}
+		next = r.Index + 1
+		g, err := w.remote(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		groups = append(groups, g)
+	}
+	return groups, local(len(w.copy.Sources))
 }
 
 func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
@@ -79,18 +109,20 @@ func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
 	if w.fromStage {
 		return parts, nil // the input's key stands for its files
 	}
-	_, sum, err := w.selection(ctx)
+	groups, err := w.resolved(ctx)
 	if err != nil {
 		return nil, err
 	}
-	add("files", hex.EncodeToString(sum[:]))
+	for _, g := range groups {
+		parts = append(parts, g.part)
+	}
 	return parts, nil
 }
 
 func (w *copyWork) content(ctx context.Context, below []snapshot.ID, inputs []filesystem) ([]cache.Part, error) {
 	var parts []cache.Part
 	if w.fromStage {
-		tree, items, err := w.source(ctx, inputs)
+		tree, items, err := w.stage(ctx, inputs)
 		if err != nil {
 			return nil, err
 		}
@@ -146,13 +178,6 @@ func (w *copyWork) options(root *rootfs.Root) (copier.Options, error) {
 }
 
 func (w *copyWork) do(ctx context.Context, active *snapshot.Active, below []snapshot.ID, inputs []filesystem) error {
-	tree, items, err := w.source(ctx, inputs)
-	if err != nil {
-		return err
-	}
-	if w.fromStage {
-		defer tree.Close()
-	}
 	dst, err := active.Open()
 	if err != nil {
 		return err
@@ -172,19 +197,53 @@ func (w *copyWork) do(ctx context.Context, active *snapshot.Active, below []snap
 	if w.copy.Link {
 		opt.Below = users
 	}
+	if w.fromStage {
+		err = w.fromInput(ctx, dst, inputs, opt)
+	} else {
+		err = w.fromGroups(ctx, dst, opt)
+	}
+	if err != nil || len(w.copy.Inline) == 0 {
+		return err
+	}
 	var inline []copier.Inline
 	for _, f := range w.copy.Inline {
 		inline = append(inline, copier.Inline(f))
 	}
-	return copier.Copy(ctx, dst, tree, items, inline, opt)
+	return copier.Copy(ctx, dst, nil, nil, inline, opt)
 }
 
-// source opens the tree that is read, and what of it.
-func (w *copyWork) source(ctx context.Context, inputs []filesystem) (*source.Tree, []source.Item, error) {
-	if !w.fromStage {
-		items, _, err := w.selection(ctx)
-		return w.tree, items, err
+func (w *copyWork) fromInput(ctx context.Context, dst *rootfs.Root, inputs []filesystem, opt copier.Options) error {
+	tree, items, err := w.stage(ctx, inputs)
+	if err != nil {
+		return err
 	}
+	defer tree.Close()
+	return copier.Copy(ctx, dst, tree, items, nil, opt)
+}
+
+func (w *copyWork) fromGroups(ctx context.Context, dst *rootfs.Root, opt copier.Options) error {
+	groups, err := w.resolved(ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		switch {
+		case g.file != nil:
+			err = w.addFile(ctx, dst, g.file, opt)
+		case g.repo != nil:
+			err = w.addRepository(ctx, dst, g.repo, opt)
+		default:
+			err = copier.Copy(ctx, dst, w.tree, g.items, nil, opt)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stage opens the file system of the input, and selects what is read of it. The tree must be closed.
+func (w *copyWork) stage(ctx context.Context, inputs []filesystem) (*source.Tree, []source.Item, error) {
 	var from filesystem
 	if len(inputs) > 0 {
 		from = inputs[0]
@@ -198,7 +257,7 @@ func (w *copyWork) source(ctx context.Context, inputs []filesystem) (*source.Tre
 		return nil, nil, err
 	}
 	tree := source.FromRoot(root, source.Options{Now: w.Now})
-	items, err := tree.Select(ctx, w.selects())
+	items, err := tree.Select(ctx, w.selects(w.copy.Sources))
 	if err != nil {
 		_ = tree.Close()
 		return nil, nil, err
@@ -206,16 +265,26 @@ func (w *copyWork) source(ctx context.Context, inputs []filesystem) (*source.Tre
 	return tree, items, nil
 }
 
-// owner looks --chown up. A user that does not exist is taken for root, as in BuildKit, but not silently.
+// owner looks --chown up. A user that the passwd file does not have is taken for root, as in BuildKit, but not silently; without
+// such a file it is an error.
 func (w *copyWork) owner(root *rootfs.Root) (*layer.Owner, error) {
 	if w.copy.Chown == "" {
 		return nil, nil //nolint:nilnil // no --chown: the copier's default
 	}
 	o, err := copier.Owner(root, w.copy.Chown)
 	var unknown *copier.UnknownError
-	if errors.As(err, &unknown) {
+	if errors.As(err, &unknown) && hasAccounts(root, unknown.Group) {
 		w.warn(w.vertex, fmt.Sprintf("--chown=%s: %v: the files belong to %d:%d", w.copy.Chown, err, o.UID, o.GID))
 		err = nil
 	}
 	return &o, err
+}
+
+func hasAccounts(root *rootfs.Root, group bool) bool {
+	file := "/etc/passwd"
+	if group {
+		file = "/etc/group"
+	}
+	_, err := root.Stat(file)
+	return err == nil
 }

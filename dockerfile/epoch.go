@@ -64,7 +64,7 @@ func (g *Graph) resolveEpoch() error {
 	if g.settings.CheckOnly {
 		return nil
 	}
-	return g.File.fail(Range{}, unsupportedEpoch(g.epoch))
+	return nil
 }
 
 // setEpoch replaces the argument where it is given; an empty value takes it away.

@@ -12,11 +12,8 @@ import (
 // unsupported is the error for an instruction that needs something left out, or nil. It is asked before expansion, so that
 // a build fails before it starts, and again after it.
 func unsupported(c instructions.Command) error {
-	switch c := c.(type) {
-	case *instructions.RunCommand:
-		return unsupportedRun(c)
-	case *instructions.AddCommand:
-		return unsupportedAdd(c)
+	if run, ok := c.(*instructions.RunCommand); ok {
+		return unsupportedRun(run)
 	}
 	return nil
 }
@@ -48,34 +45,8 @@ func unsupportedMount(t MountType) error {
 	return nil
 }
 
-func unsupportedAdd(c *instructions.AddCommand) error {
-	switch {
-	case c.Checksum != "":
-		return refuse("ADD --checksum")
-	case c.KeepGitDir != nil:
-		return refuse("ADD --keep-git-dir")
-	}
-	for _, src := range c.SourcePaths {
-		if isGit(src) {
-			return refuse("ADD of a git repository (" + src + ")")
-		}
-		if isHTTP(src) {
-			return refuse("ADD of a URL (" + src + ")")
-		}
-	}
-	return nil
-}
-
 func refuse(what string) error {
 	return fmt.Errorf("%s is not supported by this release", what)
-}
-
-// unsupportedEpoch refuses a SOURCE_DATE_EPOCH that names a context or a stage, whose time is meant.
-func unsupportedEpoch(e Epoch) error {
-	if e.Context != "" || e.Remote != nil {
-		return refuse("SOURCE_DATE_EPOCH that is not a number of seconds")
-	}
-	return nil
 }
 
 // unsupportedOS refuses images that are not for Linux: their paths, shells and users are others.
