@@ -79,6 +79,9 @@ func Lint(name string, source []byte, found []Warning, err error) LintResults {
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
 		r.Error.Message = e.message()
+		if e.syntax {
+			r.Error.Message = fmt.Sprintf("dockerfile parse error on line %d: %s", e.Range.Start, r.Error.Message)
+		}
 		r.Error.Location = *location(e.Range)
 		found = slices.Concat(found, e.Warnings)
 	}

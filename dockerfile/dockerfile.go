@@ -14,6 +14,7 @@ package dockerfile
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -80,7 +81,11 @@ func (f *File) instructions(lint *linter.Linter) ([]*Stage, []instructions.ArgCo
 		at := Range{Start: node.StartLine, End: node.EndLine}
 		typed, err := instructions.ParseInstructionWithLinter(node, lint)
 		if err != nil {
-			return nil, nil, f.failIn("", node.Original, at, err)
+			err = f.failIn("", node.Original, at, err)
+			if e, ok := errors.AsType[*Error](err); ok {
+				e.syntax = true
+			}
+			return nil, nil, err
 		}
 		switch c := typed.(type) {
 		case *instructions.Stage:

@@ -33,6 +33,8 @@ type Error struct {
 	Err         error
 	// Warnings are the lint findings before the error, which no File, Graph or State tells of because of it.
 	Warnings []Warning
+
+	syntax bool // the instruction could not be read
 }
 
 // Error is "FILE:LINE: message (hint)", on one line.

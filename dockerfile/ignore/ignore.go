@@ -185,3 +185,22 @@ func (m *Matcher) Excludes(path string) (bool, error) {
 		dir, i = next, i+n+1
 	}
 }
+
+// CopySources is what a lint rule asks of the source of a COPY, a path as it stands in a Dockerfile, cleaned: whether it is kept out of the
+// context. It is nil where that cannot be told from the patterns: there are none, or a "!" one. The whole context (".") is kept out
+// only by a pattern for everything.
+func (m *Matcher) CopySources() func(path string) bool {
+	if m == nil || len(m.rules) == 0 || m.Exclusions() {
+		return nil
+	}
+	return func(path string) bool {
+		if path == "." || path == "/" {
+			return slices.ContainsFunc(m.rules, func(r rule) bool { return r.text == "*" || r.text == "**" || r.text == "**/*" })
+		}
+		if strings.HasPrefix(path, "/") {
+			return false // as in BuildKit, which compares it with patterns that have lost their slash
+		}
+		excluded, err := m.Excludes(path)
+		return err == nil && excluded
+	}
+}

@@ -259,3 +259,22 @@ func BenchmarkMatch(b *testing.B) {
 		}
 	}
 }
+
+func TestCopySources(t *testing.T) {
+	for _, text := range []string{"", "# nothing\n", "a\n!a/b\n"} {
+		if parse(t, text).CopySources() != nil {
+			t.Errorf("%q: not nil", text)
+		}
+	}
+	ignored := parse(t, "dist\n**/*.log\n").CopySources()
+	for path, want := range map[string]bool{".": false, "/": false, "dist": true, "dist/a": true, "/dist": false, "a/b.log": true, "src": false, "../dist": false} {
+		if got := ignored(path); got != want {
+			t.Errorf("%s: got %v", path, got)
+		}
+	}
+	for _, text := range []string{"*", "**", "/**/*"} {
+		if !parse(t, text).CopySources()(".") {
+			t.Errorf("%s does not keep all out", text)
+		}
+	}
+}
