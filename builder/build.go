@@ -65,6 +65,8 @@ type Options struct {
 	// Contexts are the --build-contexts by name, as in Settings.Contexts. One is opened when something needs it.
 	Contexts map[string]OpenContext
 	Sandbox  SandboxOptions
+
+	label string // tells the steps of one platform from those of others
 }
 
 // OpenContext opens a named context for a platform.
@@ -125,6 +127,25 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 		return nil, err
 	}
 	return &Result{Image: img, Warnings: p.warnings}, nil
+}
+
+// BuildPlatforms builds the same target for several platforms at once, and returns the results in their order. Steps that do not depend
+// on the platform are the same work, and done once.
+func (b *Builder) BuildPlatforms(ctx context.Context, opt Options, platforms []v1.Platform) ([]*Result, error) {
+	results := make([]*Result, len(platforms))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, p := range platforms {
+		opt := opt
+		opt.Settings.Platform = p
+		if len(platforms) > 1 {
+			opt.Settings.PlatformGiven, opt.label = true, p.String()
+		}
+		g.Go(func() (err error) {
+			results[i], err = b.Build(ctx, opt)
+			return err
+		})
+	}
+	return results, g.Wait()
 }
 
 // build is one call of Build.

@@ -386,3 +386,41 @@ func TestCheckErrorFailsBeforeAnythingRuns(t *testing.T) {
 		t.Errorf("got %v; ran %q", err, w.ran)
 	}
 }
+
+func TestPlatformsShareWhatDoesNotDependOnThem(t *testing.T) {
+	w := newWorld(t)
+	f, err := dockerfile.Parse("Dockerfile", []byte(`FROM --platform=$BUILDPLATFORM scratch AS tools
+RUN ["write", "tool", "x"]
+FROM scratch
+ARG TARGETARCH
+COPY --from=tools /tool /
+ENV ARCH=$TARGETARCH
+RUN ["write", "arch", "y"]
+`))
+	must(t, err)
+	tree, err := source.Open(w.context, source.Options{ResetOwner: true, Now: w.Now})
+	must(t, err)
+	defer tree.Close()
+	names := map[string]bool{}
+	opt := builder.Options{File: f, Context: tree, Settings: dockerfile.Settings{Build: v1.Platform{OS: "linux", Architecture: "amd64"}}, Jobs: 4, Progress: func(e progress.Event) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if e.Name != "" {
+			names[e.Name] = true
+		}
+	}}
+	res, err := w.BuildPlatforms(t.Context(), opt, []v1.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}})
+	must(t, err)
+	slices.Sort(w.ran)
+	if !slices.Equal(w.ran, []string{"write arch y", "write arch y", "write tool x"}) {
+		t.Errorf("ran %q", w.ran)
+	}
+	for i, arch := range []string{"amd64", "arm64"} {
+		if c := res[i].Image.Config; c.Architecture != arch || !slices.Contains(c.Config.Env, "ARCH="+arch) {
+			t.Errorf("image %d is for %s with %q", i, c.Architecture, c.Config.Env)
+		}
+	}
+	if !names["[linux/arm64 tools 1/1] RUN [\"write\", \"tool\", \"x\"]"] && !names["[linux/arm64 tools 1/1] RUN [\"write\",\"tool\",\"x\"]"] {
+		t.Errorf("names %v", names)
+	}
+}

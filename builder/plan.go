@@ -141,7 +141,7 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := newNumbers(p.graph, s, steps)
+	n := p.newNumbers(s, steps)
 	if name := cmp.Or(s.Base.Image, s.Base.Context); name != "" && from.top == nil {
 		from.top = p.from(n.next()+"FROM "+name, name, s.Platform, from.base)
 	}
@@ -170,7 +170,7 @@ func (p *planner) from(label, ref string, platform v1.Platform, img *image.Image
 }
 
 func (p *planner) add(v *vertex) *vertex {
-	v.ID = fmt.Sprint(len(p.plan.vertices) + 1)
+	v.ID = p.opt.label + fmt.Sprint(len(p.plan.vertices)+1)
 	p.plan.vertices = append(p.plan.vertices, v)
 	return v
 }
@@ -315,10 +315,13 @@ type numbers struct {
 	i, last int
 }
 
-func newNumbers(g *dockerfile.Graph, s *dockerfile.Stage, steps []dockerfile.Step) *numbers {
+func (p *planner) newNumbers(s *dockerfile.Stage, steps []dockerfile.Step) *numbers {
 	n := &numbers{}
-	if len(g.File.Stages) > 1 {
-		n.stage = stageName(s) + " "
+	if p.opt.label != "" {
+		n.stage = p.opt.label + " "
+	}
+	if len(p.graph.File.Stages) > 1 {
+		n.stage += stageName(s) + " "
 	}
 	if s.Base.Image != "" {
 		n.last++
