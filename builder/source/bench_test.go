@@ -38,11 +38,16 @@ func cpu() time.Duration {
 
 func digestAll(b *testing.B, dir, index string) {
 	b.Helper()
+	digestSelection(b, dir, index, Selection{Patterns: []string{"."}})
+}
+
+func digestSelection(b *testing.B, dir, index string, s Selection) {
+	b.Helper()
 	tr, err := Open(dir, Options{ResetOwner: true, Index: index})
 	if err != nil {
 		b.Fatal(err)
 	}
-	items, err := tr.Select(context.Background(), Selection{Patterns: []string{"."}})
+	items, err := tr.Select(context.Background(), s)
 	if err == nil {
 		_, err = tr.Digest(context.Background(), items)
 	}
@@ -60,9 +65,13 @@ func BenchmarkDigestNoop(b *testing.B) {
 	digestAll(b, dir, index)
 	b.ReportAllocs()
 	start := cpu()
+	best := time.Hour // on a machine that others use the only wall time that says something
 	for b.Loop() {
+		begin := time.Now()
 		digestAll(b, dir, index)
+		best = min(best, time.Since(begin))
 	}
+	b.ReportMetric(float64(best.Microseconds())/1000, "best-ms")
 	b.ReportMetric(float64((cpu()-start).Milliseconds())/float64(b.N), "cpu-ms/op")
 }
 
@@ -74,6 +83,30 @@ func BenchmarkDigestCold(b *testing.B) {
 	for b.Loop() {
 		_ = os.Remove(index)
 		digestAll(b, dir, index)
+	}
+	b.ReportMetric(float64((cpu()-start).Milliseconds())/float64(b.N), "cpu-ms/op")
+}
+
+// BenchmarkDigestStage is a COPY --from: every file is read, nothing is remembered.
+func BenchmarkDigestStage(b *testing.B) {
+	dir := bigTree(b, 50000)
+	b.ReportAllocs()
+	start := cpu()
+	for b.Loop() {
+		digestAll(b, dir, "")
+	}
+	b.ReportMetric(float64((cpu()-start).Milliseconds())/float64(b.N), "cpu-ms/op")
+}
+
+// BenchmarkDigestExclude is a build without changes that leaves some of 50,000 files out.
+func BenchmarkDigestExclude(b *testing.B) {
+	dir, index := bigTree(b, 50000), filepath.Join(b.TempDir(), "index")
+	s := Selection{Patterns: []string{"."}, Exclude: []string{"**/*.log", "**/node_modules", "pkg007/*/file1?.go"}}
+	digestSelection(b, dir, index, s)
+	b.ReportAllocs()
+	start := cpu()
+	for b.Loop() {
+		digestSelection(b, dir, index, s)
 	}
 	b.ReportMetric(float64((cpu()-start).Milliseconds())/float64(b.N), "cpu-ms/op")
 }

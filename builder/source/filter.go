@@ -88,9 +88,9 @@ func (f *filter) root() mark {
 	return mark{include: f.include.Root(), exclude: f.exclude.Root(), all: f.include == nil}
 }
 
-// match says whether an entry is taken. walk says, for a folder, whether something below it can be, and
+// match says whether an entry is taken. enter says, for a folder, whether something below it can be, and
 // next is the mark for that.
-func (f *filter) match(m mark, path, name string, isDir bool) (take, walk bool, next mark, err error) {
+func (f *filter) match(m mark, path, name string, isDir bool) (take, enter bool, next mark, err error) {
 	next.all = m.all
 	if !m.all {
 		if next.all, _, next.include, err = f.include.Match(m.include, path); err != nil {
@@ -110,8 +110,8 @@ func (f *filter) match(m mark, path, name string, isDir bool) (take, walk bool, 
 	if next.all {
 		return take, true, next, nil
 	}
-	walk, next.depth, err = f.reaches(m.depth, name)
-	return take, walk, next, err
+	enter, next.depth, err = f.reaches(m.depth, name)
+	return take, enter, next, err
 }
 
 // reaches says whether a match can be below the folder called name, in one in which depth components of the pattern matched.
@@ -154,34 +154,33 @@ func (t *Tree) view(ctx context.Context, f *filter, d *dir, path string, m mark)
 		return nil, err
 	}
 	v := &view{}
-	var walks []mark // of entries that have to be walked, by index
-	g := t.fork()
+	type walk struct {
+		entry int
+		mark  mark
+	}
+	var walks []walk // the folders that may not be taken whole
 	for i := range d.nodes {
 		n := &d.nodes[i]
 		name := join(path, n.Name)
-		take, walk, next, err := f.match(m, name, n.Name, n.dir != nil)
+		take, enter, next, err := f.match(m, name, n.Name, n.dir != nil)
 		if err != nil {
 			return nil, err
 		}
-		whole := take && f.exclude == nil
-		if !take && !walk {
+		if !take && !enter {
 			continue
 		}
+		if whole := take && f.exclude == nil; enter && !whole {
+			walks = append(walks, walk{len(v.entries), next})
+		}
 		v.entries = append(v.entries, viewEntry{n: n, way: !take})
-		for len(walks) < len(v.entries) {
-			walks = append(walks, mark{depth: -2})
-		}
-		if walk && !whole {
-			walks[len(walks)-1] = next
-		}
 	}
-	for i := range v.entries {
-		if e := &v.entries[i]; walks[i].depth != -2 {
-			g.run(ctx, func() (err error) {
-				e.sub, err = t.view(ctx, f, e.n.dir, join(path, e.n.Name), walks[i])
-				return err
-			})
-		}
+	g := t.fork()
+	for _, w := range walks {
+		e := &v.entries[w.entry]
+		g.run(ctx, func() (err error) {
+			e.sub, err = t.view(ctx, f, e.n.dir, join(path, e.n.Name), w.mark)
+			return err
+		})
 	}
 	if err := g.wait(); err != nil {
 		return nil, err
