@@ -9,6 +9,8 @@ TESTFLAGS ?=
 RACE     ?= ./...
 # Code that the pattern ./... leaves out, because it is under testdata.
 EXTRA    := ./testdata/examples ./testdata/bench
+# The cases that make conformance runs, as in: make conformance CASES='copy link/chown-name'
+CASES    ?=
 LINT     := bin/golangci-lint-v2.15.0
 
 # Programs for administrators are not on an ordinary user's path.
@@ -66,6 +68,10 @@ examples: build ## three real applications: build, push, pull, run (needs root a
 	@.ci/deps all
 	STRAKE=$(CURDIR)/bin/strake GO=$(GO) $(GO) test -count=1 -timeout 20m -v $(TESTFLAGS) ./testdata/examples
 
+conformance: build ## the cases of testdata/conformance on both rungs, against BuildKit's results (needs root)
+	@.ci/deps conformance
+	@testdata/conformance/rungs bin/strake bin/conformance $(CASES)
+
 deps: ## install what the targets need: Debian packages, with sudo if not root
 	@.ci/deps all
 
@@ -74,6 +80,6 @@ clean: ## remove what the targets made
 	rm -rf bin
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: build check vet lint test race fuzz bench demo examples deps clean help
+.PHONY: build check vet lint test race fuzz bench demo examples conformance deps clean help
