@@ -31,9 +31,6 @@ func (r *Repository) Checkout(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	defer p.close()
-	if err := p.fetch(ctx, r); err != nil {
-		return err
-	}
 	temp, err := os.MkdirTemp(filepath.Dir(dir), ".git-checkout-")
 	if err != nil {
 		return fmt.Errorf("making a folder for %s: %w", r.Remote, err)
@@ -41,10 +38,14 @@ func (r *Repository) Checkout(ctx context.Context, dir string) (err error) {
 	defer os.RemoveAll(temp)
 	defer os.RemoveAll(p.path("work"))
 	tree := filepath.Join(temp, "tree")
-	err = p.populate(ctx, r, tree, true)
-	if err != nil && ctx.Err() == nil && !r.req.SkipSubmodules && errors.Is(err, errSubmodules) {
-		// Their servers may not know how to be shallow, or give nothing by its id.
-		err = p.populate(ctx, r, tree, false)
+	err = p.materialize(ctx, r, tree)
+	if errors.Is(err, errBroken) && ctx.Err() == nil {
+		if err = p.remove("repo"); err == nil {
+			err = p.prepare(ctx, r.format())
+		}
+		if err == nil {
+			err = p.materialize(ctx, r, tree)
+		}
 	}
 	if err != nil {
 		return err
@@ -68,14 +69,35 @@ func (r *Repository) Checkout(ctx context.Context, dir string) (err error) {
 	return nil
 }
 
-var errSubmodules = errors.New("submodules")
+var (
+	errSubmodules = errors.New("submodules")
+	// errBroken is a cached repository that does not give what it has, as after a power failure: it is a miss.
+	errBroken = errors.New("failed to checkout remote")
+)
+
+// materialize fetches the commit and fills the folder tree with its files.
+func (p *repo) materialize(ctx context.Context, r *Repository, tree string) error {
+	if err := p.fetch(ctx, r); err != nil {
+		if ctx.Err() == nil && p.broken(ctx, err) {
+			return fmt.Errorf("%w %s: %w", errBroken, p.remote.shown, err)
+		}
+		return err
+	}
+	err := p.populate(ctx, r, tree, true)
+	if errors.Is(err, errSubmodules) && ctx.Err() == nil {
+		// Their servers may not know how to be shallow, or give nothing by its id.
+		err = p.populate(ctx, r, tree, false)
+	}
+	return err
+}
 
 // populate fills the folder tree with the files of the commit and its submodules.
 func (p *repo) populate(ctx context.Context, r *Repository, tree string, shallow bool) error {
-	for _, d := range []string{tree, p.path("work")} {
-		if err := os.RemoveAll(d); err != nil {
-			return fmt.Errorf("cleaning up: %w", err)
-		}
+	if err := p.remove("work"); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(tree); err != nil {
+		return fmt.Errorf("making a folder for %s: %w", p.remote.shown, err)
 	}
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return fmt.Errorf("making a folder for %s: %w", p.remote.shown, err)
@@ -85,35 +107,35 @@ func (p *repo) populate(ctx context.Context, r *Repository, tree string, shallow
 		gitDir = filepath.Join(tree, ".git")
 	}
 	g := p.g.at(gitDir, tree)
-	format := "--object-format=sha1"
-	if len(r.object) == 64 {
-		format = "--object-format=sha256"
-	}
-	if _, err := g.run(ctx, tree, "init", "--quiet", "--template=", format); err != nil {
-		return fmt.Errorf("making a repository for %s: %w", p.remote.shown, err)
-	}
-	// Submodules with relative URLs are relative to this.
-	if _, err := g.run(ctx, tree, "remote", "add", "--", "origin", p.remote.url); err != nil {
+	if _, err := g.run(ctx, tree, "init", "--quiet", "--template=", "--object-format="+r.format()); err != nil {
 		return fmt.Errorf("making a repository for %s: %w", p.remote.shown, err)
 	}
 	var err error
 	if r.keepsGitDir() {
-		err = p.copyCommit(ctx, r, g, gitDir)
+		err = p.copyCommit(ctx, r, g)
 	} else {
 		err = borrow(gitDir, p.path("repo/objects"))
 	}
+	if err == nil {
+		_, err = g.run(ctx, tree, "read-tree", "--reset", "-u", r.object+"^{commit}")
+	}
 	if err != nil {
-		return fmt.Errorf("failed to checkout remote %s: %w", p.remote.shown, err)
+		return fmt.Errorf("%w %s: %w", errBroken, p.remote.shown, err)
+	}
+	_, err = os.Lstat(filepath.Join(tree, ".gitmodules"))
+	modules := err == nil && !r.req.SkipSubmodules
+	if !modules && !r.keepsGitDir() {
+		return nil
 	}
 	for _, args := range [][]string{
 		{"update-ref", "--no-deref", "HEAD", r.object + "^{commit}"},
-		{"read-tree", "--reset", "-u", "HEAD"},
+		{"remote", "add", "--", "origin", p.remote.url}, // what relative URLs of submodules are relative to
 	} {
 		if _, err := g.run(ctx, tree, args...); err != nil {
-			return fmt.Errorf("failed to checkout remote %s: %w", p.remote.shown, err)
+			return fmt.Errorf("making a repository for %s: %w", p.remote.shown, err)
 		}
 	}
-	if !r.req.SkipSubmodules {
+	if modules {
 		if err := p.submodules(ctx, g, tree, shallow); err != nil {
 			return err
 		}
@@ -143,7 +165,7 @@ func quoteAlternate(path string) string {
 
 // copyCommit gives the repository that is kept the one commit, under the name it was asked for by: a short
 // one becomes a tag, as it does with BuildKit.
-func (p *repo) copyCommit(ctx context.Context, r *Repository, g *git, gitDir string) error {
+func (p *repo) copyCommit(ctx context.Context, r *Repository, g *git) error {
 	target := ""
 	switch ref := r.req.Ref; {
 	case isCommit(ref) || isCommit(r.Ref):
@@ -160,18 +182,13 @@ func (p *repo) copyCommit(ctx context.Context, r *Repository, g *git, gitDir str
 	}
 	// From the cache, and by a protocol, not by links to its files: the only place where git may read files of this machine.
 	g = g.withEnv("GIT_ALLOW_PROTOCOL=file")
-	if _, err := g.run(ctx, p.dir, "fetch", "--quiet", "--no-tags", "--update-head-ok", "--depth=1", "--no-write-fetch-head",
-		"--no-recurse-submodules", "--", "file://"+p.path("repo"), spec); err != nil {
-		return err
-	}
-	return nil
+	_, err := g.run(ctx, p.dir, "fetch", "--quiet", "--no-tags", "--update-head-ok", "--depth=1", "--no-write-fetch-head",
+		"--no-recurse-submodules", "--", "file://"+p.path("repo"), spec)
+	return err
 }
 
 // submodules checks out the submodules and theirs.
 func (p *repo) submodules(ctx context.Context, g *git, tree string, shallow bool) error {
-	if _, err := os.Lstat(filepath.Join(tree, ".gitmodules")); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	args := []string{"submodule", "--quiet", "update", "--init", "--recursive"}
 	if shallow {
 		args = append(args, "--depth=1")

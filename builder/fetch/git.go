@@ -26,10 +26,7 @@ func (r *Repository) openRepo(ctx context.Context) (*repo, error) {
 	if err != nil {
 		return nil, err
 	}
-	format := "sha1"
-	if len(r.object) == 64 {
-		format = "sha256"
-	}
+	format := r.format()
 	sum := sha256.Sum256([]byte("1\x00" + format + "\x00" + r.remote.url))
 	e, err := openEntry(ctx, filepath.Join(r.c.opt.Dir, "git", hex.EncodeToString(sum[:])))
 	if err != nil {
@@ -43,27 +40,30 @@ func (r *Repository) openRepo(ctx context.Context) (*repo, error) {
 	return p, nil
 }
 
-// prepare makes the repository, by rename so that there is never half of one, and removes what a crash left.
-func (p *repo) prepare(ctx context.Context, format string) error {
-	if err := os.RemoveAll(p.path("work")); err != nil {
-		return fmt.Errorf("cleaning up the cached repository of %s: %w", p.remote.shown, err)
+// format is the hash of the repository's object ids, in git's words.
+func (r *Repository) format() string {
+	if len(r.object) == 64 {
+		return "sha256"
 	}
-	if _, err := os.Stat(p.path("repo")); err == nil {
+	return "sha1"
+}
+
+// prepare makes the repository if it is missing, by rename so that there is never half of one, and removes what a
+// crash left.
+func (p *repo) prepare(ctx context.Context, format string) error {
+	if err := p.remove("work", "new"); err != nil {
+		return err
+	}
+	if _, err := os.Stat(p.path("repo/HEAD")); err == nil {
 		for _, lock := range []string{"shallow.lock", "packed-refs.lock", "config.lock", "HEAD.lock"} {
 			_ = os.Remove(p.path("repo/" + lock)) // of a git that was killed; we alone use this repository
 		}
-		if _, err := p.g.run(ctx, p.dir, "rev-parse", "--is-bare-repository"); err == nil || ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
+		return nil
 	}
-	if err := os.RemoveAll(p.path("repo")); err != nil {
-		return fmt.Errorf("dropping the cached repository of %s: %w", p.remote.shown, err)
+	if err := p.remove("repo"); err != nil {
+		return err
 	}
-	if err := os.RemoveAll(p.path("new")); err != nil {
-		return fmt.Errorf("dropping the cached repository of %s: %w", p.remote.shown, err)
-	}
-	g := p.g.at(p.path("new"), "")
-	if _, err := g.run(ctx, p.dir, "init", "--quiet", "--bare", "--template=", "--object-format="+format); err != nil {
+	if _, err := p.g.at(p.path("new"), "").run(ctx, p.dir, "init", "--quiet", "--bare", "--template=", "--object-format="+format); err != nil {
 		return fmt.Errorf("making a repository for %s: %w", p.remote.shown, err)
 	}
 	if err := os.Rename(p.path("new"), p.path("repo")); err != nil {
@@ -72,42 +72,68 @@ func (p *repo) prepare(ctx context.Context, format string) error {
 	return nil
 }
 
-// has says whether an object and, if it is a tag, its commit are there.
-func (p *repo) has(ctx context.Context, object string) bool {
-	_, err := p.g.run(ctx, p.dir, "cat-file", "-e", object+"^{commit}")
+// broken says whether a fetch may have failed for what the cached repository is, and not for what the server is.
+func (p *repo) broken(ctx context.Context, err error) bool {
+	if _, err := p.g.run(ctx, p.dir, "rev-parse", "--is-bare-repository"); err != nil {
+		return true
+	}
+	return said(err, "corrupt", "object file", "bad object", "missing blob", "missing tree", "did not send all necessary objects", "unresolved deltas")
+}
+
+func (p *repo) remove(names ...string) error {
+	for _, n := range names {
+		if err := os.RemoveAll(p.path(n)); err != nil {
+			return fmt.Errorf("cleaning up the cached repository of %s: %w", p.remote.shown, err)
+		}
+	}
+	return nil
+}
+
+// pin gives an object a name, if it is there and leads to a commit. This keeps it, and makes it
+// something to build on for the next fetch.
+func (p *repo) pin(ctx context.Context, object string) bool {
+	if _, err := os.Lstat(p.path("repo/refs/strake/" + object)); err == nil {
+		return true
+	}
+	if _, err := p.g.run(ctx, p.dir, "cat-file", "-e", object+"^{commit}"); err != nil {
+		return false
+	}
+	_, err := p.g.run(ctx, p.dir, "update-ref", "refs/strake/"+object, object)
 	return err == nil
 }
 
 // fetch brings the object that r.Ref points to, with as little else as the server allows.
 func (p *repo) fetch(ctx context.Context, r *Repository) error {
-	if p.has(ctx, r.object) {
-		return p.pin(ctx, r.object)
+	if p.pin(ctx, r.object) {
+		return nil
 	}
 	var err error
 	if !isCommit(r.Ref) && !r.req.FetchByCommit {
 		// The reference may have moved since it was resolved: then the object is asked for by its id below.
-		if err = p.fetchRefs(ctx, true, "+"+r.Ref+":refs/strake/fetched"); err == nil && p.has(ctx, r.object) {
-			return p.pin(ctx, r.object)
+		if err = p.fetchRefs(ctx, true, "+"+r.Ref+":refs/strake/fetched"); err == nil && p.pin(ctx, r.object) {
+			return nil
 		}
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	byID := p.fetchRefs(ctx, true, r.object)
-	if byID == nil && p.has(ctx, r.object) {
-		return p.pin(ctx, r.object)
+	if p.fetchRefs(ctx, true, r.object) == nil && p.pin(ctx, r.object) {
+		return nil
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	// A server that gives nothing by its id: everything that it has a name for.
 	if all := p.fetchRefs(ctx, false, "+refs/heads/*:refs/strake/heads/*", "+refs/tags/*:refs/strake/tags/*"); all != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		return fmt.Errorf("failed to fetch remote %s: %w", p.remote.shown, errors.Join(all, err))
 	}
-	if p.has(ctx, r.object) {
-		return p.pin(ctx, r.object)
+	if p.pin(ctx, r.object) {
+		return nil
 	}
-	if isCommit(r.Ref) {
+	if isCommit(r.Ref) || r.req.FetchByCommit {
 		return fmt.Errorf("failed to fetch remote %s: repository does not contain commit %s", p.remote.shown, r.object)
 	}
 	return fmt.Errorf("fetched ref %s does not match expected commit %s and commit can not be found in the repository", r.Ref, r.object)
@@ -126,14 +152,6 @@ func (p *repo) fetchRefs(ctx context.Context, shallow bool, refspecs ...string) 
 	}
 	_, err := p.g.run(ctx, p.dir, append(append(args, "--", p.remote.url), refspecs...)...)
 	return err
-}
-
-// pin gives an object a name, which makes it something to build on for the next fetch.
-func (p *repo) pin(ctx context.Context, object string) error {
-	if _, err := p.g.run(ctx, p.dir, "update-ref", "refs/strake/"+object, object); err != nil {
-		return fmt.Errorf("keeping commit %s of %s: %w", object, p.remote.shown, err)
-	}
-	return nil
 }
 
 // CommitTime is the time at which the commit was made (the committer's), which is what SOURCE_DATE_EPOCH=context

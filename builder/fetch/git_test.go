@@ -231,6 +231,7 @@ func TestGitRefs(t *testing.T) {
 			runGit(t, f.tree("r"), "branch", "topic/x", "HEAD~1")
 			runGit(t, f.tree("r"), "tag", "main2", "HEAD~1")
 			runGit(t, f.tree("r"), "branch", "main2")
+			cached := t.TempDir()
 			old := "a 644 a, link -> a, run 755 #!x, sub 755, sub/f 644 f"
 			now := "a 644 a, b 644 b, link -> a, run 755 #!x, sub 755, sub/f 644 f"
 			for _, tt := range []struct{ ref, full, commit, files string }{
@@ -248,7 +249,11 @@ func TestGitRefs(t *testing.T) {
 				{tag, tag, tag, old},
 			} {
 				for _, keep := range []bool{false, true} {
-					r, dir := checkout(t, client(t, Options{}), GitRequest{Remote: url, Ref: tt.ref, KeepGitDir: keep})
+					opt := Options{Dir: cached}
+					if format == "sha1" && !keep {
+						opt.Dir = "" // nothing is there yet
+					}
+					r, dir := checkout(t, client(t, opt), GitRequest{Remote: url, Ref: tt.ref, KeepGitDir: keep})
 					want, commit := tt.files, tt.commit
 					if keep {
 						want = ".git, " + want
@@ -308,9 +313,22 @@ func TestGitCache(t *testing.T) {
 		t.Errorf("after the branch moved: %s", got)
 	}
 	// A cached repository that is broken is made again.
-	repos, _ := filepath.Glob(filepath.Join(dir, "git", "*", "repo"))
-	os.Remove(filepath.Join(repos[0], "HEAD"))
-	checkout(t, client(t, Options{Dir: dir}), GitRequest{Remote: url, Ref: "main"})
+	for _, broken := range []string{"HEAD", "objects/[0-9a-f][0-9a-f]/*", "refs"} {
+		files, _ := filepath.Glob(filepath.Join(dir, "git", "*", "repo", broken))
+		for _, name := range files {
+			if err := os.RemoveAll(name); err != nil {
+				t.Fatal(err)
+			}
+			if broken != "refs" {
+				os.WriteFile(name, nil, 0o600)
+			}
+		}
+		if len(files) == 0 {
+			t.Errorf("there is no %s", broken)
+		}
+		checkout(t, client(t, Options{Dir: dir}), GitRequest{Remote: url, Ref: "v2", KeepGitDir: true})
+		checkout(t, client(t, Options{Dir: dir}), GitRequest{Remote: url, Ref: "v1"})
+	}
 }
 
 func TestGitServers(t *testing.T) {
@@ -355,7 +373,7 @@ func TestGitErrors(t *testing.T) {
 		"invalid git ref":                                        {Remote: url, Ref: "--upload-pack=touch /tmp/x"},
 		"fetch-by-commit requires a checksum":                    {Remote: url, Ref: "main", FetchByCommit: true},
 		"fetch-by-commit requires a full commit":                 {Remote: url, FetchByCommit: true, Checksum: "abc"},
-		"invalid git remote":                                     {Remote: "--upload-pack=x"},
+		`invalid git remote "--upload-pack=x"`:                   {Remote: "--upload-pack=x"},
 		`protocol "file"`:                                        {Remote: "file://" + f.tree("r")},
 		`invalid git remote "ext::sh`:                            {Remote: "ext::sh -c true"},
 		`invalid git remote "/`:                                  {Remote: f.tree("r")},
@@ -453,9 +471,21 @@ func TestGitSubmodules(t *testing.T) {
 		}
 		req.Subdir, req.KeepGitDir = "", true
 		_, dir := checkout(t, client(t, Options{}), req)
-		if got := runGit(t, dir, "submodule", "status", "--recursive"); strings.ContainsAny(got, "-+U") && !strings.HasPrefix(got, " ") {
+		got := runGit(t, dir, "submodule", "status", "--recursive")
+		for line := range strings.Lines(got) {
+			if strings.ContainsAny(line[:1], "-+U") {
+				t.Errorf("the kept submodules are %s", got)
+			}
+		}
+		if strings.Count(got, "\n") != 1 {
 			t.Errorf("the kept submodules are %s", got)
 		}
+		_ = filepath.WalkDir(filepath.Join(dir, ".git"), func(p string, d fs.DirEntry, err error) error {
+			if b, _ := os.ReadFile(p); strings.Contains(string(b), "/git-checkout") || strings.Contains(string(b), "/git/") {
+				t.Errorf("%s names a path of this machine: %s", p, b)
+			}
+			return err
+		})
 		req.SkipSubmodules = true
 		r, dir := checkout(t, client(t, Options{}), req)
 		if got := list(t, filepath.Join(dir, "sub", "mod")); got != "" || !strings.HasSuffix(r.Key, "(skip-submodules)") {
@@ -536,6 +566,61 @@ func TestGitUmaskAndTimes(t *testing.T) {
 		at, err := r.CommitTime(t.Context())
 		if err != nil || at.Unix() != when {
 			t.Errorf("the commit was made at %v (%v)", at, err)
+		}
+	}
+}
+
+func TestGitSSH(t *testing.T) {
+	f := newForge(t)
+	f.repo(t, "r", map[string]string{"a": "a"})
+	tools := t.TempDir()
+	noted := filepath.Join(tools, "noted")
+	script := "#!/bin/sh\necho \"$SSH_AUTH_SOCK $HOME $@\" >>" + noted + "\nfor last; do :; done\nexec sh -c \"$last\"\n"
+	if err := os.WriteFile(filepath.Join(tools, "ssh"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	opt := Options{Dir: dir, Path: tools + ":" + os.Getenv("PATH"), SSH: &SSH{AuthSock: "/run/agent's"}}
+	runGit(t, f.tree("r"), "config", "uploadpack.allowAnySHA1InWant", "true")
+	for _, remote := range []string{"git@host:" + f.tree("r"), "ssh://git:hush@host:22" + f.tree("r")} {
+		if _, out := checkout(t, client(t, opt), GitRequest{Remote: remote, Ref: "v1"}); list(t, out) != "a 644 a" {
+			t.Errorf("%s: %s", remote, list(t, out))
+		}
+	}
+	got := read(t, noted)
+	for _, want := range []string{"/run/agent's ", "-F /dev/null", "BatchMode=yes", "IdentityFile=none", "accept-new", "git@host", "-p 22"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("ssh was called without %s: %s", want, got)
+		}
+	}
+	if strings.Contains(got, "hush") {
+		t.Errorf("ssh was given the password: %s", got)
+	}
+	opt.SSH.KnownHosts = filepath.Join(tools, "it's known")
+	checkout(t, client(t, opt), GitRequest{Remote: "git@host:" + f.tree("r"), Ref: "main"})
+	if got := read(t, noted); !strings.Contains(got, `StrictHostKeyChecking=yes`) || !strings.Contains(got, `UserKnownHostsFile="`+opt.SSH.KnownHosts) {
+		t.Errorf("the known hosts are not used: %s", got)
+	}
+}
+
+func TestRemotes(t *testing.T) {
+	for raw, want := range map[string]remote{
+		"github.com/o/n":               {url: "https://github.com/o/n", shown: "https://github.com/o/n", host: "github.com", http: true},
+		"HTTPS://u:p@h:8443/x.git#r:s": {url: "https://h:8443/x.git", shown: "https://h:8443/x.git", host: "h:8443", http: true, basic: "u:p"},
+		"git@h:o/n.git":                {url: "git@h:o/n.git", shown: "git@h:o/n.git", host: "h"},
+		"ssh://git:p@h/n":              {url: "ssh://git@h/n", shown: "ssh://git@h/n", host: "h"},
+		"git://h/n":                    {url: "git://h/n", shown: "git://h/n", host: "h"},
+	} {
+		if got, err := parseRemote(raw); err != nil || got != want {
+			t.Errorf("%s: %+v, %v", raw, got, err)
+		}
+	}
+	if got := tokenScope("https://github.com/o/n"); got != "https://github.com/" {
+		t.Errorf("the credentials are for %s", got)
+	}
+	for _, env := range []string{"GIT_SSH_COMMAND=x", "PATH=x"} {
+		if _, err := New(Options{Dir: t.TempDir(), ProxyEnv: []string{env}}); err == nil {
+			t.Errorf("%s was taken", env)
 		}
 	}
 }

@@ -158,7 +158,7 @@ func (f *File) Open(ctx context.Context) (*Content, error) {
 		if rec.hash() != f.Digest {
 			continue
 		}
-		if file := f.c.verified1(ctx, e.path(rec.content())); file != nil {
+		if file := f.c.openVerified(ctx, e.path(rec.content())); file != nil {
 			return &Content{File: file, Size: rec.Size, Modified: rec.modified()}, nil
 		}
 		if err := ctx.Err(); err != nil {
@@ -181,9 +181,9 @@ func (f *File) Open(ctx context.Context) (*Content, error) {
 	return &Content{File: file, Size: rec.Size, Modified: rec.modified()}, nil
 }
 
-// verified1 opens a cached content, whose name is its digest; nil if it is not what its name says. Each is read once for that
+// openVerified opens a cached content, whose name is its digest; nil if it is not what its name says. Each is read once for that
 // in the life of a client: nothing was synced, so a power failure may have torn it.
-func (c *Client) verified1(ctx context.Context, name string) *os.File {
+func (c *Client) openVerified(ctx context.Context, name string) *os.File {
 	file, err := os.Open(name)
 	if err != nil {
 		return nil

@@ -24,6 +24,9 @@ func parseRemote(raw string) (remote, error) {
 	if strings.HasPrefix(raw, "-") || strings.ContainsAny(raw, "\x00\n\r") {
 		return remote{}, fmt.Errorf("invalid git remote %q", raw)
 	}
+	if strings.HasPrefix(raw, "github.com/") { // the one host that needs no scheme (Dockerfile reference, ADD)
+		raw = "https://" + raw
+	}
 	scheme, _, ok := strings.Cut(raw, "://")
 	if !ok {
 		return parseSCP(raw)
