@@ -36,7 +36,7 @@ var allowed = map[string][]string{
 	"builder/copier":              {"builder/source", "layer", "layer/*"},
 	"builder/export":              {"builder/*", "layer", "layer/*"},
 	"builder/agent":               {},
-	"builder/fetch":               {"layer", "layer/*"},
+	"builder/fetch":               {"layer", "layer/compress", "layer/rootfs"},
 	"builder":                     {"builder/*", "cache", "cache/*", "dockerfile", "dockerfile/*", "layer", "layer/*", "runner"},
 	"cmd/ui":                      {"builder/progress", "dockerfile"},
 	"cmd/strake":                  {"*"},
