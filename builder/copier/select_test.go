@@ -93,6 +93,28 @@ func TestCopySelection(t *testing.T) {
 	}
 }
 
+// The times of folders on the way are those of the source, also of one that several sources lead through.
+func TestParentsTimes(t *testing.T) {
+	needRoot(t)
+	src, dst := t.TempDir(), t.TempDir()
+	build(t, src, "a/b/x=x a/b/y=y")
+	when := time.Unix(1700000000, 7)
+	for _, name := range []string{"a/b", "a"} {
+		if err := os.Chtimes(filepath.Join(src, name), when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := source.Selection{Patterns: []string{"a/b/x", "a/b/y"}, Parents: true}
+	if err := copySelection(src, dst, s, true, Options{Dest: "/p/"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"p/a", "p/a/b"} {
+		if st, err := os.Lstat(filepath.Join(dst, name)); err != nil || !st.ModTime().Equal(when) {
+			t.Errorf("%s: %v, %v", name, st.ModTime(), err)
+		}
+	}
+}
+
 // A linked copy is made in an empty file system, and does not know more of what is below than the folders on its way.
 func TestLink(t *testing.T) {
 	needRoot(t)

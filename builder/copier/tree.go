@@ -123,7 +123,11 @@ func (j *job) folder(ctx context.Context, p pair, info *source.Info) error {
 		return err
 	}
 	if info.Way && !sub.fresh {
-		return rootfs.Chmod(p.dst, info.Name, info.Stat.Mode&0o7777) // all that BuildKit gives it
+		// BuildKit gives it no more than this and the time of the build. With its own, layers are the same every time.
+		if err := rootfs.Chmod(p.dst, info.Name, info.Stat.Mode&0o7777); err != nil {
+			return err
+		}
+		return rootfs.Utimes(p.dst, info.Name, info.Stat.Mtim, info.Stat.Mtim)
 	}
 	return j.metadata(p, info, info.Name)
 }
