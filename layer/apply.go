@@ -50,7 +50,7 @@ func Apply(ctx context.Context, root *rootfs.Root, r io.Reader, opt Options) err
 			return err
 		}
 		root = rootfs.FromFile(dir)
-		defer root.Close() //nolint:errcheck // nothing was written through it
+		defer root.Close() // nothing was written through it
 	}
 	u := &unpacker{root: root, opt: opt, times: map[string]unix.Timespec{}, buf: make([]byte, 256<<10)}
 	defer u.leave()

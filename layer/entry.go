@@ -151,7 +151,7 @@ func (w *holeWriter) Write(p []byte) (int, error) {
 	total := len(p)
 	for len(p) > 0 {
 		n := 0
-		for n < len(p) && !(w.zero && isZero(p[n:])) {
+		for n < len(p) && (!w.zero || !isZero(p[n:])) {
 			n = min(n+len(zeroes), len(p))
 		}
 		if n == 0 {
@@ -188,7 +188,7 @@ func (u *unpacker) hardLink(e entry) error {
 	if err != nil {
 		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, err)
 	}
-	defer oldDir.Close() //nolint:errcheck // nothing was written through it
+	defer oldDir.Close() // nothing was written through it
 	old, err := rootfs.StatEntry(oldDir, oldBase)
 	if err != nil {
 		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, err)

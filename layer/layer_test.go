@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -59,15 +60,19 @@ type h struct {
 func file(name, data string) h {
 	return h{tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(data))}, data}
 }
+
 func dir(name string) h {
 	return h{tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: 0o755}, ""}
 }
+
 func symlink(name, target string) h {
 	return h{tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}, ""}
 }
+
 func hard(name, target string) h {
 	return h{tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}, ""}
 }
+
 func char(name string, major, minor int64) h {
 	return h{tar.Header{Typeflag: tar.TypeChar, Name: name, Mode: 0o620, Gid: 5, Devmajor: major, Devminor: minor}, ""}
 }
@@ -113,7 +118,7 @@ func list(t testing.TB, b []byte) []string {
 	r := tar.NewReader(bytes.NewReader(b))
 	for {
 		e, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return lines
 		}
 		if err != nil {
@@ -142,7 +147,7 @@ func names(t testing.TB, b []byte) string {
 	r := tar.NewReader(bytes.NewReader(b))
 	for {
 		e, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return strings.Join(s, " ")
 		}
 		if err != nil {

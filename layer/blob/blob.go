@@ -36,7 +36,7 @@ type Store struct{ dir string }
 func Open(dir string) (*Store, error) {
 	s := &Store{dir: dir}
 	for _, d := range []string{filepath.Join(dir, "sha256"), s.temp()} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("opening the blob store: %w", err)
 		}
 	}
@@ -92,7 +92,7 @@ func (s *Store) ReadAll(h v1.Hash) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close() // only read
 	var b bytes.Buffer
 	if fi, err := f.Stat(); err == nil && fi.Size() < maxSmall {
 		b.Grow(int(fi.Size()) + bytes.MinRead)

@@ -102,20 +102,24 @@ func TestPutRefuses(t *testing.T) {
 	cancel()
 	broken := errors.New("broken")
 	for name, c := range map[string]struct {
-		ctx  context.Context
-		h    v1.Hash
-		r    io.Reader
-		want string
+		canceled bool
+		h        v1.Hash
+		r        io.Reader
+		want     string
 	}{
-		"other bytes":  {t.Context(), digest("a"), strings.NewReader("b"), digest("b").Hex},
-		"short":        {t.Context(), digest("abc"), strings.NewReader("ab"), digest("abc").Hex},
-		"read error":   {t.Context(), digest("a"), iotest.ErrReader(broken), "broken"},
-		"canceled":     {canceled, digest("a"), strings.NewReader("a"), "canceled"},
-		"other digest": {t.Context(), v1.Hash{Algorithm: "sha512", Hex: digest("a").Hex}, strings.NewReader("a"), "not a sha256"},
-		"a path":       {t.Context(), v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("../", 21) + "x"}, strings.NewReader("a"), "not a sha256"},
+		"other bytes":  {false, digest("a"), strings.NewReader("b"), digest("b").Hex},
+		"short":        {false, digest("abc"), strings.NewReader("ab"), digest("abc").Hex},
+		"read error":   {false, digest("a"), iotest.ErrReader(broken), "broken"},
+		"canceled":     {true, digest("a"), strings.NewReader("a"), "canceled"},
+		"other digest": {false, v1.Hash{Algorithm: "sha512", Hex: digest("a").Hex}, strings.NewReader("a"), "not a sha256"},
+		"a path":       {false, v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("../", 21) + "x"}, strings.NewReader("a"), "not a sha256"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := s.Put(c.ctx, c.h, c.r)
+			ctx := t.Context()
+			if c.canceled {
+				ctx = canceled
+			}
+			err := s.Put(ctx, c.h, c.r)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("Put: %v, want something with %q", err, c.want)
 			}

@@ -77,7 +77,7 @@ func isBzip2(b []byte) bool {
 func NewReader(r io.Reader) (io.ReadCloser, Algorithm, error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	begin, err := b.Peek(detectSize)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, "", err
 	}
 	a := Detect(begin)

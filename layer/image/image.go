@@ -67,7 +67,7 @@ type Store struct {
 func Open(dir string, blobs *blob.Store) (*Store, error) {
 	s := &Store{dir: dir, blobs: blobs}
 	for _, d := range []string{s.images(), s.refs(), s.removed()} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("opening the images: %w", err)
 		}
 	}

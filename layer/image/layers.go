@@ -94,7 +94,7 @@ func (l *Layers) blame(d v1.Descriptor, err error) error {
 	if ferr != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close() // only read
 	if _, serr := io.Copy(io.Discard, newSource(f, d)); serr != nil {
 		return serr
 	}
@@ -155,7 +155,7 @@ func (l *Layers) Descriptor(layer Layer, a compress.Algorithm) (v1.Descriptor, b
 func (l *Layers) Remember(layer Layer, a compress.Algorithm, d v1.Descriptor) error {
 	path, err := l.path(layer.DiffID, a)
 	if err == nil {
-		err = os.MkdirAll(l.Dir, 0o755)
+		err = os.MkdirAll(l.Dir, 0o700)
 	}
 	var b []byte
 	if err == nil {

@@ -238,32 +238,36 @@ func TestBadLayers(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, c := range map[string]struct {
-		ctx  context.Context
-		l    image.Layer
-		want string
+		canceled bool
+		l        image.Layer
+		want     string
 	}{
-		"wrong diffID":     {t.Context(), change(func(l *image.Layer, _ *v1.Descriptor) { l.DiffID = other.DiffID }), good.DiffID.Hex},
-		"wrong digest":     {t.Context(), serve("wrong", whole), "it has the digest " + good.Blob.Digest.String()},
-		"ends early":       {t.Context(), serve("early", whole[:len(whole)-9]), "of its"},
-		"too long":         {t.Context(), serve("long", append(bytes.Clone(whole), 'x')), "longer"},
-		"garbage":          {t.Context(), serve("garbage", bytes.Repeat([]byte{'x'}, len(whole))), "it has the digest"},
-		"not there":        {t.Context(), change(func(_ *image.Layer, d *v1.Descriptor) { d.Digest = digest(nil) }), "404"},
-		"foreign":          {t.Context(), change(func(_ *image.Layer, d *v1.Descriptor) { d.Digest, d.MediaType = digest(nil), types.DockerForeignLayer }), "may not be distributed"},
-		"no origin":        {t.Context(), change(func(l *image.Layer, _ *v1.Descriptor) { l.Origin = "" }), "blob not found"},
-		"no blob":          {t.Context(), image.Layer{DiffID: good.DiffID}, "neither unpacked"},
-		"canceled":         {canceled, good, "canceled"},
-		"a path as digest": {t.Context(), change(func(_ *image.Layer, d *v1.Descriptor) { d.Digest.Hex = "../x" }), "not a sha256"},
+		"wrong diffID":     {false, change(func(l *image.Layer, _ *v1.Descriptor) { l.DiffID = other.DiffID }), good.DiffID.Hex},
+		"wrong digest":     {false, serve("wrong", whole), "it has the digest " + good.Blob.Digest.String()},
+		"ends early":       {false, serve("early", whole[:len(whole)-9]), "of its"},
+		"too long":         {false, serve("long", append(bytes.Clone(whole), 'x')), "longer"},
+		"garbage":          {false, serve("garbage", bytes.Repeat([]byte{'x'}, len(whole))), "it has the digest"},
+		"not there":        {false, change(func(_ *image.Layer, d *v1.Descriptor) { d.Digest = digest(nil) }), "404"},
+		"foreign":          {false, change(func(_ *image.Layer, d *v1.Descriptor) { d.Digest, d.MediaType = digest(nil), types.DockerForeignLayer }), "may not be distributed"},
+		"no origin":        {false, change(func(l *image.Layer, _ *v1.Descriptor) { l.Origin = "" }), "blob not found"},
+		"no blob":          {false, image.Layer{DiffID: good.DiffID}, "neither unpacked"},
+		"canceled":         {true, good, "canceled"},
+		"a path as digest": {false, change(func(_ *image.Layer, d *v1.Descriptor) { d.Digest.Hex = "../x" }), "not a sha256"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := w.layers.Unpacked(c.ctx, c.l, nil)
+			ctx := t.Context()
+			if c.canceled {
+				ctx = canceled
+			}
+			_, err := w.layers.Unpacked(ctx, c.l, nil)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Unpacked: %v, want something with %q", err, c.want)
 			}
 			w.left(t, false)
-			if c.l.Blob == nil || c.ctx == canceled || name == "wrong diffID" {
+			if c.l.Blob == nil || c.canceled || name == "wrong diffID" {
 				return
 			}
-			r, err := w.layers.Compressed(c.ctx, c.l, compress.Gzip)
+			r, err := w.layers.Compressed(ctx, c.l, compress.Gzip)
 			if _, err := readAll(t, r, err); err == nil {
 				t.Error("Compressed: no error")
 			}

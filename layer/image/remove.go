@@ -57,7 +57,7 @@ func (s *Store) Collect(layers *Layers, keep func(snapshot.ID) bool) (bool, erro
 	if err != nil {
 		return false, fmt.Errorf("locking the layers: %w", err)
 	}
-	defer use.Close() //nolint:errcheck // only a lock
+	defer use.Close() // only a lock
 	unlock, err := s.lock()
 	if err != nil {
 		return false, err

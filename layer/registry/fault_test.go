@@ -82,17 +82,33 @@ func TestFetchFaults(t *testing.T) {
 		{"resumed without ranges", []http.HandlerFunc{part(content, 700_000), whole}, 2, nil},
 		{"busy", []http.HandlerFunc{status(503), status(429, "Retry-After", "0"), status(500)}, 4, nil},
 		{"busy in the middle", []http.HandlerFunc{part(content, 1000), status(502), status(504)}, 4, nil},
-		{"cut for ever", []http.HandlerFunc{part(content, 10), part(content, 20), part(content, 30), part(content, 40), part(content, 50), part(content, 60)}, 5,
-			[]string{"after 5 attempts", "50 of 1048576 bytes"}},
-		{"wrong digest", []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(other) }}, 1,
-			[]string{sum(other).String(), sum(content).String()}},
-		{"short", []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Length", "9")
-			_, _ = w.Write(content[:9])
-		}}, 1,
-			[]string{"has 9 bytes, the manifest says 1048576"}},
-		{"long", []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(content); _, _ = w.Write(content) }}, 1,
-			[]string{"more than the 1048576 bytes"}},
+		{
+			"cut for ever",
+			[]http.HandlerFunc{part(content, 10), part(content, 20), part(content, 30), part(content, 40), part(content, 50), part(content, 60)},
+			5,
+			[]string{"after 5 attempts", "50 of 1048576 bytes"},
+		},
+		{
+			"wrong digest",
+			[]http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(other) }},
+			1,
+			[]string{sum(other).String(), sum(content).String()},
+		},
+		{
+			"short",
+			[]http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Length", "9")
+				_, _ = w.Write(content[:9])
+			}},
+			1,
+			[]string{"has 9 bytes, the manifest says 1048576"},
+		},
+		{
+			"long",
+			[]http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(content); _, _ = w.Write(content) }},
+			1,
+			[]string{"more than the 1048576 bytes"},
+		},
 		{"wrong range", []http.HandlerFunc{part(content, 10), func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Range", "bytes 20-1048575/1048576")
 			w.WriteHeader(http.StatusPartialContent)
@@ -505,7 +521,7 @@ func TestECRHint(t *testing.T) {
 	err := &StatusError{Status: 404, Code: "NAME_UNKNOWN"}
 	got := withCreateHint(repository(t, "123456789012.dkr.ecr.eu-west-1.amazonaws.com/team/app"), err)
 	wantError(t, got, "aws ecr create-repository --region eu-west-1 --repository-name team/app")
-	if got := withCreateHint(repository(t, "ghcr.io/team/app"), err); got != error(err) {
+	if got := withCreateHint(repository(t, "ghcr.io/team/app"), err); !errors.Is(got, err) || got.Error() != err.Error() {
 		t.Errorf("a hint for another registry: %v", got)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -179,11 +180,13 @@ func (h *host) do(ctx context.Context, r request, ok ...int) (*http.Response, er
 			return nil, err
 		}
 		if resp.StatusCode != http.StatusUnauthorized || again || !h.challenged(resp, &r, cred, sent) {
-			return h.check(resp, cred, ok)
+			if err := h.check(resp, cred, ok); err != nil {
+				return nil, err
+			}
+			return resp, nil
 		}
 		if r.stream != nil {
-			_, err := h.check(resp, cred, nil)
-			return nil, &expiredError{err}
+			return nil, &expiredError{h.check(resp, cred, nil)}
 		}
 		drain(resp)
 	}
@@ -201,7 +204,8 @@ func (h *host) resolve(scheme, target string) (*url.URL, error) {
 	if u.Host == h.name || u.Hostname() == hostname(h.name) && (u.Port() == "443" && scheme == "https" || u.Port() == "80" && scheme == "http") {
 		u.Scheme, u.Host = scheme, h.name
 	}
-	if u.Scheme != "https" && !(u.Scheme == "http" && (scheme == "http" || loopback(u.Host) || h.c.insecure(u.Host))) {
+	plain := u.Scheme == "http" && (scheme == "http" || loopback(u.Host) || h.c.insecure(u.Host))
+	if u.Scheme != "https" && !plain {
 		return nil, fmt.Errorf("%s points to %s://%s, which is not HTTPS", display(h.name), u.Scheme, u.Host)
 	}
 	u.User = nil
@@ -241,17 +245,15 @@ func (h *host) send(ctx context.Context, r request, target *url.URL, authorizati
 }
 
 // check makes an error of an answer whose status is not in ok.
-func (h *host) check(resp *http.Response, cred credential, ok []int) (*http.Response, error) {
-	for _, status := range ok {
-		if resp.StatusCode == status {
-			return resp, nil
-		}
+func (h *host) check(resp *http.Response, cred credential, ok []int) error {
+	if slices.Contains(ok, resp.StatusCode) {
+		return nil
 	}
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what came says enough
 	drain(resp)
 	e := newStatusError(h.name, resp, body, h.secrets(cred))
 	e.anon, e.source = cred.anonymous(), cred.source
-	return nil, e
+	return e
 }
 
 // secrets lists what must not be in a text.

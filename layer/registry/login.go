@@ -114,8 +114,7 @@ func (h *host) verifyOnce(ctx context.Context, r request, target string, cred cr
 	if err != nil {
 		return err
 	}
-	resp, err = h.check(resp, cred, []int{http.StatusOK})
-	if err != nil {
+	if err := h.check(resp, cred, []int{http.StatusOK}); err != nil {
 		return err
 	}
 	drain(resp)
@@ -243,8 +242,11 @@ func readConfig(path string) (*config, error) {
 func followLinks(path string) (string, error) {
 	for range 40 {
 		target, err := os.Readlink(path)
+		if errors.Is(err, syscall.EINVAL) || errors.Is(err, fs.ErrNotExist) {
+			return path, nil // no link, or nothing there
+		}
 		if err != nil {
-			return path, nil // no link, or nothing there: reading tells
+			return "", fmt.Errorf("reading credentials: %w", err)
 		}
 		if !filepath.IsAbs(target) {
 			target = filepath.Join(filepath.Dir(path), target)

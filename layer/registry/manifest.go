@@ -260,7 +260,9 @@ func checkDigest(content []byte, want string) error {
 func (c *Client) ResolveDigest(ctx context.Context, ref name.Reference) (v1.Descriptor, error) {
 	a, err := c.host(ref.Context().Registry).call(ctx, manifestRequest(http.MethodHead, ref), 0, http.StatusOK)
 	var status *StatusError
-	if err != nil && !(errors.As(err, &status) && (status.Status == http.StatusMethodNotAllowed || status.Status == http.StatusNotFound || status.Status == http.StatusBadRequest)) {
+	// GET also has an error message, which HEAD cannot have.
+	tellsMore := errors.As(err, &status) && (status.Status == http.StatusMethodNotAllowed || status.Status == http.StatusNotFound || status.Status == http.StatusBadRequest)
+	if err != nil && !tellsMore {
 		return v1.Descriptor{}, fmt.Errorf("resolving %s: %w", displayRef(ref), c.explain(err))
 	}
 	if err == nil {
@@ -269,7 +271,6 @@ func (c *Client) ResolveDigest(ctx context.Context, ref name.Reference) (v1.Desc
 			return d, nil
 		}
 	}
-	// GET also has an error message, which HEAD cannot have.
 	_, d, err := c.fetchManifest(ctx, ref, v1.Descriptor{})
 	if err != nil {
 		return v1.Descriptor{}, fmt.Errorf("resolving %s: %w", displayRef(ref), c.explain(err))

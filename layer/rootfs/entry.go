@@ -130,7 +130,7 @@ func Chmod(dir *os.File, base string, mode uint32) error {
 	return on("chmod", dir, base, func(fd int) error {
 		mode := mode & 0o7777
 		err := unix.Fchmodat(fd, base, mode, unix.AT_SYMLINK_NOFOLLOW)
-		if err != unix.EOPNOTSUPP && err != unix.ENOSYS {
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
 			return err
 		}
 		// A kernel without fchmodat2 (Linux 6.6), or a link, which chmod through /proc refuses too.
@@ -138,7 +138,7 @@ func Chmod(dir *os.File, base string, mode uint32) error {
 		if err != nil {
 			return err
 		}
-		defer unix.Close(entry) //nolint:errcheck // nothing was written
+		defer unix.Close(entry) // nothing was written
 		return unix.Chmod(procPath(entry, ""), mode)
 	})
 }
@@ -174,7 +174,7 @@ func RemoveAll(dir *os.File, base string) error {
 	if err != nil {
 		return err
 	}
-	defer sub.Close() //nolint:errcheck // only read
+	defer sub.Close() // only read
 	// Another process may add entries meanwhile, but not for ever.
 	for range 8 {
 		entries, err := ReadDir(sub)

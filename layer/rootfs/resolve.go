@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"errors"
 	"io/fs"
 	"strings"
 
@@ -111,7 +112,7 @@ func (w *walk) down(comp string, mustDir bool) (target string, err error) {
 		return "", err
 	}
 	next, err := openat(w.dir, comp, unix.O_PATH|unix.O_NOFOLLOW, 0)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		w.done, w.missing = append(w.done, comp), 1
 		return "", nil
 	}

@@ -84,7 +84,7 @@ func (r *Root) openFile(name string, flag int, perm uint32) (int, error) {
 	// tells. It does not follow a dangling link, so that is resolved first.
 	for range lookupRetries {
 		fd, err := r.open(name, flag&^unix.O_CREAT, 0)
-		if err != unix.ENOENT {
+		if !errors.Is(err, unix.ENOENT) {
 			return fd, err
 		}
 		target, err := r.Resolve(name)
@@ -95,7 +95,7 @@ func (r *Root) openFile(name string, flag int, perm uint32) (int, error) {
 			return -1, unix.EISDIR
 		}
 		fd, err = r.create(target, flag|unix.O_EXCL, perm)
-		if err != unix.EEXIST {
+		if !errors.Is(err, unix.EEXIST) {
 			return fd, err
 		}
 	}
@@ -235,10 +235,10 @@ func (r *Root) Readlink(name string) (string, error) {
 	if err != nil {
 		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd) // nothing was written
 	// On a descriptor of something else than a link the kernel says ENOENT.
 	target, err := readlinkat(fd, "")
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		err = unix.EINVAL
 	}
 	if err != nil {
@@ -257,7 +257,7 @@ func (r *Root) RemoveAll(name string) error {
 	if err != nil {
 		return err
 	}
-	defer dir.Close() //nolint:errcheck // nothing was written through it
+	defer dir.Close() // nothing was written through it
 	return RemoveAll(dir, base)
 }
 

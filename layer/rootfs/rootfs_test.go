@@ -57,10 +57,25 @@ func TestResolve(t *testing.T) {
 	r, _ := tree(t, "a/b/c", "file=x", "abs->/a/b", "up->../../../a", "loop->loop", "dang->/no/such", "a/rel->b/c/../../b",
 		"a/b/root->/", "chain->abs/root/up", "tofile->file")
 	for _, c := range []struct{ name, want string }{
-		{"", "."}, {"/", "."}, {".", "."}, {"..", "."}, {"../../a/./b//c/", "a/b/c"},
-		{"abs/c", "a/b/c"}, {"/up/b", "a/b"}, {"a/rel/c", "a/b/c"}, {"chain", "a"}, {"a/b/root", "."},
-		{"dang", "no/such"}, {"dang/x/../y", "no/such/y"}, {"no/../a", "a"}, {"no/../../abs", "a/b"}, {"a/b/c/../..", "a"},
-		{"abs/..", "a"}, {"tofile", "file"}, {"a/new", "a/new"}, {"/abs/../../abs/../new/x", "a/new/x"},
+		{"", "."},
+		{"/", "."},
+		{".", "."},
+		{"..", "."},
+		{"../../a/./b//c/", "a/b/c"},
+		{"abs/c", "a/b/c"},
+		{"/up/b", "a/b"},
+		{"a/rel/c", "a/b/c"},
+		{"chain", "a"},
+		{"a/b/root", "."},
+		{"dang", "no/such"},
+		{"dang/x/../y", "no/such/y"},
+		{"no/../a", "a"},
+		{"no/../../abs", "a/b"},
+		{"a/b/c/../..", "a"},
+		{"abs/..", "a"},
+		{"tofile", "file"},
+		{"a/new", "a/new"},
+		{"/abs/../../abs/../new/x", "a/new/x"},
 	} {
 		got, err := r.Resolve(c.name)
 		if err != nil || got != c.want {
@@ -169,7 +184,8 @@ func TestMkdirAll(t *testing.T) {
 		{"/var/run/x/y", []string{"usr/run/x", "usr/run/x/y"}},
 		{"/var/run/x/y", nil},
 		{"dang/z", []string{"new", "new/dir", "new/dir/z"}},
-		{"/", nil}, {"../q", []string{"q"}},
+		{"/", nil},
+		{"../q", []string{"q"}},
 	} {
 		got, err := r.MkdirAll(c.name, 0o2755, 12, 34)
 		if err != nil || !reflect.DeepEqual(got, c.want) {

@@ -14,7 +14,7 @@ import (
 func retry[T any](call func() (T, error)) (T, error) {
 	for {
 		v, err := call()
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			return v, err
 		}
 	}
@@ -92,11 +92,10 @@ func call0(op string, dir *os.File, base string, call func(fd int) error) error 
 	for {
 		err := call(int(dir.Fd()))
 		runtime.KeepAlive(dir)
-		switch err {
-		case nil:
+		if err == nil {
 			return nil
-		case unix.EINTR:
-		default:
+		}
+		if !errors.Is(err, unix.EINTR) {
 			return &fs.PathError{Op: op, Path: base, Err: err}
 		}
 	}

@@ -38,7 +38,7 @@ func GetXattr(dir *os.File, base, name string) ([]byte, error) {
 // FileXattr is GetXattr for an open file (a descriptor that is not O_PATH).
 func FileXattr(fd int, name string) ([]byte, error) {
 	value, err := readXattr(func(buf []byte) (int, error) { return unix.Fgetxattr(fd, name, buf) })
-	if err == unix.ENODATA || err == unix.EOPNOTSUPP {
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil
 	}
 	if err != nil {
@@ -50,7 +50,7 @@ func FileXattr(fd int, name string) ([]byte, error) {
 // FileXattrs is ListXattr for an open file (a descriptor that is not O_PATH).
 func FileXattrs(fd int) ([]string, error) {
 	list, err := readXattr(func(buf []byte) (int, error) { return unix.Flistxattr(fd, buf) })
-	if err != nil && err != unix.EOPNOTSUPP {
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, fmt.Errorf("listxattr: %w", err)
 	}
 	return splitNames(list), nil
@@ -100,7 +100,7 @@ func readXattr(get func(buf []byte) (int, error)) ([]byte, error) {
 			buf = make([]byte, size)
 		}
 		n, err := get(buf)
-		if err == unix.ERANGE && size < 1<<20 {
+		if errors.Is(err, unix.ERANGE) && size < 1<<20 {
 			continue
 		}
 		if err != nil {

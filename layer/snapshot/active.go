@@ -72,12 +72,12 @@ func copyRoot(from, to string) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // only read
+	defer src.Close() // only read
 	dst, err := os.OpenFile(to, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	defer dst.Close() //nolint:errcheck // what is set is no data
+	defer dst.Close() // what is set is no data
 	st, err := rootfs.StatEntry(src, ".")
 	if err != nil {
 		return err

@@ -61,7 +61,7 @@ func TestUserNamespace(t *testing.T) {
 		t.Skip("already there")
 	}
 	const first = 100000
-	dir, err := os.MkdirTemp("", "strake-userns-")
+	dir, err := os.MkdirTemp("", "strake-userns-") //nolint:usetesting // t.TempDir is in a folder that only its owner enters
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -106,7 +106,7 @@ func (m Mount) fsconfig() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening overlayfs: %w", err)
 	}
-	defer unix.Close(fsfd) //nolint:errcheck // nothing to lose
+	defer unix.Close(fsfd) // nothing to lose
 	for i, l := range m.Lower {
 		if err := unix.FsconfigSetString(fsfd, "lowerdir+", fdDir+"/"+l); err != nil {
 			if i == 0 && errors.Is(err, unix.EINVAL) {
@@ -164,19 +164,23 @@ func kernelError(fsfd int, err error) error {
 // mount is for kernels where fsconfig cannot take the layers one by one: mount(2) in a mount namespace that
 // only one thread is in, so that nobody sees the mount and nothing is left of it whenever the process dies.
 func (m Mount) mount() (*os.File, error) {
-	type result struct {
-		f   *os.File
-		err error
-	}
-	done := make(chan result)
+	done := make(chan struct{})
+	var f *os.File
+	var err error
 	go func() {
-		// Never unlocked: the thread, whose namespace is unlike the others', ends with the goroutine.
+		defer close(done)
 		runtime.LockOSThread()
-		f, err := m.mountAlone()
-		done <- result{f, err}
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread cannot end, and /proc/self is about it. While it is taken, another goroutine has another.
+			defer runtime.UnlockOSThread()
+			f, err = m.mount()
+			return
+		}
+		// Never unlocked: the thread, whose namespace is unlike the others', ends with the goroutine.
+		f, err = m.mountAlone()
 	}()
-	r := <-done
-	return r.f, r.err
+	<-done
+	return f, err
 }
 
 // data is the options of mount(2). The directories are names in fdDir.

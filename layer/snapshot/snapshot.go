@@ -82,8 +82,14 @@ func Open(dir string, opt Options) (*Store, error) {
 		return nil, fmt.Errorf("opening the layers: %w", err)
 	}
 	s := &Store{dir: dir, userXattr: opt.UserXattr, locks: newLocks(filepath.Join(dir, "lock"))}
-	for _, d := range []string{s.temp(), s.index(), s.locks.dir, s.empty(0), s.empty(1)} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+	for _, d := range []string{s.temp(), s.index(), s.locks.dir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("opening the layers: %w", err)
+		}
+	}
+	for i := range 2 {
+		// Its mode is that of the root directory where no layer is.
+		if err := os.MkdirAll(s.empty(i), 0o755); err != nil { //nolint:gosec // see above; what is private is the store's folder
 			return nil, fmt.Errorf("opening the layers: %w", err)
 		}
 	}

@@ -83,7 +83,7 @@ func TestRootAttributes(t *testing.T) {
 	base := write(t, s, nil, func(root string) error {
 		var st unix.Stat_t
 		if err := unix.Stat(root, &st); err != nil || st.Mode&0o7777 != 0o755 || st.Uid != 0 || st.Gid != 0 {
-			return fmt.Errorf("a new root has mode %o, owner %d:%d, %v", st.Mode, st.Uid, st.Gid, err)
+			return fmt.Errorf("a new root has mode %o, owner %d:%d, %w", st.Mode, st.Uid, st.Gid, err)
 		}
 		return errors.Join(
 			unix.Setxattr(root, "user.color", []byte("red"), 0),
@@ -376,20 +376,24 @@ func TestUnpackFails(t *testing.T) {
 	cancel()
 	hostile, hostileHash := makeTar(t, "ok=1", "../../escaped=1")
 	for name, c := range map[string]struct {
-		ctx  context.Context
-		h    v1.Hash
-		open func() (io.ReadCloser, error)
-		want []string
+		canceled bool
+		h        v1.Hash
+		open     func() (io.ReadCloser, error)
+		want     []string
 	}{
-		"other digest": {t.Context(), other, opener(good), []string{h.Hex, other.Hex}},
-		"cut":          {t.Context(), h, opener(good[:700]), []string{h.Hex}},
-		"no tar":       {t.Context(), digest([]byte("x")), opener([]byte("x")), nil},
-		"open fails":   {t.Context(), h, func() (io.ReadCloser, error) { return nil, broken }, []string{"broken"}},
-		"canceled":     {canceled, h, opener(good), []string{"canceled"}},
-		"no digest":    {t.Context(), v1.Hash{Algorithm: "sha256", Hex: "../x"}, opener(good), []string{"not a sha256"}},
+		"other digest": {false, other, opener(good), []string{h.Hex, other.Hex}},
+		"cut":          {false, h, opener(good[:700]), []string{h.Hex}},
+		"no tar":       {false, digest([]byte("x")), opener([]byte("x")), nil},
+		"open fails":   {false, h, func() (io.ReadCloser, error) { return nil, broken }, []string{"broken"}},
+		"canceled":     {true, h, opener(good), []string{"canceled"}},
+		"no digest":    {false, v1.Hash{Algorithm: "sha256", Hex: "../x"}, opener(good), []string{"not a sha256"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := s.Unpack(c.ctx, c.h, c.open)
+			ctx := t.Context()
+			if c.canceled {
+				ctx = canceled
+			}
+			_, err := s.Unpack(ctx, c.h, c.open)
 			if err == nil {
 				t.Fatal("no error")
 			}

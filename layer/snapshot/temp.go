@@ -104,7 +104,7 @@ func removeAll(path string) error {
 	if err != nil {
 		return err
 	}
-	defer parent.Close() //nolint:errcheck // nothing was written through it
+	defer parent.Close() // nothing was written through it
 	return rootfs.RemoveAll(parent, filepath.Base(path))
 }
 

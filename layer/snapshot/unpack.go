@@ -37,7 +37,7 @@ func (s *Store) readMeta(id ID) (meta, error) {
 		return m, err
 	}
 	if json.Unmarshal(b, &m) != nil {
-		return meta{}, nil
+		return meta{}, nil //nolint:nilerr // damaged is as good as not known
 	}
 	return m, nil
 }
@@ -114,7 +114,7 @@ func (s *Store) apply(ctx context.Context, dir string, diffID v1.Hash, open func
 	if err != nil {
 		return 0, err
 	}
-	defer root.Close() //nolint:errcheck // nothing was written through it
+	defer root.Close() // nothing was written through it
 	r, err := open()
 	if err != nil {
 		return 0, err
@@ -233,7 +233,7 @@ func (s *Store) write(ctx context.Context, id ID, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close() //nolint:errcheck // only read
+	defer root.Close() // only read
 	return layer.Write(ctx, w, root, s.options())
 }
 

@@ -50,7 +50,7 @@ func newLab(t *testing.T) *lab {
 	if err := os.MkdirAll(l.cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if l.work, err = os.MkdirTemp(l.cache, "work."); err != nil {
+	if l.work, err = os.MkdirTemp(l.cache, "work."); err != nil { //nolint:usetesting // on the disk of the examples, and removed with an ordinary user's identities
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { remove(t, l.work) })

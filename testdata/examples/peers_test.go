@@ -164,7 +164,7 @@ func readByDocker(t *testing.T, l *lab, a app, archive, image string) {
 func startDocker(t *testing.T, l *lab) string {
 	t.Helper()
 	dir := l.dir(t, "docker")
-	sock, err := os.MkdirTemp("", "strake-docker.") // a socket's path may have 108 bytes only
+	sock, err := os.MkdirTemp("", "strake-docker.") //nolint:usetesting // a socket's path may have 108 bytes only
 	if err != nil {
 		t.Fatal(err)
 	}
