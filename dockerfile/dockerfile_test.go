@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -350,9 +351,14 @@ func FuzzExpand(f *testing.F) {
 		if err != nil {
 			return
 		}
-		g, err := file.Graph(dockerfile.Settings{BuildArgs: map[string]string{key: value}, Platform: amd64, Build: amd64})
+		g, err := file.Graph(dockerfile.Settings{
+			BuildArgs: map[string]string{key: value}, Platform: amd64, Build: amd64, Contexts: []string{value}, CheckOnly: true,
+		})
 		if err != nil {
 			return
+		}
+		if _, err := g.Outline(nil); err != nil {
+			checkError(t, err)
 		}
 		states := map[*dockerfile.Stage]dockerfile.State{}
 		for _, s := range g.Stages {
@@ -383,6 +389,9 @@ func checkStep(t *testing.T, s dockerfile.Step) {
 		if !strings.HasPrefix(op.Dest, "/") || !strings.HasPrefix(op.Dir, "/") {
 			t.Fatalf("%+v", op)
 		}
+		if _, err := dockerfile.ParseMode(op.Chmod); op.Chmod != "" && err != nil {
+			t.Fatalf("%+v: %v", op, err)
+		}
 		for _, f := range op.Inline {
 			if f.Name == "" || strings.Contains(f.Name, "/") || f.Name == ".." {
 				t.Fatalf("%+v", op)
@@ -395,6 +404,12 @@ func checkStep(t *testing.T, s dockerfile.Step) {
 	case *dockerfile.Run:
 		if !strings.HasPrefix(op.Dir, "/") || op.Script != nil && strings.Contains(op.Script.Name, "/") {
 			t.Fatalf("%+v", op)
+		}
+		for _, m := range op.Mounts {
+			placed := strings.HasPrefix(m.Target, "/") && path.Clean(m.Target) != "/"
+			if !placed && (m.Type != dockerfile.MountSecret || m.Env == "") || m.Source != "" && m.Source[0] != '/' || strings.Contains(m.Source, "..") && path.Clean(m.Source) != m.Source {
+				t.Fatalf("%+v", m)
+			}
 		}
 	}
 }
