@@ -95,7 +95,7 @@ func (j *job) contents(ctx context.Context, p pair) error {
 }
 
 // folder copies a folder inside a copied one. One that is only on the way to what is copied is made like it, but if it is
-// there gets no more than its mode.
+// there gets no more than its mode and time.
 func (j *job) folder(ctx context.Context, p pair, info *source.Info) error {
 	sub := pair{srcPath: join(p.srcPath, info.Name), dstPath: join(p.dstPath, info.Name), folder: info.Folder}
 	err := rootfs.Mkdir(p.dst, info.Name, 0o700)
