@@ -99,7 +99,7 @@ func (p *repo) populate(ctx context.Context, r *Repository, tree string, shallow
 	if err := os.RemoveAll(tree); err != nil {
 		return fmt.Errorf("making a folder for %s: %w", p.remote.shown, err)
 	}
-	if err := os.Mkdir(tree, 0o755); err != nil {
+	if err := os.Mkdir(tree, 0o700); err != nil {
 		return fmt.Errorf("making a folder for %s: %w", p.remote.shown, err)
 	}
 	gitDir := p.path("work") // with an index of its own
@@ -149,10 +149,10 @@ func (p *repo) populate(ctx context.Context, r *Repository, tree string, shallow
 // borrow lets the repository gitDir read the objects of the cached one.
 func borrow(gitDir, objects string) error {
 	info := filepath.Join(gitDir, "objects", "info")
-	if err := os.MkdirAll(info, 0o755); err != nil {
+	if err := os.MkdirAll(info, 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(info, "alternates"), []byte(quoteAlternate(objects)+"\n"), 0o644) //nolint:gosec // git's mode
+	return os.WriteFile(filepath.Join(info, "alternates"), []byte(quoteAlternate(objects)+"\n"), 0o600)
 }
 
 // quoteAlternate writes a path as gitrepository-layout(5) has it, in quotes if it needs them.

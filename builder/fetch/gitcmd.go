@@ -106,13 +106,6 @@ func findProgram(path, name string) string {
 	return ""
 }
 
-// with returns a git with more configuration: key, value, ….
-func (g *git) with(config ...string) *git {
-	clone := *g
-	clone.config = append(g.config[:len(g.config):len(g.config)], config...)
-	return &clone
-}
-
 // withEnv returns a git with more variables; a later one counts.
 func (g *git) withEnv(env ...string) *git {
 	clone := *g

@@ -196,7 +196,7 @@ func TestChecksum(t *testing.T) {
 	if content(t, f) != "hello" {
 		t.Error("wrong content")
 	}
-	s.Server.Close()
+	s.Close()
 	f, _ = get(t, client(t, Options{Dir: dir}), HTTPRequest{URL: s.URL + "/f", Checksum: sha("hello")})
 	r, err := f.Open(t.Context())
 	if err != nil {
