@@ -55,10 +55,10 @@ func familiar(s string) (string, bool) {
 		return "", false
 	}
 	host, _, _ := strings.Cut(m[1], "/")
-	switch {
-	case host == "docker.io" || host == "index.docker.io":
+	switch host {
+	case "docker.io", "index.docker.io":
 		s = strings.TrimPrefix(strings.TrimPrefix(s, m[1]), "library/")
-	case host == "library":
+	case "library":
 		s = strings.TrimPrefix(s, m[1])
 	}
 	if m[4] == "" {

@@ -174,7 +174,10 @@ func emptyImage(p v1.Platform) v1.ConfigFile {
 // from the container that it was once committed from: BuildKit's configuration has no such fields.
 func cloneConfig(c *v1.ConfigFile) {
 	old := c.Config
-	c.Created, c.Container, c.DockerVersion = v1.Time{}, "", ""
+	*c = v1.ConfigFile{
+		Author: c.Author, History: c.History, RootFS: c.RootFS,
+		OS: c.OS, Architecture: c.Architecture, Variant: c.Variant, OSVersion: c.OSVersion, OSFeatures: c.OSFeatures,
+	}
 	c.Config = v1.Config{
 		User: old.User, WorkingDir: old.WorkingDir, StopSignal: old.StopSignal, ArgsEscaped: old.ArgsEscaped,
 		Env: slices.Clone(old.Env), Entrypoint: slices.Clone(old.Entrypoint), Cmd: slices.Clone(old.Cmd),

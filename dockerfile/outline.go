@@ -281,10 +281,9 @@ func (e *expander) captureMount(m Mount) {
 		return
 	}
 	s := OutlineSecret{Name: m.ID, Required: m.Required, Location: location(toRange(e.at.cmd.Location()))}
-	switch m.Type {
-	case MountSecret:
+	if m.Type == MountSecret {
 		e.capture.secrets = append(e.capture.secrets, s)
-	case MountSSH:
+	} else if m.Type == MountSSH {
 		e.capture.ssh = append(e.capture.ssh, s)
 	}
 }
