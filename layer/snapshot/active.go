@@ -19,6 +19,7 @@ type Active struct {
 	temp   *temporary
 	lower  []string
 	opened bool
+	epoch  *int64 // of Clamp
 }
 
 // errFinished is what an Active says after Commit or Discard.
@@ -138,6 +139,10 @@ func (a *Active) Open() (*rootfs.Root, error) {
 	return a.Mount().Open()
 }
 
+// Clamp asks Commit to set back every modification time in the layer that is later than epoch, in seconds since
+// 1970: of files, directories and links, and of the root directory. What lies below the layer stays.
+func (a *Active) Clamp(epoch int64) { a.epoch = &epoch }
+
 // Commit turns what was written into a layer. The file system must not be mounted any more.
 // Whiteouts and opaque marks for what no lower layer has are dropped. After an error
 // the layer can still be discarded only.
@@ -145,7 +150,7 @@ func (a *Active) Commit(ctx context.Context) (ID, error) {
 	if a.temp.dir == nil {
 		return "", errFinished
 	}
-	if err := prune(ctx, a.upper(), a.lower, a.s.opaque()); err != nil {
+	if err := prune(ctx, a.upper(), a.lower, a.s.opaque(), a.epoch); err != nil {
 		return "", fmt.Errorf("committing a layer: %w", err)
 	}
 	if err := removeAll(a.work()); err != nil {

@@ -39,13 +39,14 @@ func isOpaque(path, xattr string) (bool, error) {
 
 // prune drops the marks of the upper directory for which the layers below have nothing: a file that was
 // made and removed in one step, a directory that was new. So the layer says what
-// the step changed, and the same change gives the same layer. Files are not even looked at.
-func prune(ctx context.Context, upper string, lower []string, opaque string) error {
+// the step changed, and the same change gives the same layer. Files are not even looked at, but with an
+// epoch (seconds since 1970): then no modification time stays that is later.
+func prune(ctx context.Context, upper string, lower []string, opaque string, epoch *int64) error {
 	f, err := os.OpenFile(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	p := &pruner{opaque: opaque, done: ctx.Done()}
+	p := &pruner{opaque: opaque, epoch: epoch, done: ctx.Done()}
 	d := &upperDir{file: f, lowerRoots: lower}
 	defer d.close()
 	err = p.dir(d)
@@ -59,6 +60,7 @@ var errCanceled = errors.New("canceled")
 
 type pruner struct {
 	opaque string // the attribute's name
+	epoch  *int64 // nil: times stay
 	done   <-chan struct{}
 	lister rootfs.Lister
 }
@@ -94,21 +96,50 @@ func (p *pruner) dir(d *upperDir) error {
 	}
 	var times *unix.Stat_t // of d before the first removal
 	for _, e := range entries {
-		switch e.Type {
-		case unix.DT_DIR:
+		if e.Type == unix.DT_DIR {
 			err = p.child(d, e.Name)
-		case unix.DT_CHR:
-			err = p.device(d, e.Name, &times)
+		} else {
+			err = p.file(d, e, &times)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if times == nil {
+	if times != nil {
+		// What the step did to the directory's time stays; what was dropped here never was.
+		if err := rootfs.Utimes(d.file, ".", times.Atim, times.Mtim); err != nil {
+			return err
+		}
+	}
+	if p.epoch == nil {
 		return nil
 	}
-	// What the step did to the directory's time stays; what was dropped here never was.
-	return rootfs.Utimes(d.file, ".", times.Atim, times.Mtim)
+	return p.clamp(d.file, ".")
+}
+
+// file handles the entry e of d, which is no directory. times is as for device.
+func (p *pruner) file(d *upperDir, e rootfs.Entry, times **unix.Stat_t) error {
+	if e.Type == unix.DT_CHR {
+		if dropped, err := p.device(d, e.Name, times); dropped || err != nil {
+			return err
+		}
+	}
+	if p.epoch == nil {
+		return nil
+	}
+	return p.clamp(d.file, e.Name)
+}
+
+// clamp sets the entry's modification time to the epoch if it is later.
+func (p *pruner) clamp(dir *os.File, base string) error {
+	st, err := rootfs.StatEntry(dir, base)
+	if err != nil {
+		return err
+	}
+	if st.Mtim.Sec < *p.epoch || st.Mtim.Sec == *p.epoch && st.Mtim.Nsec == 0 {
+		return nil
+	}
+	return rootfs.Utimes(dir, base, unix.Timespec{Nsec: unix.UTIME_OMIT}, unix.Timespec{Sec: *p.epoch})
 }
 
 // child handles the directory name of d.
@@ -138,36 +169,37 @@ func (p *pruner) child(d *upperDir, name string) error {
 	return p.dir(c)
 }
 
-// device drops the entry name of d if it is a whiteout without an object.
-func (p *pruner) device(d *upperDir, name string, times **unix.Stat_t) error {
+// device drops the entry name of d if it is a whiteout without an object. Before the first that goes,
+// times gets those of d.
+func (p *pruner) device(d *upperDir, name string, times **unix.Stat_t) (dropped bool, err error) {
 	st, err := rootfs.StatEntry(d.file, name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !isWhiteout(&st) {
-		return nil
+		return false, nil
 	}
 	var visible bool
 	if !d.hides {
 		below, err := p.below(d)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if visible, _, err = p.lookup(below, name, false); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if visible {
-		return nil
+		return false, nil
 	}
 	if *times == nil {
 		dir, err := rootfs.StatEntry(d.file, ".")
 		if err != nil {
-			return err
+			return false, err
 		}
 		*times = &dir
 	}
-	return rootfs.Remove(d.file, name)
+	return true, rootfs.Remove(d.file, name)
 }
 
 // below returns the lower directories that d is merged with, if it is not opaque, topmost first.
