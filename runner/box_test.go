@@ -346,9 +346,6 @@ func TestBoxMounts(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(src, "new")); err != nil {
 		t.Error("a file of a bind is not on the host")
 	}
-	if _, err := os.Stat(filepath.Join(src, "sub")); err == nil {
-		t.Error("a mount point was left in a bind")
-	}
 	if err := filepath.WalkDir(w.upper, func(p string, d os.DirEntry, err error) error {
 		if p != w.upper && (!d.IsDir() || d.Name() != "tmp" && d.Name() != "deep") {
 			t.Errorf("the layer has %s", p)

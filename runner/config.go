@@ -18,36 +18,36 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 		return nil, nil, fmt.Errorf("unknown network %q", s.Network)
 	}
 	c := &sandbox.Config{
-		Lower: slices.Clone(s.Root.Lower), Upper: s.Root.Upper, Work: s.Root.Work, UserXattr: s.Root.UserXattr,
+		Root:     sandbox.Overlay(s.Root),
 		ReadOnly: s.ReadOnly, Loopback: s.Network == NoNetwork, Hostname: s.Hostname, UserNS: l.Isolation.UserNS,
 		Args: p.Args, Env: slices.Clone(p.Env), Dir: p.Dir, User: p.User,
 		NullStdin: p.Stdin == nil && p.Terminal == nil, Terminal: p.Terminal != nil, Filter: l.filter,
 	}
 	c.Rows, c.Cols = terminalSize(p.Terminal)
 	for _, m := range s.Mounts {
-		if !path.IsAbs(m.Target) {
-			return nil, nil, fmt.Errorf("mounting %s: the mount point is not an absolute path", m.Target)
+		mount, err := mountConfig(m)
+		if err != nil {
+			return nil, nil, fmt.Errorf("mounting %s: %w", m.Target, err)
 		}
-		if m.Type != Bind && m.Type != Tmpfs {
-			return nil, nil, fmt.Errorf("mounting %s: unknown type %q", m.Target, m.Type)
-		}
-		c.Mounts = append(c.Mounts, sandbox.Mount{
-			Type: string(m.Type), Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly,
-			HasData: m.Type == Bind && m.Data != nil, Data: m.Data, Mode: m.Mode, Size: m.Size,
-		})
+		c.Mounts = append(c.Mounts, mount)
 	}
 	var err error
 	if c.Files, err = etcFiles(s); err != nil {
 		return nil, nil, err
 	}
-	stubs, done, err := l.stubs(s)
+	stubs, own, err := l.stubs(s)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making mount points: %w", err)
 	}
-	c.Lower = append(c.Lower, stubs...)
-	c.Attach = c.Upper
-	if len(c.Lower) > 0 {
-		c.Attach = c.Lower[len(c.Lower)-1]
+	done := func() {
+		if own != "" {
+			os.RemoveAll(own)
+		}
+	}
+	c.StubDir, c.Root.Lower = own, slices.Concat(c.Root.Lower, stubs)
+	c.Attach = c.Root.Upper
+	if n := len(c.Root.Lower); n > 0 {
+		c.Attach = c.Root.Lower[n-1]
 	}
 	if c.Attach == "" {
 		done()
@@ -58,6 +58,29 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 		return nil, nil, fmt.Errorf("finding the root's layers: %w", err)
 	}
 	return c, done, nil
+}
+
+// mountConfig makes the init's form of m.
+func mountConfig(m Mount) (sandbox.Mount, error) {
+	c := sandbox.Mount{
+		Type: string(m.Type), Source: m.Source, Inside: m.Inside, Target: m.Target, ReadOnly: m.ReadOnly,
+		HasData: m.Type == Bind && m.Data != nil, Data: m.Data, Mode: m.Mode, Size: m.Size, UID: m.UID, GID: m.GID,
+	}
+	if m.Overlay != nil {
+		o := sandbox.Overlay(*m.Overlay)
+		c.Overlay = &o
+	}
+	switch {
+	case !path.IsAbs(m.Target):
+		return c, errors.New("the mount point is not an absolute path")
+	case m.Type != Bind && m.Type != Tmpfs:
+		return c, fmt.Errorf("unknown type %q", m.Type)
+	case m.Type == Tmpfs && (m.Overlay != nil || m.Source != "" || m.Inside != "" || m.Data != nil):
+		return c, errors.New("a tmpfs has no source")
+	case m.Data != nil && (m.Overlay != nil || m.Source != "" || m.Inside != ""):
+		return c, errors.New("a file with data has no source")
+	}
+	return c, nil
 }
 
 // etcFiles are the files of /etc that come from strake. The resolver is the host's: a box either shares

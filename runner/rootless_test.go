@@ -97,11 +97,37 @@ func helpBox(i Isolation, args []string) error {
 			p.User = user
 			continue
 		}
+		if a == "mounts" {
+			if s.Mounts, err = helpMounts(dir, lower, i.UserNS); err != nil {
+				return err
+			}
+			continue
+		}
 		s.Network = Network(a)
 	}
 	err = l.Run(context.Background(), s, p)
 	// Only inside can the work directory be removed.
 	return errors.Join(err, os.RemoveAll(filepath.Join(dir, "work")))
+}
+
+// helpMounts are mounts of all kinds.
+func helpMounts(dir, lower string, userXattr bool) ([]Mount, error) {
+	for _, d := range []string{"work/m/upper", "work/m/work", "cache/sub"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cache/sub/f"), nil, 0o644); err != nil {
+		return nil, err
+	}
+	rw := &Overlay{Lower: []string{lower}, Upper: filepath.Join(dir, "work/m/upper"), Work: filepath.Join(dir, "work/m/work"), UserXattr: userXattr}
+	return []Mount{
+		{Type: Bind, Target: "/data", Data: []byte("data\n"), Mode: 0o444, UID: 1000, GID: 50},
+		{Type: Bind, Overlay: rw, Source: "/", Target: "/rw"},
+		{Type: Bind, Overlay: &Overlay{Lower: []string{lower}}, Source: "/", Target: "/ro", ReadOnly: true},
+		{Type: Bind, Source: filepath.Join(dir, "cache"), Inside: "/sub", Target: "/c"},
+		{Type: Tmpfs, Target: "/t", UID: 1000},
+	}, nil
 }
 
 // copyTest puts a copy of the test program where everybody can execute it.

@@ -40,9 +40,11 @@ const (
 
 // Mount is one more file system in the box.
 type Mount struct {
-	Type     MountType
-	Source   string // host path, for Bind; with Overlay, a path in that, its links resolved inside
-	Target   string // absolute, resolved inside the root; made if missing (and removed again after Run)
+	Type   MountType
+	Source string // host path, for Bind; with Overlay, a path in that, its links resolved inside
+	// Target is an absolute path, resolved inside the root and what is mounted before. It is made if it is missing, and removed
+	// after Run if it was made in the root; in another mount it stays.
+	Target   string
 	ReadOnly bool
 	Data     []byte // if not nil, for Bind: a file with this content and mode instead of Source
 	Mode     uint32 // permissions of Data's file, or of the tmpfs

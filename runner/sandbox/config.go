@@ -13,11 +13,10 @@ const (
 // Config is all that the init knows. It travels in a memfd: never in arguments or environment,
 // which others on the host could read.
 type Config struct {
-	Lower       []string // host directories, topmost first
-	Upper, Work string   // empty: read-only
-	UserXattr   bool
-	ReadOnly    bool   // the root is read-only for the step
-	Attach      string // any host directory, over which the new root is mounted for a moment
+	Root     Overlay
+	ReadOnly bool   // the root is read-only for the step
+	Attach   string // any host directory, over which file systems are mounted for a moment
+	StubDir  string // an empty directory among Root's layers, for the mount points of Mounts; may be empty
 
 	Mounts   []Mount
 	Files    []Mount // hosts, resolv.conf, hostname: binds of Data, made before Mounts
@@ -34,16 +33,26 @@ type Config struct {
 	Filter    []byte // seccomp program, as the kernel takes it
 }
 
+// Overlay is a stack of layers.
+type Overlay struct {
+	Lower       []string // host directories, topmost first
+	Upper, Work string   // empty: read-only
+	UserXattr   bool
+}
+
 // Mount is one more file system in the box; see runner.Mount for the meaning of the fields.
 type Mount struct {
 	Type     string // "bind" or "tmpfs"
 	Source   string
+	Overlay  *Overlay
+	Inside   string
 	Target   string
 	ReadOnly bool
 	HasData  bool
 	Data     []byte
 	Mode     uint32
 	Size     int64
+	UID, GID int
 }
 
 // Kind says what a Report reports.

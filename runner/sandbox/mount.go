@@ -3,7 +3,6 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"strconv"
@@ -88,117 +87,6 @@ func utimes(fd int, times []unix.Timespec) error {
 	return nil
 }
 
-// hostTrees are the mounts that come from the host, copied while it is still in sight; in a user namespace, proc and
-// sysfs can only be mounted while others of their kind are.
-type hostTrees struct {
-	files, mounts []int // as in Config; -1 for a tmpfs
-	devices       []int // as in devices(); only in a user namespace
-	proc, sys     int
-	ownSys        bool // sys is a new one, not the host's
-}
-
-func (b *box) hostTrees() (t hostTrees, err error) {
-	if t.proc, err = newFS("proc", noExec); err != nil {
-		return t, err
-	}
-	// Without a network namespace of its own, a user namespace cannot mount sysfs.
-	if t.ownSys = !b.UserNS || b.Loopback; t.ownSys {
-		t.sys, err = newFS("sysfs", noExec|unix.MOUNT_ATTR_RDONLY)
-	} else if t.sys, err = cloneTree(unix.AT_FDCWD, "/sys", true); err == nil {
-		err = setAttr(t.sys, unix.MOUNT_ATTR_RDONLY|noExec)
-	}
-	if err != nil {
-		return t, fmt.Errorf("mounting /sys: %w", err)
-	}
-	if b.UserNS {
-		for _, d := range devices() {
-			fd, err := cloneTree(unix.AT_FDCWD, "/dev/"+d.name, false)
-			if err != nil {
-				return t, fmt.Errorf("binding /dev/%s: %w", d.name, err)
-			}
-			t.devices = append(t.devices, fd)
-		}
-	}
-	data, err := b.dataFS()
-	if err != nil {
-		return t, err
-	}
-	if t.files, err = sources(b.Files, data, 0); err != nil {
-		return t, err
-	}
-	if t.mounts, err = sources(b.Mounts, data, len(b.Files)); err != nil {
-		return t, err
-	}
-	if data >= 0 { // the clones hold it; the mount itself goes away with the old root
-		unix.Close(data)
-	}
-	return t, nil
-}
-
-// dataFS makes a tmpfs with a file for each mount that has data, named by its number, and mounts it over Attach: only
-// what is mounted can be cloned.
-func (b *box) dataFS() (int, error) {
-	all := append(append([]Mount{}, b.Files...), b.Mounts...)
-	fd := -1
-	for i, m := range all {
-		if !m.HasData {
-			continue
-		}
-		if fd < 0 {
-			var err error
-			if fd, err = newFS("tmpfs", noDev, option{"mode", "0700"}); err != nil {
-				return -1, err
-			}
-			if err := unix.MoveMount(fd, "", unix.AT_FDCWD, b.Attach, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-				return -1, fmt.Errorf("mounting over %s: %w", b.Attach, err)
-			}
-		}
-		if err := writeFile(fd, strconv.Itoa(i), m.Data, m.Mode); err != nil {
-			return -1, fmt.Errorf("writing the file for %s: %w", m.Target, err)
-		}
-	}
-	return fd, nil
-}
-
-func writeFile(dir int, name string, data []byte, mode uint32) error {
-	fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return err
-	}
-	f := os.NewFile(uintptr(fd), name)
-	defer f.Close()
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return unix.Fchmod(fd, mode&0o7777)
-}
-
-// sources returns a detached mount for each bind of mounts, whose files in data start at number first.
-func sources(mounts []Mount, data, first int) ([]int, error) {
-	var fds []int
-	for i, m := range mounts {
-		if m.Type != "bind" {
-			fds = append(fds, -1)
-			continue
-		}
-		dir, name := unix.AT_FDCWD, m.Source
-		if m.HasData {
-			dir, name = data, strconv.Itoa(first+i)
-		}
-		fd, err := cloneTree(dir, name, !m.HasData)
-		if err != nil {
-			return nil, fmt.Errorf("mounting %s: %w", m.Target, &fs.PathError{Op: "bind", Path: name, Err: err})
-		}
-		if m.ReadOnly {
-			if err := setAttr(fd, unix.MOUNT_ATTR_RDONLY); err != nil {
-				return nil, fmt.Errorf("mounting %s read-only: %w", m.Target, err)
-			}
-		}
-		fds = append(fds, fd)
-	}
-	return fds, nil
-}
-
 // mountAll makes the mounts of the caller, whose binds are fds.
 func (b *box) mountAll(mounts []Mount, fds []int) error {
 	for i, m := range mounts {
@@ -256,6 +144,11 @@ func (m Mount) tmpfs() (int, error) {
 	}
 	if m.Size != 0 {
 		opts = append(opts, option{"size", strconv.FormatInt(m.Size, 10)})
+	}
+	for key, id := range map[string]int{"uid": m.UID, "gid": m.GID} {
+		if id != 0 {
+			opts = append(opts, option{key, strconv.Itoa(id)})
+		}
 	}
 	attrs := noDev
 	if m.ReadOnly {

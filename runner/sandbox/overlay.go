@@ -17,46 +17,63 @@ func overlayOptions() [][2]string {
 	return [][2]string{{"metacopy", "off"}, {"index", "off"}, {"redirect_dir", "nofollow"}}
 }
 
-// overlay stacks the root and returns it as a detached mount.
+// layers are the opened directories of an Overlay.
 //
-// Layers are named by descriptors of this process (/proc/self/fd/7): names are short whatever the store's path
+// They are named by descriptors of this process (/proc/self/fd/7): names are short whatever the store's path
 // (fsconfig takes 255 bytes, mount a page for all of them), and the step does not see the host's paths in /proc/mounts.
-func (b *box) overlay() (int, error) {
-	var open []int
-	defer func() {
-		for _, fd := range open {
-			unix.Close(fd)
-		}
-	}()
-	name := func(dir string) (string, error) {
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+type layers struct {
+	Overlay
+	lower       []string // descriptors
+	upper, work string
+	open        []int
+}
+
+func openLayers(o Overlay) (*layers, error) {
+	l := &layers{Overlay: o}
+	var err error
+	name := func(dir string) (n string) {
 		if err != nil {
-			return "", fmt.Errorf("opening the layer %s: %w", dir, err)
+			return ""
 		}
-		open = append(open, fd)
-		return strconv.Itoa(fd), nil
+		var fd int
+		if fd, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			err = fmt.Errorf("opening the layer %s: %w", dir, err)
+			return ""
+		}
+		l.open = append(l.open, fd)
+		return strconv.Itoa(fd)
 	}
-	var lower []string
-	for _, dir := range b.Lower {
-		n, err := name(dir)
-		if err != nil {
-			return -1, err
-		}
-		lower = append(lower, n)
+	for _, dir := range o.Lower {
+		l.lower = append(l.lower, name(dir))
 	}
-	var upper, work string
-	if b.Upper != "" {
-		var err error
-		if upper, err = name(b.Upper); err != nil {
-			return -1, err
-		}
-		if work, err = name(b.Work); err != nil {
-			return -1, err
-		}
+	if o.Upper != "" {
+		l.upper, l.work = name(o.Upper), name(o.Work)
 	}
-	fd, err := b.overlayNew(lower, upper, work)
+	if err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *layers) close() {
+	for _, fd := range l.open {
+		unix.Close(fd)
+	}
+}
+
+// mount stacks the layers and returns them as a detached mount. The directory attach may be mounted over for a moment.
+func (l *layers) mount(attach string) (int, error) {
+	if len(l.open) == 0 {
+		return -1, errors.New("there are no layers")
+	}
+	// Overlay wants a lower directory below an upper one, or two.
+	if len(l.Lower) == 0 || l.Upper == "" && len(l.Lower) == 1 {
+		return cloneTree(l.open[0], "", false)
+	}
+	fd, err := l.overlayNew()
 	if errors.Is(err, errNoLowerPlus) {
-		fd, err = b.overlayOld(lower, upper, work)
+		fd, err = l.overlayOld(attach)
 	}
 	return fd, err
 }
@@ -66,45 +83,45 @@ var errNoLowerPlus = errors.New("this kernel has no lowerdir+")
 const fdDir = "/proc/self/fd"
 
 // overlayNew mounts with fsconfig's lowerdir+ (Linux 6.8).
-func (b *box) overlayNew(lower []string, upper, work string) (int, error) {
+func (l *layers) overlayNew() (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("opening the overlay file system: %w", err)
 	}
 	defer unix.Close(fs)
-	for i, l := range lower {
-		if err := unix.FsconfigSetString(fs, "lowerdir+", filepath.Join(fdDir, l)); err != nil {
+	for i, name := range l.lower {
+		if err := unix.FsconfigSetString(fs, "lowerdir+", filepath.Join(fdDir, name)); err != nil {
 			if i == 0 {
 				return -1, errNoLowerPlus
 			}
-			return -1, fsError(fs, "stacking layer "+b.Lower[i], err)
+			return -1, fsError(fs, "stacking layer "+l.Lower[i], err)
 		}
 	}
 	opts := append(overlayOptions(), [2]string{"source", "overlay"})
-	if upper != "" {
-		opts = append(opts, [2]string{"upperdir", filepath.Join(fdDir, upper)}, [2]string{"workdir", filepath.Join(fdDir, work)})
+	if l.upper != "" {
+		opts = append(opts, [2]string{"upperdir", filepath.Join(fdDir, l.upper)}, [2]string{"workdir", filepath.Join(fdDir, l.work)})
 	}
 	for _, o := range opts {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
 			return -1, fsError(fs, "setting overlay's "+o[0], err)
 		}
 	}
-	if upper != "" {
+	if l.upper != "" {
 		if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
 			return -1, fsError(fs, "setting overlay's volatile", err)
 		}
 	}
-	if b.UserXattr {
+	if l.UserXattr {
 		if err := unix.FsconfigSetFlag(fs, "userxattr"); err != nil {
 			return -1, fsError(fs, "setting overlay's userxattr", err)
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fsError(fs, "mounting the root file system", err)
+		return -1, fsError(fs, "mounting an overlay file system", err)
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 	if err != nil {
-		return -1, fsError(fs, "mounting the root file system", err)
+		return -1, fsError(fs, "mounting an overlay file system", err)
 	}
 	return fd, nil
 }
@@ -127,34 +144,34 @@ func fsError(fs int, what string, err error) error {
 }
 
 // overlayOld mounts with mount(2), which cuts its options at a page without a word: what would not fit is refused.
-func (b *box) overlayOld(lower []string, upper, work string) (int, error) {
+func (l *layers) overlayOld(attach string) (int, error) {
 	// Names relative to fdDir: 500 layers fit.
 	if err := unix.Chdir(fdDir); err != nil {
 		return -1, fmt.Errorf("entering %s: %w", fdDir, err)
 	}
-	opts := []string{"lowerdir=" + strings.Join(lower, ":")}
+	opts := []string{"lowerdir=" + strings.Join(l.lower, ":")}
 	for _, o := range overlayOptions() {
 		opts = append(opts, o[0]+"="+o[1])
 	}
-	if upper != "" {
-		opts = append(opts, "upperdir="+upper, "workdir="+work, "volatile")
+	if l.upper != "" {
+		opts = append(opts, "upperdir="+l.upper, "workdir="+l.work, "volatile")
 	}
-	if b.UserXattr {
+	if l.UserXattr {
 		opts = append(opts, "userxattr")
 	}
 	data := strings.Join(opts, ",")
 	if len(data) >= unix.Getpagesize() {
-		return -1, fmt.Errorf("mounting the root file system: %d layers are too many for this kernel (Linux 6.8 takes 500)", len(lower))
+		return -1, fmt.Errorf("mounting an overlay file system: %d layers are too many for this kernel (Linux 6.8 takes 500)", len(l.lower))
 	}
-	if err := unix.Mount("overlay", b.Attach, "overlay", 0, data); err != nil {
-		return -1, fmt.Errorf("mounting the root file system from %d layers: %w", len(lower), err)
+	if err := unix.Mount("overlay", attach, "overlay", 0, data); err != nil {
+		return -1, fmt.Errorf("mounting an overlay file system from %d layers: %w", len(l.lower), err)
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, b.Attach, unix.OPEN_TREE_CLOEXEC|unix.OPEN_TREE_CLONE)
+	fd, err := unix.OpenTree(unix.AT_FDCWD, attach, unix.OPEN_TREE_CLOEXEC|unix.OPEN_TREE_CLONE)
 	if err != nil {
-		return -1, fmt.Errorf("opening the root file system: %w", err)
+		return -1, fmt.Errorf("opening an overlay file system: %w", err)
 	}
-	if err := unix.Unmount(b.Attach, unix.MNT_DETACH); err != nil {
-		return -1, fmt.Errorf("opening the root file system: %w", err)
+	if err := unix.Unmount(attach, unix.MNT_DETACH); err != nil {
+		return -1, fmt.Errorf("opening an overlay file system: %w", err)
 	}
 	return fd, nil
 }

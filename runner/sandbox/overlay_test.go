@@ -41,7 +41,7 @@ func onMountThread(t *testing.T, f func() error) {
 // Older kernels have no lowerdir+: mount(2) must stack as many layers, or say that it cannot.
 func TestOverlayOld(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
-	b := &box{}
+	l := &layers{}
 	for i := range 300 {
 		layer := filepath.Join(dir, fmt.Sprint(i))
 		if err := os.MkdirAll(layer, 0o755); err != nil {
@@ -50,18 +50,18 @@ func TestOverlayOld(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(layer, fmt.Sprint("f", i)), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		b.Lower = append(b.Lower, layer)
+		l.Lower = append(l.Lower, layer)
 	}
-	b.Attach, b.Upper, b.Work = b.Lower[0], filepath.Join(dir, "upper"), filepath.Join(dir, "work")
-	for _, d := range []string{b.Upper, b.Work} {
+	l.Upper, l.Work = filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+	for _, d := range []string{l.Upper, l.Work} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	onMountThread(t, func() error {
 		var names []string
-		for _, l := range append([]string{b.Upper, b.Work}, b.Lower...) {
-			fd, err := unix.Open(l, unix.O_PATH|unix.O_CLOEXEC, 0)
+		for _, dir := range append([]string{l.Upper, l.Work}, l.Lower...) {
+			fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
 			if err != nil {
 				return err
 			}
@@ -69,15 +69,16 @@ func TestOverlayOld(t *testing.T) {
 			names = append(names, fmt.Sprint(fd))
 		}
 		many := strings.Split(strings.Repeat("12345,", 900), ",")
-		if _, err := b.overlayOld(many[:900], "", ""); err == nil || !strings.Contains(err.Error(), "too many") {
+		if _, err := (&layers{lower: many[:900]}).overlayOld(l.Lower[0]); err == nil || !strings.Contains(err.Error(), "too many") {
 			return fmt.Errorf("900 layers gave %v", err)
 		}
-		fd, err := b.overlayOld(names[2:], names[0], names[1])
+		l.upper, l.work, l.lower = names[0], names[1], names[2:]
+		fd, err := l.overlayOld(l.Lower[0])
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		for i := range b.Lower {
+		for i := range l.Lower {
 			var st unix.Stat_t
 			if err := unix.Fstatat(fd, fmt.Sprint("f", i), &st, 0); err != nil {
 				return fmt.Errorf("layer %d is not there: %w", i, err)

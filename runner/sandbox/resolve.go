@@ -111,7 +111,7 @@ func readlink(fd int) (target string, isLink bool, err error) {
 	return string(buf[:max(n, 0)]), true, err
 }
 
-// makeOne makes c, a directory or an empty file, in the existing directory dir and notes it.
+// makeOne makes c, a directory or an empty file, in the existing directory dir and notes it if that is the root's.
 func (b *box) makeOne(dir, c string, isDir bool) error {
 	fd, err := b.inRoot(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -131,6 +131,11 @@ func (b *box) makeOne(dir, c string, isDir bool) error {
 	}
 	if err != nil {
 		return err
+	}
+	// In a bind or a cache mount they stay, as with BuildKit and Docker: it is not for the box to say what others see there.
+	if st.Dev != b.rootDev {
+		unix.Close(fd)
+		return nil
 	}
 	b.made = append(b.made, made{parent: fd, name: c, dir: isDir, times: []unix.Timespec{st.Atim, st.Mtim}})
 	return nil

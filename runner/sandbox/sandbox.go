@@ -26,6 +26,7 @@ import (
 type box struct {
 	Config
 	root    int       // the new root, O_PATH
+	rootDev uint64    // its device
 	made    []made    // mount points that were not there before
 	mounted []string  // where user mounts are, for taking them down
 	console *os.File  // the slave of the terminal

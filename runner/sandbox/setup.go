@@ -17,14 +17,15 @@ func (b *box) setup() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making mounts private: %w", err)
 	}
-	root, err := b.overlay()
-	if err != nil {
-		return err
-	}
 	trees, err := b.hostTrees()
 	if err != nil {
 		return err
 	}
+	root, err := trees.root.mount(b.Attach)
+	if err != nil {
+		return err
+	}
+	trees.root.close()
 	if err := b.pivot(root); err != nil {
 		return err
 	}
@@ -70,7 +71,11 @@ func (b *box) pivot(root int) error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("entering the root: %w", err)
 	}
-	b.root = root
+	var st unix.Stat_t
+	if err := unix.Fstat(root, &st); err != nil {
+		return fmt.Errorf("entering the root: %w", err)
+	}
+	b.root, b.rootDev = root, st.Dev
 	return nil
 }
 

@@ -1,0 +1,172 @@
+package runner
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// tree makes files below dir: a name that ends in a slash is a directory, a text that starts with "-> " a symlink.
+func tree(t *testing.T, dir string, files map[string]string) string {
+	t.Helper()
+	for name, text := range files {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		to, link := strings.CutPrefix(text, "-> ")
+		switch {
+		case strings.HasSuffix(name, "/"):
+			err = os.MkdirAll(file, 0o755)
+		case link:
+			err = os.Symlink(to, file)
+		default:
+			err = os.WriteFile(file, []byte(text), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// upperEmpty fails if a box has left anything in its upper directory.
+func (w *world) upperEmpty() {
+	w.t.Helper()
+	entries, err := os.ReadDir(w.upper)
+	if err != nil || len(entries) != 0 {
+		w.t.Errorf("upper has %v, %v", entries, err)
+	}
+	if entries, err = os.ReadDir(w.linux.Dir); err != nil || len(entries) != 0 {
+		w.t.Errorf("the directory for boxes has %v, %v", entries, err)
+	}
+}
+
+func TestMountOverlay(t *testing.T) {
+	w := newWorld(t)
+	a := tree(t, t.TempDir(), map[string]string{"d/f": "a\n", "d/g": "a\n", "bin/tool": "tool\n"})
+	b := tree(t, t.TempDir(), map[string]string{"d/f": "b\n", "link": "-> /d", "out": "-> ../../../../../../etc", "etc/passwd": "theirs\n"})
+	scratch := tree(t, t.TempDir(), map[string]string{"upper/": "", "work/": ""})
+	stage := &Overlay{Lower: []string{b, a}}
+	rw := &Overlay{Lower: []string{b, a}, Upper: filepath.Join(scratch, "upper"), Work: filepath.Join(scratch, "work")}
+	out := w.must(`cat /m/f /m/g /tool /out/passwd /all/d/f /one/d/f
+		(echo x > /m/f) 2>/dev/null || echo ro
+		echo new > /rw/f && cat /rw/f
+		ls -d /usr 2>/dev/null || echo none`, func(s *Sandbox, _ *Process) {
+		s.Mounts = []Mount{
+			{Type: Bind, Overlay: stage, Source: "/link", Target: "/m", ReadOnly: true},
+			{Type: Bind, Overlay: stage, Source: "bin/tool", Target: "/tool", ReadOnly: true},
+			{Type: Bind, Overlay: stage, Source: "/out", Target: "/out", ReadOnly: true},
+			{Type: Bind, Overlay: stage, Source: "/", Target: "/all", ReadOnly: true},
+			{Type: Bind, Overlay: &Overlay{Lower: []string{a}}, Target: "/one", ReadOnly: true},
+			{Type: Bind, Overlay: rw, Source: "/d", Target: "/rw"},
+		}
+	})
+	if out != "b\na\ntool\ntheirs\nb\na\nro\nnew\nnone\n" {
+		t.Errorf("got %q", out)
+	}
+	w.upperEmpty()
+	if data, err := os.ReadFile(filepath.Join(b, "d/f")); err != nil || string(data) != "b\n" {
+		t.Errorf("a layer was changed: %q, %v", data, err)
+	}
+	_, err := w.sh("true", func(s *Sandbox, _ *Process) {
+		s.Mounts = []Mount{{Type: Bind, Overlay: stage, Source: "/none", Target: "/m", ReadOnly: true}}
+	})
+	if err == nil || !strings.Contains(err.Error(), "mounting /m: bind /none: no such file or directory") {
+		t.Errorf("a source that is not there gave %v", err)
+	}
+	w.upperEmpty()
+}
+
+// A cache directory is full of what earlier steps have put there.
+func TestMountInside(t *testing.T) {
+	w := newWorld(t)
+	cache := tree(t, t.TempDir(), map[string]string{
+		"sub/f": "f\n", "etc/passwd": "caught\n", "abs": "-> /etc", "up": "-> ../../../../../../../../etc", "magic": "-> /proc/self/root",
+	})
+	out := w.must("cat /a/f /b/passwd /c/passwd; echo x > /a/new", func(s *Sandbox, _ *Process) {
+		s.Mounts = []Mount{
+			{Type: Bind, Source: cache, Inside: "/sub", Target: "/a"},
+			{Type: Bind, Source: cache, Inside: "abs", Target: "/b", ReadOnly: true},
+			{Type: Bind, Source: cache, Inside: "../../up", Target: "/c"},
+		}
+	})
+	if out != "f\ncaught\ncaught\n" {
+		t.Errorf("got %q", out)
+	}
+	if _, err := os.Stat(filepath.Join(cache, "sub/new")); err != nil {
+		t.Error(err)
+	}
+	if _, err := w.sh("true", func(s *Sandbox, _ *Process) {
+		s.Mounts = []Mount{{Type: Bind, Source: cache, Inside: "/magic", Target: "/a"}}
+	}); err == nil {
+		t.Error("a link out of the cache was followed")
+	}
+	w.upperEmpty()
+}
+
+func TestMountOwner(t *testing.T) {
+	w := newWorld(t)
+	out := w.must("stat -c '%u:%g %a' /run/secrets/s /t; cat /run/secrets/s", func(s *Sandbox, p *Process) {
+		p.User = "1000:50"
+		s.Mounts = []Mount{
+			{Type: Bind, Target: "/run/secrets/s", Data: []byte("hidden\n"), Mode: 0o400, UID: 1000, GID: 50, ReadOnly: true},
+			{Type: Tmpfs, Target: "/t", Mode: 0o750, UID: 1000, GID: 50},
+		}
+	})
+	if out != "1000:50 400\n1000:50 750\nhidden\n" {
+		t.Errorf("got %q", out)
+	}
+	w.upperEmpty()
+}
+
+func TestMountRootless(t *testing.T) {
+	run := rootless(t)
+	out, err := run(`stat -c '%u:%g' /data; cat /data; echo x > /rw/bin/new && ls /rw/bin/new; (echo x > /ro/bin/new) 2>/dev/null || echo ro; ls /c; ls /`, "mounts").CombinedOutput()
+	if want := "1000:50\ndata\n/rw/bin/new\nro\nf\n"; err != nil || !strings.HasPrefix(string(out), want) {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+// Mounts are made in order, in each other and over each other. What is made in a mount stays there, as with BuildKit.
+func TestMountNested(t *testing.T) {
+	w := newWorld(t)
+	outer, inner, other := t.TempDir(), tree(t, t.TempDir(), map[string]string{"i": "i\n"}), tree(t, t.TempDir(), map[string]string{"o": "o\n"})
+	tree(t, w.box.Root.Lower[0], map[string]string{"app/": "", "jump": "-> /app/deep", "loop": "-> loop"})
+	out := w.must("cat /c/inner/i /c/file /twice/o; ls /twice /app/deep /app", func(s *Sandbox, _ *Process) {
+		s.Mounts = []Mount{
+			{Type: Bind, Source: outer, Target: "/c"},
+			{Type: Bind, Source: inner, Target: "/c/inner"},
+			{Type: Bind, Target: "/c/file", Data: []byte("file\n"), Mode: 0o644},
+			{Type: Bind, Source: inner, Target: "/twice"},
+			{Type: Bind, Source: other, Target: "/twice"},
+			{Type: Bind, Source: inner, Target: "/jump/../deep/x/"},
+		}
+	})
+	if out != "i\nfile\no\n/app:\ndeep\n\n/app/deep:\nx\n\n/twice:\no\n" {
+		t.Errorf("got %q", out)
+	}
+	for _, name := range []string{"inner", "file"} {
+		if _, err := os.Stat(filepath.Join(outer, name)); err != nil {
+			t.Errorf("the mount point in a bind: %v", err)
+		}
+	}
+	// A mount point behind a symlink is made in the root, for which its directory is copied up, and removed.
+	if entries, err := os.ReadDir(filepath.Join(w.upper, "app")); err != nil || len(entries) != 0 {
+		t.Errorf("upper has %v, %v", entries, err)
+	}
+	if err := os.Remove(filepath.Join(w.upper, "app")); err != nil {
+		t.Fatal(err)
+	}
+	w.upperEmpty()
+	for target, want := range map[string]string{"/loop/x": "too many levels of symbolic links", "/": "nothing can be mounted over /", "/proc/x": "nothing can be mounted over"} {
+		_, err := w.sh("true", func(s *Sandbox, _ *Process) {
+			s.Mounts = []Mount{{Type: Bind, Source: inner, Target: target}}
+		})
+		if err == nil || !strings.Contains(err.Error(), want) && target != "/proc/x" {
+			t.Errorf("mounting over %s gave %v", target, err)
+		}
+	}
+}
