@@ -283,7 +283,8 @@ func (e *expander) captureMount(m Mount) {
 	s := OutlineSecret{Name: m.ID, Required: m.Required, Location: location(toRange(e.at.cmd.Location()))}
 	if m.Type == MountSecret {
 		e.capture.secrets = append(e.capture.secrets, s)
-	} else if m.Type == MountSSH {
+	}
+	if m.Type == MountSSH {
 		e.capture.ssh = append(e.capture.ssh, s)
 	}
 }
