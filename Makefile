@@ -52,14 +52,15 @@ race: ## the tests under the race detector (needs gcc)
 
 # Minimizing what is merely interesting costs more than it finds. What is unpacked goes to memory, if it can.
 fuzz: ## every fuzz target, FUZZTIME (30s) each
-	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' builder cache cmd dockerfile layer runner | sort | \
-	while IFS=: read -r file target; do \
+	@failed=; while IFS=: read -r file target; do \
 		target=$${target#func }; time=$(FUZZTIME); tmp=$${TMPDIR:-/tmp}; \
 		if [[ $$target =~ $(FUZZLONG) ]]; then time=30s; fi; \
 		if [ "$$target" = FuzzApply ] && [ -w /dev/shm ]; then tmp=/dev/shm; fi; \
 		echo "$$file $$target"; \
-		TMPDIR=$$tmp $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime "$$time" -fuzzminimizetime 10x "./$$(dirname "$$file")" </dev/null; \
-	done
+		TMPDIR=$$tmp $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime "$$time" -fuzzminimizetime 10x "./$$(dirname "$$file")" </dev/null || \
+			failed+=" $$target"; \
+	done < <(grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' builder cache cmd dockerfile layer runner | sort); \
+	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 bench: build ## benchmarks, and whole commands against the promised limits
 	@.ci/deps all
