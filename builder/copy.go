@@ -141,7 +141,7 @@ func (w *copyWork) content(ctx context.Context, below []snapshot.ID, inputs []fi
 		return nil, err
 	}
 	defer root.Close()
-	opt, err := w.options(root)
+	opt, err := w.options(root, len(below))
 	if err != nil {
 		return nil, err
 	}
@@ -159,8 +159,8 @@ func (w *copyWork) content(ctx context.Context, below []snapshot.ID, inputs []fi
 // detached: a linked copy is a layer that can lie on others than those it was made on.
 func (w *copyWork) detached() bool { return w.copy.Link }
 
-// options are those of the copier. Names of users are looked up in root.
-func (w *copyWork) options(root *rootfs.Root) (copier.Options, error) {
+// options are those of the copier. Names of users are looked up in root, which has so many layers.
+func (w *copyWork) options(root *rootfs.Root, layers int) (copier.Options, error) {
 	opt := copier.Options{Dest: w.copy.Dest, Extract: w.copy.Add, UserXattr: w.UserXattr}
 	if w.copy.Unpack != nil {
 		opt.Extract = *w.copy.Unpack
@@ -173,7 +173,7 @@ func (w *copyWork) options(root *rootfs.Root) (copier.Options, error) {
 		opt.Mode = mode.Apply
 	}
 	var err error
-	opt.Owner, err = w.owner(root)
+	opt.Owner, err = w.owner(root, layers)
 	return opt, err
 }
 
@@ -190,7 +190,7 @@ func (w *copyWork) do(ctx context.Context, active *snapshot.Active, below []snap
 		}
 		defer users.Close()
 	}
-	opt, err := w.options(users)
+	opt, err := w.options(users, len(below))
 	if err != nil {
 		return err
 	}
@@ -265,26 +265,17 @@ func (w *copyWork) stage(ctx context.Context, inputs []filesystem) (*source.Tree
 	return tree, items, nil
 }
 
-// owner looks --chown up. A user that the passwd file does not have is taken for root, as in BuildKit, but not silently; without
-// such a file it is an error.
-func (w *copyWork) owner(root *rootfs.Root) (*layer.Owner, error) {
+// owner looks --chown up. A user that does not exist is taken for root, as in BuildKit, but not silently; where there are no layers
+// to look into it is an error.
+func (w *copyWork) owner(root *rootfs.Root, layers int) (*layer.Owner, error) {
 	if w.copy.Chown == "" {
 		return nil, nil //nolint:nilnil // no --chown: the copier's default
 	}
 	o, err := copier.Owner(root, w.copy.Chown)
 	var unknown *copier.UnknownError
-	if errors.As(err, &unknown) && hasAccounts(root, unknown.Group) {
+	if errors.As(err, &unknown) && layers > 0 {
 		w.warn(w.vertex, fmt.Sprintf("--chown=%s: %v: the files belong to %d:%d", w.copy.Chown, err, o.UID, o.GID))
 		err = nil
 	}
 	return &o, err
-}
-
-func hasAccounts(root *rootfs.Root, group bool) bool {
-	file := "/etc/passwd"
-	if group {
-		file = "/etc/group"
-	}
-	_, err := root.Stat(file)
-	return err == nil
 }

@@ -48,9 +48,6 @@ const (
 	socketMode = 0o600
 )
 
-// sshDir holds the sockets of agents that name no target.
-const sshDir = "/run/buildkit/ssh_agent."
-
 // mountAll prepares the mounts of a RUN; close must follow, also after an error.
 func (w *runWork) mountAll(ctx context.Context, inputs []filesystem) (*mounts, error) {
 	all := &mounts{}
@@ -179,14 +176,7 @@ func (w *runWork) ssh(ctx context.Context, all *mounts, m dockerfile.Mount) erro
 		return nil
 	}
 	all.release = append(all.release, stop)
-	target := m.Target
-	if target == "" {
-		target = sshDir + strconv.Itoa(len(all.env))
-	}
-	all.mounts = append(all.mounts, runner.Mount{Type: runner.Bind, Source: socket, Target: target})
-	if !slices.ContainsFunc(all.env, func(e string) bool { return len(e) > 14 && e[:14] == "SSH_AUTH_SOCK=" }) {
-		all.env = append(all.env, "SSH_AUTH_SOCK="+target)
-	}
+	all.mounts = append(all.mounts, runner.Mount{Type: runner.Bind, Source: socket, Target: m.Target})
 	return nil
 }
 

@@ -28,7 +28,9 @@ func (w *copyWork) remote(ctx context.Context, r dockerfile.Remote) (group, erro
 		return group{}, errors.New("internal error: no client for remote sources")
 	}
 	if r.Git != nil {
-		repo, err := w.opt.Fetch.Git(ctx, GitRequest(r.Git, w.copy.Checksum))
+		req := GitRequest(r.Git, w.copy.Checksum)
+		req.CommitTimes = false // it is for contexts
+		repo, err := w.opt.Fetch.Git(ctx, req)
 		if err != nil {
 			return group{}, err
 		}
@@ -55,6 +57,7 @@ func GitRequest(g *dockerfile.GitRef, checksum string) fetch.GitRequest {
 		Checksum: cmp.Or(g.Commit, checksum), FetchByCommit: g.FetchByCommit,
 		KeepGitDir:     g.KeepGitDir != nil && *g.KeepGitDir,
 		SkipSubmodules: g.Submodules != nil && !*g.Submodules,
+		CommitTimes:    g.MTime == "commit",
 	}
 }
 

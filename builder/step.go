@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/strake-build/strake/builder/copier"
 	"github.com/strake-build/strake/cache"
@@ -28,11 +29,20 @@ type step struct {
 	exported bool // the layer is part of the image: its diffID will be needed
 }
 
-func (s *step) Parts(ctx context.Context) ([]cache.Part, error) { return s.work.parts(ctx) }
+func (s *step) Parts(ctx context.Context) ([]cache.Part, error) {
+	parts, err := s.work.parts(ctx)
+	if err == nil && s.clamps() {
+		parts = append(parts, cache.Part{Name: "clamp", Value: strconv.FormatInt(*s.epoch, 10)})
+	}
+	return parts, err
+}
+
+// clamps says that no file of the layer is later than SOURCE_DATE_EPOCH.
+func (s *step) clamps() bool { return s.epoch != nil && s.opt.RewriteTimestamps }
 
 // ContentParts name the layers below, which are what they are however they were made, and the files that are read.
 func (s *step) ContentParts(ctx context.Context, parent filesystem, inputs []filesystem) ([]cache.Part, error) {
-	parts, err := s.work.parts(ctx)
+	parts, err := s.Parts(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -82,11 +92,14 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem) 
 	if err := s.work.do(ctx, active, ids, inputs); err != nil {
 		return none, cache.Record{}, err
 	}
+	if s.clamps() {
+		active.Clamp(*s.epoch)
+	}
 	id, err := active.Commit(ctx)
 	if err != nil {
 		return none, cache.Record{}, err
 	}
-	parts, err := s.work.parts(ctx)
+	parts, err := s.Parts(ctx)
 	if err != nil {
 		return none, cache.Record{}, err
 	}

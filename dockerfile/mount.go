@@ -94,9 +94,6 @@ func (e *expander) mounts(c *instructions.RunCommand) (mounts []Mount, socket st
 	}
 	agents := 0
 	for i, m := range list {
-		if err := unsupportedMount(MountType(m.Type)); err != nil && !e.g.settings.CheckOnly {
-			return nil, "", err
-		}
 		mount, err := e.mount(m, instructions.GetMounts(written)[i].From, agents)
 		if err != nil {
 			return nil, "", err

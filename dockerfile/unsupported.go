@@ -28,23 +28,6 @@ func unsupportedRun(c *instructions.RunCommand) error {
 	return nil
 }
 
-// unsupportedMount is asked when variables are expanded: the type of a mount may be one.
-func unsupportedMount(t MountType) error {
-	switch t {
-	case MountBind:
-		return refuse("RUN --mount=type=bind")
-	case MountCache:
-		return refuse("RUN --mount=type=cache")
-	case MountTmpfs:
-		return refuse("RUN --mount=type=tmpfs")
-	case MountSecret:
-		return refuse("RUN --mount=type=secret")
-	case MountSSH:
-		return refuse("RUN --mount=type=ssh")
-	}
-	return nil
-}
-
 func refuse(what string) error {
 	return fmt.Errorf("%s is not supported by this release", what)
 }
