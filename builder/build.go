@@ -65,6 +65,8 @@ type Options struct {
 	// Contexts are the --build-contexts by name, as in Settings.Contexts. One is opened when something needs it.
 	Contexts map[string]OpenContext
 	Sandbox  SandboxOptions
+	// FreshStages are names of stages whose steps run whatever the cache holds: --no-cache-filter.
+	FreshStages []string
 	// RewriteTimestamps: with SOURCE_DATE_EPOCH, no file in a new layer is later than it.
 	RewriteTimestamps bool
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -177,7 +178,7 @@ func (p *planner) add(v *vertex) *vertex {
 
 // step lowers one instruction on top of parent.
 func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, parent *vertex) (*vertex, error) {
-	v := &vertex{Name: label + st.Name, Parent: parent, Wrap: func(err error) error { return p.at(s, st.Range, st.Text, err) }}
+	v := &vertex{Name: label + st.Name, Parent: parent, Fresh: p.isFresh(s), Wrap: func(err error) error { return p.at(s, st.Range, st.Text, err) }}
 	op := &step{build: p.build, vertex: v}
 	switch o := st.Op.(type) {
 	case *dockerfile.Run:
@@ -209,6 +210,11 @@ func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, pa
 	}
 	v.Op = op
 	return p.add(v), nil
+}
+
+// isFresh says whether the steps of s run whatever the cache holds.
+func (p *planner) isFresh(s *dockerfile.Stage) bool {
+	return s.Name != "" && slices.ContainsFunc(p.opt.FreshStages, func(n string) bool { return strings.EqualFold(n, s.Name) })
 }
 
 // mountInputs adds the inputs of a RUN: what its mounts are made from.

@@ -46,7 +46,9 @@ type Vertex[R any] struct {
 	// Source marks a vertex that only describes where something is: its Run is cheap, is never
 	// cached and takes no job.
 	Source bool
-	Op     Op[R]
+	// Fresh marks a vertex that is run whatever the cache holds; what it makes is kept.
+	Fresh bool
+	Op    Op[R]
 	// Wrap puts an error of Op into the words of the person who builds; nil leaves it alone.
 	Wrap func(error) error
 }
@@ -184,7 +186,7 @@ func (r *run[R]) key(v *Vertex[R]) (cache.Key, error) {
 
 func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 	k, err := r.nodes[v].key()
-	if err != nil || v.Source {
+	if err != nil || v.Source || v.Fresh {
 		return nil, err
 	}
 	rec, err := r.Cache.Lookup(r.ctx, k)
@@ -250,7 +252,7 @@ func (r *run[R]) work(v *Vertex[R], parent R, inputs []R) (R, error) {
 		return zero, err
 	}
 	defer unlock()
-	if rec, err := r.Cache.Lookup(r.ctx, k); err == nil && !r.isStale(v, rec) {
+	if rec, err := r.Cache.Lookup(r.ctx, k); err == nil && !v.Fresh && !r.isStale(v, rec) {
 		r.emit(v, progress.Event{Kind: progress.Cached})
 		r.emit(v, progress.Event{Kind: progress.Completed})
 		return v.Op.Load(parent, rec), nil
@@ -272,7 +274,7 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 		return zero, err
 	}
 	content := cache.NewKey(append([]cache.Part{{Name: "by", Value: "content"}}, parts...))
-	if rec, err := r.Cache.Lookup(r.ctx, content); err == nil {
+	if rec, err := r.Cache.Lookup(r.ctx, content); err == nil && !v.Fresh {
 		r.save(v, rec, k)
 		r.emit(v, progress.Event{Kind: progress.Cached})
 		r.emit(v, progress.Event{Kind: progress.Completed})

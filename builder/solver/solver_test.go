@@ -209,6 +209,18 @@ func TestSameContentCutsOff(t *testing.T) {
 	}
 }
 
+func TestFreshVertexRunsAndIsKept(t *testing.T) {
+	w := newWorld()
+	a := w.vertex("a", nil)
+	b := w.vertex("b", a)
+	for _, fresh := range []bool{true, true, false} {
+		b.Fresh = fresh
+		if _, err := w.solve(t.Context(), 1, a, b); err != nil || strings.Contains(w.did(), "b") != fresh {
+			t.Errorf("fresh %v: ran %q, %v", fresh, w.did(), err)
+		}
+	}
+}
+
 func TestIndependentVerticesRunTogetherWithinJobs(t *testing.T) {
 	for jobs, want := range map[int]time.Duration{8: time.Second, 4: 2 * time.Second, 1: 8 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
