@@ -31,20 +31,19 @@ type Result struct {
 
 // files receives the files of a layout.
 type files interface {
-	add(name string, size int64, r io.Reader) error
+	add(name string, r sized) error
 }
 
-// Layout says how an image is written as an OCI image layout.
-type Layout struct {
-	Names  []name.Tag         // what the image is called inside it
-	Codec  compress.Algorithm // for layers that were never compressed
-	Docker bool               // add what docker load reads
+// sized is content of a known size, in bytes.
+type sized interface {
+	io.Reader
+	Size() int64
 }
 
-// LayoutTar writes img as an OCI image layout in a tar.
-func (e *Exporter) LayoutTar(ctx context.Context, w io.Writer, img *image.Image, l Layout) (Result, error) {
+// LayoutTar writes artifacts as an OCI image layout in a tar. The result is that of the last one.
+func (e *Exporter) LayoutTar(ctx context.Context, w io.Writer, artifacts []Artifact, o Options) (Result, error) {
 	tw := tar.NewWriter(w)
-	res, err := e.layout(ctx, tarFiles{tw, map[string]bool{}}, img, l)
+	res, err := e.layout(ctx, tarFiles{tw, map[string]bool{}}, artifacts, o)
 	if err != nil {
 		return Result{}, err
 	}
@@ -54,17 +53,63 @@ func (e *Exporter) LayoutTar(ctx context.Context, w io.Writer, img *image.Image,
 	return res, nil
 }
 
-// LayoutFolder writes img as an OCI image layout into a folder, which is made if it is missing; an
+// LayoutFolder writes artifacts as an OCI image layout into a folder, which is made if it is missing; an
 // index.json that is there is replaced last, so an older layout stays readable until then.
-func (e *Exporter) LayoutFolder(ctx context.Context, dir string, img *image.Image, l Layout) (Result, error) {
+func (e *Exporter) LayoutFolder(ctx context.Context, dir string, artifacts []Artifact, o Options) (Result, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil { //nolint:gosec // an output folder, for others to read
 		return Result{}, fmt.Errorf("writing the image: %w", err)
 	}
-	return e.layout(ctx, dirFiles(dir), img, l)
+	return e.layout(ctx, dirFiles(dir), artifacts, o)
 }
 
-func (e *Exporter) layout(ctx context.Context, out files, img *image.Image, l Layout) (Result, error) {
-	blobs, err := e.compressed(ctx, img, l.Codec)
+func (e *Exporter) layout(ctx context.Context, out files, artifacts []Artifact, o Options) (Result, error) {
+	for _, a := range artifacts {
+		if err := o.check(a); err != nil {
+			return Result{}, err
+		}
+	}
+	if err := out.add("oci-layout", strings.NewReader(`{"imageLayoutVersion":"1.0.0"}`)); err != nil {
+		return Result{}, fmt.Errorf("writing the image: %w", err)
+	}
+	manifests := make([][]manifest, len(artifacts))
+	archive := []dockerEntry{}
+	err := eachImage(ctx, artifacts, func(a int, img *image.Image) error {
+		m, layers, err := e.layoutImage(ctx, out, img, o)
+		manifests[a] = append(manifests[a], m)
+		archive = append(archive, newDockerEntry(img, layers, artifacts[a].Names))
+		return err
+	})
+	if err != nil {
+		return Result{}, err
+	}
+	top := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{}}
+	var last v1.Descriptor
+	for i, a := range artifacts {
+		d, index, err := o.top(a, manifests[i])
+		if err == nil && index != nil {
+			err = out.add(blobName(index.digest), bytes.NewReader(index.raw))
+		}
+		if err != nil {
+			return Result{}, fmt.Errorf("writing the image: %w", err)
+		}
+		last = d
+		top.Manifests = append(top.Manifests, entries(d, a.Names)...)
+	}
+	if o.Archive {
+		err = addJSON(out, "manifest.json", archive)
+	}
+	if err == nil {
+		err = addJSON(out, "index.json", top)
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("writing the image: %w", err)
+	}
+	return Result{Descriptor: last}, nil
+}
+
+// layoutImage adds the blobs of one image.
+func (e *Exporter) layoutImage(ctx context.Context, out files, img *image.Image, o Options) (manifest, []v1.Descriptor, error) {
+	blobs, err := e.compressed(ctx, img, o)
 	defer func() {
 		for _, b := range blobs {
 			if b.file != nil {
@@ -73,74 +118,72 @@ func (e *Exporter) layout(ctx context.Context, out files, img *image.Image, l La
 		}
 	}()
 	if err != nil {
-		return Result{}, err
+		return manifest{}, nil, err
 	}
 	layers := make([]v1.Descriptor, len(blobs))
 	for i, b := range blobs {
 		layers[i] = b.desc
 	}
-	m, err := e.manifestFor(img, layers)
+	m, err := e.manifest(img, layers, o)
 	if err != nil {
-		return Result{}, err
+		return manifest{}, nil, err
 	}
-	add := func(name string, b []byte) {
-		if err == nil {
-			err = out.add(name, int64(len(b)), bytes.NewReader(b))
-		}
-	}
-	add("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`))
 	for _, b := range blobs {
 		if err == nil {
-			err = out.add(blobName(b.desc.Digest), b.desc.Size, io.NewSectionReader(b.file, 0, b.desc.Size))
+			err = out.add(blobName(b.desc.Digest), io.NewSectionReader(b.file, 0, b.desc.Size))
 		}
 	}
-	add(blobName(img.ID), img.RawConfig)
-	add(blobName(m.digest), m.raw)
-	if l.Docker {
-		add("manifest.json", dockerManifest(img, layers, l.Names))
+	if err == nil {
+		err = out.add(blobName(img.ID), bytes.NewReader(img.RawConfig))
 	}
-	add("index.json", index(m.descriptor(img), l.Names))
+	if err == nil {
+		err = out.add(blobName(m.digest), bytes.NewReader(m.raw))
+	}
 	if err != nil {
-		return Result{}, fmt.Errorf("writing the image: %w", err)
+		return manifest{}, nil, fmt.Errorf("writing the image: %w", err)
 	}
-	return Result{Descriptor: m.descriptor(img)}, nil
+	return m, layers, nil
+}
+
+func addJSON(out files, name string, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return out.add(name, bytes.NewReader(raw))
 }
 
 func blobName(h v1.Hash) string { return path.Join("blobs", h.Algorithm, h.Hex) }
 
-// index is index.json of a layout (OCI image specification, image-layout.md): an entry for each name.
-func index(d v1.Descriptor, names []name.Tag) []byte {
-	idx := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{}}
-	for _, n := range names {
-		named := d
-		named.Annotations = map[string]string{
-			"io.containerd.image.name":          n.Name(),
-			"org.opencontainers.image.ref.name": n.TagStr(),
-		}
-		idx.Manifests = append(idx.Manifests, named)
-	}
+// entries are an artifact's entries in index.json of a layout (OCI image specification, image-layout.md): one for each name.
+func entries(d v1.Descriptor, names []name.Tag) []v1.Descriptor {
 	if len(names) == 0 {
-		idx.Manifests = append(idx.Manifests, d)
+		return []v1.Descriptor{d}
 	}
-	raw, _ := json.Marshal(idx) //nolint:errchkjson // plain data: it cannot fail
-	return raw
+	list := make([]v1.Descriptor, len(names))
+	for i, n := range names {
+		list[i] = d
+		list[i].Annotations = named(d.Annotations, n)
+	}
+	return list
 }
 
-// dockerManifest is manifest.json of docker save's format.
-func dockerManifest(img *image.Image, layers []v1.Descriptor, names []name.Tag) []byte {
-	entry := struct {
-		Config   string
-		RepoTags []string
-		Layers   []string
-	}{Config: blobName(img.ID), Layers: []string{}}
+// dockerEntry is an image in manifest.json of docker save's format.
+type dockerEntry struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+func newDockerEntry(img *image.Image, layers []v1.Descriptor, names []name.Tag) dockerEntry {
+	entry := dockerEntry{Config: blobName(img.ID), Layers: []string{}}
 	for _, n := range names {
 		entry.RepoTags = append(entry.RepoTags, familiar(n))
 	}
 	for _, l := range layers {
 		entry.Layers = append(entry.Layers, blobName(l.Digest))
 	}
-	raw, _ := json.Marshal([]any{entry}) //nolint:errchkjson // plain data: it cannot fail
-	return raw
+	return entry
 }
 
 // compressedBlob is a compressed layer in a file without a name.
@@ -151,21 +194,21 @@ type compressedBlob struct {
 
 // compressed compresses or fetches every layer, two at a time: each alone uses all cores while it is compressed. The files
 // must be closed, also after an error.
-func (e *Exporter) compressed(ctx context.Context, img *image.Image, codec compress.Algorithm) ([]compressedBlob, error) {
+func (e *Exporter) compressed(ctx context.Context, img *image.Image, o Options) ([]compressedBlob, error) {
 	blobs := make([]compressedBlob, len(img.Layers))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(2)
 	for i, l := range img.Layers {
 		g.Go(func() (err error) {
-			blobs[i], err = e.compress(ctx, l, codec)
+			blobs[i], err = e.compress(ctx, e.form(l, o), o.Codec)
 			return err
 		})
 	}
 	return blobs, g.Wait()
 }
 
-func (e *Exporter) compress(ctx context.Context, l image.Layer, codec compress.Algorithm) (b compressedBlob, err error) {
-	known, ok := e.Layers.Descriptor(l, codec)
+func (e *Exporter) compress(ctx context.Context, l formed, codec compress.Algorithm) (b compressedBlob, err error) {
+	known, ok := e.Layers.Descriptor(l.Layer, codec)
 	if ok {
 		if f, err := e.Blobs.Open(known.Digest); err == nil {
 			return compressedBlob{known, f}, nil
@@ -176,7 +219,7 @@ func (e *Exporter) compress(ctx context.Context, l image.Layer, codec compress.A
 		return b, fmt.Errorf("making a temporary file in %s: %w", e.Temp, err)
 	}
 	b.file = os.NewFile(uintptr(fd), "compressed layer")
-	r, err := e.Layers.Compressed(ctx, l, codec)
+	r, err := e.open(ctx, l, codec)
 	if err != nil {
 		return b, err
 	}
@@ -190,7 +233,7 @@ func (e *Exporter) compress(ctx context.Context, l image.Layer, codec compress.A
 		b.desc = *l.Blob
 		return b, nil
 	}
-	return b, e.Layers.Remember(l, codec, b.desc)
+	return b, e.Layers.Remember(l.Layer, codec, b.desc)
 }
 
 // tarFiles is a layout in a tar. Times are zero: the same image gives the same tar.
@@ -199,7 +242,7 @@ type tarFiles struct {
 	seen map[string]bool
 }
 
-func (t tarFiles) add(name string, size int64, r io.Reader) error {
+func (t tarFiles) add(name string, r sized) error {
 	if t.seen[name] {
 		return nil // two layers with the same content are one blob
 	}
@@ -212,7 +255,7 @@ func (t tarFiles) add(name string, size int64, r io.Reader) error {
 		}
 	}
 	t.seen[name] = true
-	if err := t.w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644}); err != nil {
+	if err := t.w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: r.Size(), Mode: 0o644}); err != nil {
 		return err
 	}
 	_, err := io.Copy(t.w, r)
@@ -222,9 +265,9 @@ func (t tarFiles) add(name string, size int64, r io.Reader) error {
 // dirFiles is a layout in a folder.
 type dirFiles string
 
-func (d dirFiles) add(name string, size int64, r io.Reader) error {
+func (d dirFiles) add(name string, r sized) error {
 	path := filepath.Join(string(d), name)
-	if st, err := os.Lstat(path); err == nil && filepath.Dir(name) != "." && st.Size() == size {
+	if st, err := os.Lstat(path); err == nil && filepath.Dir(name) != "." && st.Size() == r.Size() {
 		return nil // a blob: its name says what it holds
 	}
 	return WriteFile(path, func(w io.Writer) error {
@@ -251,6 +294,14 @@ func WriteFile(path string, write func(io.Writer) error) error {
 		_ = os.Remove(tmp.Name())
 	}
 	return err
+}
+
+// canonical is a name with its host, which for Docker Hub is docker.io.
+func canonical(n name.Tag) string {
+	if rest, ok := strings.CutPrefix(n.Name(), name.DefaultRegistry+"/"); ok {
+		return "docker.io/" + rest
+	}
+	return n.Name()
 }
 
 // familiar is a name as docker's users write it: without Docker Hub's host and "library/".

@@ -62,31 +62,39 @@ func (e *Exporter) original(img *image.Image) (m manifest, ok bool, err error) {
 	return manifest{raw, head.MediaType, img.Manifest}, true, nil
 }
 
-// newManifest describes img with its compressed layers, as the OCI image specification says (manifest.md).
-func newManifest(img *image.Image, layers []v1.Descriptor) (manifest, error) {
+// newManifest describes img with its compressed layers, as the OCI image specification says (manifest.md), or with
+// docker's media types (image manifest version 2, schema 2).
+func newManifest(img *image.Image, layers []v1.Descriptor, notes map[string]string, docker bool) (manifest, error) {
 	m := v1.Manifest{
 		SchemaVersion: 2,
 		MediaType:     types.OCIManifestSchema1,
 		Config:        v1.Descriptor{MediaType: types.OCIConfigJSON, Digest: img.ID, Size: int64(len(img.RawConfig))},
 		Layers:        make([]v1.Descriptor, len(layers)),
+		Annotations:   notes,
+	}
+	if docker {
+		m.MediaType, m.Config.MediaType = types.DockerManifestSchema2, types.DockerConfigJSON
 	}
 	for i, l := range layers {
-		m.Layers[i] = v1.Descriptor{MediaType: ociLayer(l.MediaType), Digest: l.Digest, Size: l.Size, Annotations: l.Annotations, URLs: l.URLs}
+		t := ociLayer(l.MediaType)
+		if docker {
+			if t = dockerLayer(t); t == "" {
+				return manifest{}, fmt.Errorf("docker has no media type for a layer of %s: ask for gzip and force-compression, or for OCI's media types", l.MediaType)
+			}
+		}
+		m.Layers[i] = v1.Descriptor{MediaType: t, Digest: l.Digest, Size: l.Size, Annotations: l.Annotations, URLs: l.URLs}
 	}
+	return encodeManifest(m, m.MediaType)
+}
+
+// encodeManifest gives a manifest its bytes and digest.
+func encodeManifest(m any, t types.MediaType) (manifest, error) {
 	raw, err := json.Marshal(m)
 	if err != nil {
 		return manifest{}, fmt.Errorf("encoding the manifest: %w", err)
 	}
 	digest, _, err := v1.SHA256(bytes.NewReader(raw))
-	return manifest{raw, m.MediaType, digest}, err
-}
-
-// manifestFor is the pulled manifest, or a new one over compressed layers.
-func (e *Exporter) manifestFor(img *image.Image, layers []v1.Descriptor) (manifest, error) {
-	if m, ok, err := e.original(img); ok || err != nil {
-		return m, err
-	}
-	return newManifest(img, layers)
+	return manifest{raw, t, digest}, err
 }
 
 // mediaType is the OCI media type of a layer compressed with codec.
@@ -110,6 +118,20 @@ func ociLayer(t types.MediaType) types.MediaType {
 		return types.OCIUncompressedLayer
 	default:
 		return t
+	}
+}
+
+// dockerLayer is docker's name of a layer's OCI media type, "" if there is none.
+func dockerLayer(t types.MediaType) types.MediaType {
+	switch t {
+	case types.OCILayer:
+		return types.DockerLayer
+	case types.OCIUncompressedLayer:
+		return types.DockerUncompressedLayer
+	case types.DockerForeignLayer:
+		return t
+	default:
+		return ""
 	}
 }
 

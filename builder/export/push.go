@@ -18,16 +18,46 @@ import (
 // Pushes is how many layers are sent at once.
 const pushes = 4
 
-// Push sends img to the registry under ref: layers the registry lacks, several at once, then the configuration, and
-// the manifest last. Layers that were never compressed are compressed with codec on their way. progress is called with the bytes of each layer that are done; it may be nil.
-func (e *Exporter) Push(ctx context.Context, img *image.Image, ref name.Reference, codec compress.Algorithm, progress func(layer v1.Hash, current int64)) (Result, error) {
-	repo := ref.Context()
+// Push sends a to the registry under ref: layers the registry lacks, several at once, then the configuration, and
+// the manifest last, and after all images their index. Layers that were never compressed are compressed on their way. progress is called with the bytes of each
+// layer that are done; it may be nil. The names of a are not looked at.
+func (e *Exporter) Push(ctx context.Context, a Artifact, ref name.Reference, o Options, progress func(layer v1.Hash, current int64)) (Result, error) {
+	if err := o.check(a); err != nil {
+		return Result{}, err
+	}
+	manifests := make([]manifest, len(a.Images))
+	for i, img := range a.Images {
+		var err error
+		if manifests[i], err = e.pushImage(ctx, img, ref.Context(), o, progress); err != nil {
+			return Result{}, err
+		}
+		if a.Index {
+			if err := e.Client.PushManifest(ctx, ref.Context().Digest(manifests[i].digest.String()), manifests[i].raw, manifests[i].mediaType); err != nil {
+				return Result{}, err
+			}
+		}
+	}
+	top, index, err := o.top(a, manifests)
+	if err != nil {
+		return Result{}, err
+	}
+	if index == nil {
+		index = &manifests[0]
+	}
+	if err := e.Client.PushManifest(ctx, ref, index.raw, index.mediaType); err != nil {
+		return Result{}, err
+	}
+	return Result{Descriptor: top}, nil
+}
+
+// pushImage sends the layers and the configuration of an image, and returns its manifest.
+func (e *Exporter) pushImage(ctx context.Context, img *image.Image, repo name.Repository, o Options, progress func(v1.Hash, int64)) (manifest, error) {
 	layers := make([]v1.Descriptor, len(img.Layers))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(pushes)
 	for i, l := range img.Layers {
 		g.Go(func() (err error) {
-			layers[i], err = e.pushLayer(gctx, repo, l, codec, progress)
+			layers[i], err = e.pushLayer(gctx, repo, e.form(l, o), o.Codec, progress)
 			return err
 		})
 	}
@@ -38,27 +68,20 @@ func (e *Exporter) Push(ctx context.Context, img *image.Image, ref name.Referenc
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return Result{}, err // the client's errors name the repository
+		return manifest{}, err // the client's errors name the repository
 	}
-	m, err := e.manifestFor(img, layers)
-	if err != nil {
-		return Result{}, err
-	}
-	if err := e.Client.PushManifest(ctx, ref, m.raw, m.mediaType); err != nil {
-		return Result{}, err
-	}
-	return Result{Descriptor: m.descriptor(img)}, nil
+	return e.manifest(img, layers, o)
 }
 
-func (e *Exporter) pushLayer(ctx context.Context, repo name.Repository, l image.Layer, codec compress.Algorithm, progress func(v1.Hash, int64)) (v1.Descriptor, error) {
+func (e *Exporter) pushLayer(ctx context.Context, repo name.Repository, l formed, codec compress.Algorithm, progress func(v1.Hash, int64)) (v1.Descriptor, error) {
 	u := registry.Upload{
 		MediaType: mediaType(codec),
-		Open:      func(ctx context.Context) (io.ReadCloser, error) { return e.Layers.Compressed(ctx, l, codec) },
+		Open:      func(ctx context.Context) (io.ReadCloser, error) { return e.open(ctx, l, codec) },
 	}
 	if progress != nil {
 		u.Progress = func(current int64) { progress(l.DiffID, current) }
 	}
-	if known, ok := e.Layers.Descriptor(l, codec); ok {
+	if known, ok := e.Layers.Descriptor(l.Layer, codec); ok {
 		u.Known, u.MediaType = &known, known.MediaType
 	}
 	if l.Origin != "" {
@@ -68,5 +91,5 @@ func (e *Exporter) pushLayer(ctx context.Context, repo name.Repository, l image.
 	if err != nil || l.Blob != nil {
 		return d, err
 	}
-	return d, e.Layers.Remember(l, codec, d)
+	return d, e.Layers.Remember(l.Layer, codec, d)
 }

@@ -2,43 +2,56 @@ package main
 
 import (
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/dockerfile"
 	"github.com/strake-build/strake/runner"
 )
 
 // buildFlags are the flags of strake build as they were typed.
 type buildFlags struct {
-	tags, buildArgs, labels, outputs []string
-
-	file, target, platform, progress string
-	iidFile, metadataFile            string
-	noCache, pull, quiet, push       bool
-	jobs                             int
+	tags, buildArgs, labels, platforms    []string
+	secrets, ssh, contexts, noCacheFilter []string
+	file, target, progress, call          string
+	iidFile, metadataFile                 string
+	noCache, pull, quiet, check           bool
+	jobs                                  int
+	outputs                               outputFlags
+	steps                                 stepFlags
 }
 
 // buildOptions are the decided values of strake build.
 type buildOptions struct {
-	context      string // a folder, or "-" for standard input
-	file         string // of the Dockerfile; "" is Dockerfile in the context, "-" standard input
-	tags         []name.Tag
-	target       string
-	buildArgs    map[string]string
-	labels       map[string]string
-	noCache      bool
-	pull         bool
-	platform     v1.Platform
-	progress     string // auto, plain, tty or quiet
-	printID      bool   // -q
-	iidFile      string
-	metadataFile string
-	outputs      []output
-	jobs         int // 0 is the builder's default
-	isolation    runner.Rung
+	context       string // a folder, "-" for standard input, or a URL
+	file          string // of the Dockerfile; "" is Dockerfile in the context, "-" standard input
+	tags          []name.Tag
+	target        string
+	buildArgs     map[string]string
+	labels        map[string]string
+	noCache       bool
+	pull          bool
+	platforms     []v1.Platform // at least one
+	platformGiven bool
+	index         bool   // the result is an index, also of one platform
+	progress      string // auto, plain, tty or quiet
+	printID       bool   // -q
+	iidFile       string
+	metadataFile  string
+	outputs       []output
+	jobs          int // 0 is the builder's default
+	isolation     runner.Rung
+	secrets       []secretFlag
+	ssh           []sshFlag
+	contexts      []contextFlag
+	steps         builder.SandboxOptions
+	call          callOptions
 }
 
 // epochArg is the time that reproducible builds give to everything.
@@ -51,11 +64,14 @@ func newBuildCommand(env *environment) *cobra.Command {
 		Short: "Build an image from a Dockerfile",
 		Long: `Build an image from a Dockerfile.
 
-CONTEXT is the folder that COPY and ADD read, or "-": a tar archive, or a Dockerfile, on
-standard input. The image goes to strake's store unless -o says otherwise.`,
+CONTEXT is what COPY and ADD read: a folder, the URL of a git repository (URL#REF:FOLDER) or of
+an archive, or "-": a tar archive, or a Dockerfile, on standard input. The image goes to strake's
+store unless -o says otherwise.`,
 		Example: `  strake build -t app:1.0 .
   strake build -t registry.example.org/app:1.0 --push .
-  strake build -o type=oci,dest=app.tar .`,
+  strake build -o type=oci,dest=app.tar .
+  strake build --secret id=token,src=token.txt --ssh default .
+  strake build --check .`,
 		Args: exactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := flags.decide(env, args[0])
@@ -65,24 +81,35 @@ standard input. The image goes to strake's store unless -o says otherwise.`,
 			return runBuild(cmd.Context(), env, opts)
 		},
 	}
-	f := cmd.Flags()
-	f.StringArrayVarP(&flags.tags, "tag", "t", nil, "`name` of the image, as NAME or NAME:TAG (repeatable)")
-	f.StringVarP(&flags.file, "file", "f", "", "Dockerfile (default CONTEXT/Dockerfile; \"-\" is standard input)")
-	f.StringVar(&flags.target, "target", "", "`stage` to build (default: the last)")
-	f.StringArrayVar(&flags.buildArgs, "build-arg", nil, "value of an ARG, as `K=V`, or K for its value in the environment (repeatable)")
-	f.StringArrayVar(&flags.labels, "label", nil, "label of the image, as `K=V` (repeatable)")
-	f.BoolVar(&flags.noCache, "no-cache", false, "run every step again")
-	f.BoolVar(&flags.pull, "pull", false, "ask the registry for newer base images")
-	f.StringVar(&flags.platform, "platform", "", "`platform` of the image, as OS/ARCH[/VARIANT] (default: this machine's)")
-	f.StringVar(&flags.progress, "progress", "auto", "how to show progress: `auto`, plain, tty or quiet")
-	f.BoolVarP(&flags.quiet, "quiet", "q", false, "print nothing but the image ID")
-	f.StringVar(&flags.iidFile, "iidfile", "", "write the image ID to this `file`")
-	f.StringVar(&flags.metadataFile, "metadata-file", "", "write what was built, as JSON, to this `file`")
-	f.BoolVar(&flags.push, "push", false, "push the image under its names")
-	f.StringArrayVarP(&flags.outputs, "output", "o", nil, "where the result goes: a folder, or `TYPE`: type=image|registry|oci|docker|tar|local[,dest=PATH] (repeatable)")
-	f.IntVar(&flags.jobs, "jobs", 0, "steps that run at once (default: by the number of CPUs)")
+	flags.add(cmd.Flags())
 	addIsolationFlag(cmd, env)
 	return cmd
+}
+
+func (f *buildFlags) add(set *pflag.FlagSet) {
+	set.StringArrayVarP(&f.tags, "tag", "t", nil, "`name` of the image, as NAME or NAME:TAG (repeatable)")
+	set.StringVarP(&f.file, "file", "f", "", "Dockerfile (default CONTEXT/Dockerfile; \"-\" is standard input)")
+	set.StringVar(&f.target, "target", "", "`stage` to build (default: the last)")
+	set.StringArrayVar(&f.buildArgs, "build-arg", nil, "value of an ARG, as `K=V`, or K for its value in the environment (repeatable)")
+	set.StringArrayVar(&f.contexts, "build-context", nil, "further context, as `NAME=VALUE`: a folder, a URL, docker-image://NAME or oci-layout://FOLDER (repeatable)")
+	set.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret, as `id=ID[,src=FILE|,env=VARIABLE]` (repeatable)")
+	set.StringArrayVar(&f.ssh, "ssh", nil, "ssh agent or keys for RUN --mount=type=ssh, as `default|ID[=SOCKET|KEY,…]` (repeatable)")
+	set.StringArrayVar(&f.labels, "label", nil, "label of the image, as `K=V` (repeatable)")
+	set.StringArrayVar(&f.outputs.annotations, "annotation", nil, "annotation of the manifest, as `[TYPE:]K=V` (repeatable)")
+	set.BoolVar(&f.noCache, "no-cache", false, "run every step again")
+	set.StringSliceVar(&f.noCacheFilter, "no-cache-filter", nil, "run the steps of these `stages` again")
+	set.BoolVar(&f.pull, "pull", false, "ask the registry for newer base images")
+	set.StringSliceVar(&f.platforms, "platform", nil, "`platforms` of the image, as OS/ARCH[/VARIANT],… (default: $DOCKER_DEFAULT_PLATFORM or this machine's)")
+	set.StringVar(&f.progress, "progress", "auto", "how to show progress: `auto`, plain, tty or quiet")
+	set.BoolVarP(&f.quiet, "quiet", "q", false, "print nothing but the image ID")
+	set.BoolVar(&f.check, "check", false, "check the Dockerfile and build nothing")
+	set.StringVar(&f.call, "call", "build", "what to do: `build`, check, outline or targets; with ,format=json for programs")
+	set.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
+	set.StringVar(&f.metadataFile, "metadata-file", "", "write what was built, as JSON, to this `file`")
+	set.BoolVar(&f.outputs.push, "push", false, "push the image under its names")
+	set.StringArrayVarP(&f.outputs.values, "output", "o", nil, "where the result goes: a folder, or `TYPE`: type=image|registry|oci|docker|tar|local[,dest=PATH] (repeatable)")
+	set.IntVar(&f.jobs, "jobs", 0, "steps that run at once (default: by the number of CPUs)")
+	f.steps.add(set)
 }
 
 // decide turns flags into values, and refuses what makes no sense before anything else happens.
@@ -106,16 +133,34 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 	if f.jobs < 0 {
 		return opts, usagef("invalid --jobs %d: it is a positive number", f.jobs)
 	}
+	if len(f.noCacheFilter) > 0 {
+		return opts, usagef("--no-cache-filter is not supported yet: use --no-cache")
+	}
 	var err error
 	if opts.isolation, err = env.rung(); err != nil {
-		return opts, err
-	}
-	if opts.platform, err = parsePlatform(f.platform); err != nil {
 		return opts, err
 	}
 	if opts.tags, err = parseTags(env, f.tags); err != nil {
 		return opts, err
 	}
+	if err := f.decideLanguage(env, &opts); err != nil {
+		return opts, err
+	}
+	if opts.call, err = parseCall(f.call, f.check); err != nil {
+		return opts, err
+	}
+	if opts.steps, err = f.steps.decide(); err != nil {
+		return opts, err
+	}
+	if err := f.decideSources(env, &opts); err != nil {
+		return opts, err
+	}
+	opts.outputs, err = f.outputs.decide(env, opts.tags, opts.index)
+	return opts, err
+}
+
+// decideLanguage decides what the Dockerfile sees: arguments, labels and platforms.
+func (f *buildFlags) decideLanguage(env *environment, opts *buildOptions) error {
 	opts.buildArgs = make(map[string]string)
 	for _, arg := range f.buildArgs {
 		// A name without a value takes the environment's; one that is not set there is as if not given.
@@ -124,78 +169,86 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 			continue
 		}
 		k, v, _ := strings.Cut(kv, "=")
-		// These mean something to BuildKit beside being arguments, which strake does not do yet.
-		if k == "" || k == epochArg || strings.HasPrefix(k, "BUILDKIT_") {
-			return opts, usagef("--build-arg %q is not supported", arg)
+		if k == "" {
+			return usagef("invalid --build-arg %q: it has no name", arg)
 		}
 		opts.buildArgs[k] = v
+	}
+	if epoch := env.getenv(epochArg); epoch != "" {
+		if _, ok := opts.buildArgs[epochArg]; !ok {
+			opts.buildArgs[epochArg] = epoch
+		}
 	}
 	opts.labels = make(map[string]string)
 	for _, label := range f.labels {
 		k, v, _ := strings.Cut(label, "=")
 		if k == "" {
-			return opts, usagef("invalid --label %q: it has no name", label)
+			return usagef("invalid --label %q: it has no name", label)
 		}
 		opts.labels[k] = v
 	}
-	opts.outputs, err = decideOutputs(env, f.outputs, f.push, opts.tags)
-	return opts, err
-}
-
-// parseTags parses the values of -t.
-func parseTags(env *environment, values []string) ([]name.Tag, error) {
-	var tags []name.Tag
-	client := env.registry()
-	for _, v := range values {
-		ref, err := client.ParseReference(v)
+	platforms := f.platforms
+	if v := env.getenv("DOCKER_DEFAULT_PLATFORM"); len(platforms) == 0 && v != "" {
+		platforms = strings.Split(v, ",")
+	}
+	for _, s := range platforms {
+		p, err := parsePlatform(s)
 		if err != nil {
-			return nil, usagef("invalid name %q: %w", v, err)
+			return err
 		}
-		tag, ok := ref.(name.Tag)
-		if !ok {
-			return nil, usagef("invalid name %q: a digest cannot be given to an image", v)
+		if !slices.ContainsFunc(opts.platforms, p.Equals) {
+			opts.platforms = append(opts.platforms, p)
 		}
-		tags = append(tags, tag)
 	}
-	return tags, nil
+	opts.platformGiven = len(platforms) > 0
+	if !opts.platformGiven {
+		opts.platforms = []v1.Platform{{OS: "linux", Architecture: runtime.GOARCH}}
+	}
+	language, err := dockerfile.Settings{BuildArgs: opts.buildArgs}.Options()
+	if err != nil {
+		return usagef("%w", err)
+	}
+	if language.InlineCache {
+		return usagef("--build-arg BUILDKIT_INLINE_CACHE is not supported yet")
+	}
+	opts.index = len(opts.platforms) > 1
+	if language.MultiPlatform != nil {
+		if opts.index && !*language.MultiPlatform {
+			return usagef("--build-arg BUILDKIT_MULTI_PLATFORM=false allows only one --platform")
+		}
+		opts.index = *language.MultiPlatform
+	}
+	return nil
 }
 
-// parsePlatform parses OS/ARCH[/VARIANT] or ARCH, with the spellings that docker knows; "" is this machine's.
-func parsePlatform(s string) (v1.Platform, error) {
-	if s == "" {
-		return v1.Platform{OS: "linux", Architecture: runtime.GOARCH}, nil
+// decideSources decides what steps may read beside the context.
+func (f *buildFlags) decideSources(env *environment, opts *buildOptions) error {
+	for _, v := range f.secrets {
+		s, err := parseSecret(env, v)
+		if err != nil {
+			return err
+		}
+		opts.secrets = append(opts.secrets, s)
 	}
-	if strings.Contains(s, ",") {
-		return v1.Platform{}, usagef("invalid --platform %q: images of several platforms are not supported yet; build one at a time", s)
+	for _, v := range f.ssh {
+		s, err := parseSSH(env, v)
+		if err != nil {
+			return err
+		}
+		opts.ssh = append(opts.ssh, s)
 	}
-	parts := strings.Split(strings.ToLower(s), "/")
-	if len(parts) == 1 {
-		parts = []string{"linux", parts[0]}
+	needSSH := sshContext(opts.context)
+	for _, v := range f.contexts {
+		c, err := parseContext(v)
+		if err != nil {
+			return err
+		}
+		opts.contexts = append(opts.contexts, c)
+		needSSH = needSSH || sshContext(c.value)
 	}
-	if len(parts) > 3 || parts[0] == "" || parts[1] == "" {
-		return v1.Platform{}, usagef("invalid --platform %q: it is OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64", s)
+	// As in docker, a context that needs ssh gets the user's agent.
+	if socket := env.getenv("SSH_AUTH_SOCK"); needSSH && socket != "" && !hasAgent(opts.ssh, defaultAgent) {
+		opts.ssh = append(opts.ssh, sshFlag{defaultAgent, []string{socket}})
 	}
-	p := v1.Platform{OS: parts[0], Architecture: parts[1]}
-	if len(parts) == 3 {
-		p.Variant = parts[2]
-	}
-	switch p.Architecture {
-	case "x86_64", "x86-64":
-		p.Architecture = "amd64"
-	case "aarch64":
-		p.Architecture = "arm64"
-	case "armhf":
-		p.Architecture, p.Variant = "arm", "v7"
-	case "armel":
-		p.Architecture, p.Variant = "arm", "v6"
-	case "i386", "i686":
-		p.Architecture = "386"
-	}
-	if p.Architecture == "arm64" && p.Variant == "v8" {
-		p.Variant = ""
-	}
-	if p.OS != "linux" {
-		return v1.Platform{}, usagef("invalid --platform %q: strake builds and runs linux images only", s)
-	}
-	return p, nil
+	return nil
 }

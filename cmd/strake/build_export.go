@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -15,21 +17,28 @@ import (
 	"github.com/strake-build/strake/builder/export"
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/cmd/ui"
+	"github.com/strake-build/strake/dockerfile"
 	"github.com/strake-build/strake/layer/image"
 )
 
-// export puts the image everywhere that opts say, and returns the last manifest that was made.
-func (s *store) export(ctx context.Context, opts buildOptions, result *builder.Result, sink progress.Sink) (v1.Descriptor, error) {
+// export puts the result everywhere that opts say, and returns the last manifest that was made.
+func (j *job) export(ctx context.Context, results []*builder.Result, sink progress.Sink) (v1.Descriptor, error) {
 	var made v1.Descriptor
+	s := j.store
 	exporter, err := s.exporter()
 	if err != nil {
 		return made, err
 	}
-	for i, out := range opts.outputs {
+	artifact := export.Artifact{Index: j.opts.index}
+	for _, r := range results {
+		artifact.Images = append(artifact.Images, r.Image)
+	}
+	for i, out := range j.opts.outputs {
+		artifact.Names = out.tags
 		id := fmt.Sprintf("export-%d", i)
 		sink(progress.Event{Time: s.env.now(), Kind: progress.Declared, Vertex: id, Name: out.name()})
 		sink(progress.Event{Time: s.env.now(), Kind: progress.Started, Vertex: id})
-		res, err := s.exportOne(ctx, exporter, out, result.Image, func(current int64) {
+		res, err := s.exportOne(ctx, exporter, out, artifact, func(current int64) {
 			sink(progress.Event{Time: s.env.now(), Kind: progress.Transfer, Vertex: id, Current: current})
 		})
 		sink(progress.Event{Time: s.env.now(), Kind: progress.Completed, Vertex: id, Err: err})
@@ -62,8 +71,8 @@ func (o output) name() string {
 	}
 }
 
-func (s *store) exportOne(ctx context.Context, e *export.Exporter, out output, img *image.Image, sent func(int64)) (res export.Result, err error) {
-	layout := export.Layout{Names: out.tags, Codec: out.compression, Docker: out.kind == outputDocker}
+func (s *store) exportOne(ctx context.Context, e *export.Exporter, out output, a export.Artifact, sent func(int64)) (res export.Result, err error) {
+	img := a.Images[0]
 	switch out.kind {
 	case outputImage:
 		if err := s.images.Put(img); err != nil {
@@ -78,26 +87,60 @@ func (s *store) exportOne(ctx context.Context, e *export.Exporter, out output, i
 	case outputRegistry:
 		sum := sumOf(sent)
 		for _, t := range out.tags {
-			if res, err = e.Push(ctx, img, t, out.compression, sum); err != nil {
+			if res, err = e.Push(ctx, a, t, out.options, sum); err != nil {
 				return res, err
 			}
 		}
 		return res, nil
 	case outputLocal:
-		return res, e.Files(ctx, out.dest, img, s.env.now)
+		return res, s.eachFolder(out, a, func(img *image.Image, folder string) error {
+			return e.Files(ctx, filepath.Join(out.dest, folder), img, s.env.now)
+		})
 	case outputTar:
-		return res, s.writeOutput(out.dest, func(w io.Writer) error { return e.Tar(ctx, w, img) })
+		return res, s.writeOutput(out.dest, func(w io.Writer) error {
+			if out.splits(a) {
+				return e.SplitTar(ctx, w, a, platformFolder)
+			}
+			return e.Tar(ctx, w, img)
+		})
 	case outputOCI, outputDocker:
 		if out.folder {
-			return e.LayoutFolder(ctx, out.dest, img, layout)
+			return e.LayoutFolder(ctx, out.dest, []export.Artifact{a}, out.options)
 		}
 		return res, s.writeOutput(out.dest, func(w io.Writer) error {
-			res, err = e.LayoutTar(ctx, w, img, layout)
+			res, err = e.LayoutTar(ctx, w, []export.Artifact{a}, out.options)
 			return err
 		})
 	default:
 		return res, fmt.Errorf("unknown output %q", out.kind)
 	}
+}
+
+// splits says whether each platform gets a folder of its own.
+func (o output) splits(a export.Artifact) bool {
+	if o.split != nil {
+		return *o.split
+	}
+	return a.Index
+}
+
+// eachFolder calls write for every image, with the folder that its files go to.
+func (s *store) eachFolder(out output, a export.Artifact, write func(img *image.Image, folder string) error) error {
+	for _, img := range a.Images {
+		folder := ""
+		if out.splits(a) {
+			folder = platformFolder(img)
+		}
+		if err := write(img, folder); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// platformFolder is the folder of a platform's files: linux_amd64, linux_arm_v7.
+func platformFolder(img *image.Image) string {
+	return strings.ReplaceAll(img.Config.Platform().String(), "/", "_")
 }
 
 // writeOutput writes a file, or standard output for "-".
@@ -122,13 +165,23 @@ func sumOf(sent func(int64)) func(v1.Hash, int64) {
 	}
 }
 
-// reportBuild prints the warnings and the ID, and writes the files that tell programs what was built.
-func (s *store) reportBuild(opts buildOptions, file string, result *builder.Result, made v1.Descriptor) error {
-	id := result.Image.ID.String()
+// report prints the warnings and the ID, and writes the files that tell programs what was built.
+func (j *job) report(results []*builder.Result, made v1.Descriptor) error {
+	opts, s := j.opts, j.store
+	id := results[0].Image.ID.String()
+	if opts.index && made.Size > 0 {
+		id = made.Digest.String()
+	}
 	if opts.progress != "quiet" {
-		for _, w := range result.Warnings {
-			fmt.Fprintf(s.env.stderr, "warning: %s:%d: %s: %s\n", file, w.Range.Start, w.Rule, ui.Printable([]byte(w.Message)))
+		var found []dockerfile.Warning
+		for _, r := range results {
+			for _, w := range r.Warnings {
+				if !slices.Contains(found, w) { // another platform's build finds the same
+					found = append(found, w)
+				}
+			}
 		}
+		printWarnings(s.env.stderr, j.in.name, found)
 		fmt.Fprintf(s.env.stderr, "built %s\n", id)
 	}
 	if opts.iidFile != "" {
@@ -148,6 +201,21 @@ func (s *store) reportBuild(opts buildOptions, file string, result *builder.Resu
 	return nil
 }
 
+// printWarnings counts the findings of the lint rules and says where each is.
+func printWarnings(w io.Writer, file string, found []dockerfile.Warning) {
+	if len(found) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "%s found (use --check to see the lines):\n", count(len(found), "warning"))
+	for _, f := range found {
+		fmt.Fprintf(w, " - %s:%d: %s: %s", file, f.Range.Start, f.Rule, ui.Printable([]byte(f.Message)))
+		if f.URL != "" {
+			fmt.Fprintf(w, " (%s)", f.URL)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
 // joinNames lists names for people.
 func joinNames(tags []name.Tag, show func(name.Reference) string, separator string) string {
 	names := make([]string, len(tags))
@@ -159,7 +227,10 @@ func joinNames(tags []name.Tag, show func(name.Reference) string, separator stri
 
 // metadata is the content of --metadata-file, with docker's keys.
 func metadata(opts buildOptions, id string, made v1.Descriptor) []byte {
-	m := map[string]any{"containerimage.config.digest": id}
+	m := map[string]any{}
+	if !opts.index {
+		m["containerimage.config.digest"] = id
+	}
 	if made.Size > 0 {
 		m["containerimage.digest"] = made.Digest.String()
 		m["containerimage.descriptor"] = made

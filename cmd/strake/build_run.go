@@ -1,71 +1,124 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/agent"
+	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/builder/solver"
-	"github.com/strake-build/strake/builder/source"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cmd/ui"
 	"github.com/strake-build/strake/dockerfile"
-	"github.com/strake-build/strake/dockerfile/ignore"
-	"github.com/strake-build/strake/layer/rootfs"
 )
 
 // minJobs is how many steps run at once at least: steps wait for the network and the disk more than they compute.
-const minJobs = 8
+const minJobs = 16
 
-// maxDockerfile bounds what is read of a Dockerfile, in bytes.
-const maxDockerfile = 16 << 20
+// job is one run of strake build: what it opened, and how to close it.
+type job struct {
+	*store
+	opts     buildOptions
+	language dockerfile.Options // what build arguments say to the builder
+	temp     string             // a folder of its own
+	secrets  secrets
+	agents   *agent.Agents
+	client   *fetch.Client
+	in       input
+	named    map[string]builder.OpenContext
+	closers  []func()
+}
 
-// runBuild builds an image and puts it where opts say.
+// runBuild builds an image and puts it where opts say, or answers a --call.
 func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
-	if opts.context != "-" {
+	if _, url, err := isURL(opts.context); err != nil {
+		return err
+	} else if !url && opts.context != "-" {
 		// Before anything else is done: this is the most common mistake.
-		if st, err := os.Stat(opts.context); err != nil {
-			return fmt.Errorf("the context: %w", err)
-		} else if !st.IsDir() {
-			return fmt.Errorf("the context %s is not a folder", opts.context)
+		if _, err := localFolder(opts.context); err != nil {
+			return err
 		}
 	}
-	s, err := env.openLayers(ctx)
+	open := env.openLayers
+	if opts.call.kind != callBuild {
+		open = func(context.Context) (*store, error) { return env.openStore() }
+	}
+	s, err := open(ctx)
 	if err != nil {
 		return err
 	}
-	if env.getenv(epochArg) != "" && opts.progress != "quiet" {
-		fmt.Fprintf(env.stderr, "warning: %s is set, but not supported yet: the image has the times of this build\n", epochArg)
+	j := &job{store: s, opts: opts}
+	defer j.close()
+	if err := j.open(ctx); err != nil {
+		return err
 	}
-	in, err := s.openInput(ctx, opts)
+	if opts.call.kind != callBuild {
+		return j.call(ctx)
+	}
+	return j.run(ctx)
+}
+
+// open opens everything that the build reads.
+func (j *job) open(ctx context.Context) (err error) {
+	// It was read before, and is right.
+	if j.language, err = (dockerfile.Settings{BuildArgs: j.opts.buildArgs}).Options(); err != nil {
+		return err
+	}
+	temp, remove, err := j.tempDir()
 	if err != nil {
 		return err
 	}
-	defer in.close()
-	display := env.display(opts.progress)
+	j.temp, j.closers = temp, append(j.closers, remove)
+	if j.secrets, err = openSecrets(j.env, j.opts.secrets); err != nil {
+		return err
+	}
+	if j.agents, err = openAgents(j.opts.ssh, temp); err != nil {
+		return err
+	}
+	if err := j.openFetch(ctx); err != nil {
+		return err
+	}
+	if j.named, err = j.namedContexts(); err != nil {
+		return err
+	}
+	return j.openInput(ctx)
+}
+
+// close closes what was opened, last first.
+func (j *job) close() {
+	for len(j.closers) > 0 {
+		last := len(j.closers) - 1
+		j.closers[last]()
+		j.closers = j.closers[:last]
+	}
+}
+
+// run builds and exports.
+func (j *job) run(ctx context.Context) error {
+	file, err := j.in.parse()
+	if err != nil {
+		return err
+	}
+	display := j.env.display(j.opts.progress)
 	defer display.Close()
-	display.Sink(progress.Event{Time: env.now(), Kind: progress.Declared, Name: fmt.Sprintf("isolation: %s (%s)", s.isolation.Rung, s.isolation.Reason)})
-	result, err := s.build(ctx, opts, in, display.Sink)
+	display.Sink(progress.Event{Time: j.env.now(), Kind: progress.Declared, Name: fmt.Sprintf("isolation: %s (%s)", j.isolation.Rung, j.isolation.Reason)})
+	results, err := j.build(ctx, file, display.Sink)
 	if err != nil {
 		return err
 	}
-	done, err := s.export(ctx, opts, result, display.Sink)
+	done, err := j.export(ctx, results, display.Sink)
 	display.Close()
 	if err != nil {
 		return err
 	}
-	return s.reportBuild(opts, in.file.Name, result, done)
+	return j.report(results, done)
 }
 
 // display chooses how a build is shown.
@@ -80,171 +133,70 @@ func (e *environment) display(progress string) ui.Display {
 	}
 }
 
-// build has the builder do the work.
-func (s *store) build(ctx context.Context, opts buildOptions, in *input, sink progress.Sink) (*builder.Result, error) {
-	var records solver.Cache = s.cache
-	if opts.noCache {
-		records = cache.NoHits{Store: s.cache}
+// build has the builder do the work, for one platform after the other: what does not depend on the platform is found in the cache then.
+func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Sink) ([]*builder.Result, error) {
+	var records solver.Cache = j.cache
+	if j.opts.noCache {
+		records = cache.NoHits{Store: j.cache}
+		if len(j.opts.platforms) > 1 {
+			records = newFresh(j.cache)
+		}
 	}
-	box, err := s.sandbox()
+	box, err := j.sandbox()
 	if err != nil {
 		return nil, err
 	}
 	b := &builder.Builder{
-		Cache: records, Snapshots: s.snapshots, Layers: s.layers, Resolver: s.resolver(opts.pull),
-		Sandbox: box, UserXattr: s.isolation.UserNS, Stubs: s.path("stubs"), Now: s.env.now,
+		Cache: records, Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
+		Sandbox: box, Mounts: &builder.CacheMounts{Dir: j.path("mounts")}, Temp: j.temp,
+		UserXattr: j.isolation.UserNS, Stubs: j.path("stubs"), Now: j.env.now,
 	}
-	jobs := opts.jobs
+	if err := os.MkdirAll(b.Mounts.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	jobs := j.opts.jobs
 	if jobs == 0 {
-		jobs = max(minJobs, 2*runtime.GOMAXPROCS(0))
+		jobs = max(minJobs, 4*runtime.GOMAXPROCS(0))
 	}
-	return b.Build(ctx, builder.Options{
-		File:    in.file,
-		Context: in.tree,
-		Settings: dockerfile.Settings{
-			Target: opts.target, BuildArgs: opts.buildArgs, Platform: opts.platform,
-			Build: v1.Platform{OS: "linux", Architecture: runtime.GOARCH},
-		},
-		Labels: opts.labels, Jobs: jobs, Progress: sink,
-	})
-}
-
-// input is what a build reads: the Dockerfile and the context.
-type input struct {
-	file   *dockerfile.File
-	tree   *source.Tree
-	remove func() // deletes a context that came from standard input
-}
-
-func (in *input) close() {
-	if in.tree != nil {
-		in.tree.Close()
-	}
-	if in.remove != nil {
-		in.remove()
-	}
-}
-
-// openInput opens the context and parses the Dockerfile.
-func (s *store) openInput(ctx context.Context, opts buildOptions) (_ *input, err error) {
-	in := &input{}
-	defer func() {
-		if err != nil {
-			in.close()
-		}
-	}()
-	dir := opts.context
-	var text []byte
-	if dir == "-" {
-		if dir, in.remove, err = s.tempDir(); err != nil {
-			return nil, err
-		}
-		if text, err = source.Stdin(ctx, s.env.input(ctx), dir); err != nil {
-			return nil, fmt.Errorf("reading the context from standard input: %w", err)
-		}
-	}
-	root, err := rootfs.Open(dir)
-	if err != nil {
-		return nil, fmt.Errorf("the context: %w", err)
-	}
-	defer root.Close()
-	name, beside := "Dockerfile", ""
-	switch {
-	case text != nil:
-		if opts.file != "" {
-			return nil, usagef("-f has no meaning when the Dockerfile comes from standard input")
-		}
-	case opts.file == "-":
-		text, err = io.ReadAll(io.LimitReader(s.env.input(ctx), maxDockerfile))
-	case opts.file != "" && opts.context != "-":
-		name, beside = opts.file, opts.file+".dockerignore"
-		text, err = readHostFile(opts.file)
-	default:
-		if opts.file != "" {
-			name = opts.file
-		}
-		text, err = readContextFile(root, name)
-		if errors.Is(err, fs.ErrNotExist) && opts.file == "" {
-			if lower, lowerErr := readContextFile(root, "dockerfile"); lowerErr == nil {
-				name, text, err = "dockerfile", lower, nil
-			}
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the Dockerfile: %w", err)
-	}
-	if in.file, err = dockerfile.Parse(name, text); err != nil {
-		return nil, err
-	}
-	in.tree, err = s.openContext(root, dir, beside, opts)
-	return in, err
-}
-
-// openContext opens the folder dir, whose root is open already, with the rules of its .dockerignore, or of the one beside
-// the Dockerfile, which comes first.
-func (s *store) openContext(root *rootfs.Root, dir, beside string, opts buildOptions) (*source.Tree, error) {
-	name, text := ".dockerignore", []byte(nil)
-	err := fs.ErrNotExist
-	if beside != "" {
-		if text, err = readHostFile(beside); err == nil {
-			name = beside
-		}
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		text, err = readContextFile(root, name)
-	}
-	opt := source.Options{ResetOwner: true, Now: s.env.now}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, fmt.Errorf("reading %s: %w", name, err)
-	default:
-		if opt.Ignore, err = ignore.Parse(name, bytes.NewReader(text)); err != nil {
-			return nil, err
-		}
-	}
-	if opts.context != "-" {
-		abs, err := filepath.Abs(dir)
+	steps := j.opts.steps
+	steps.Hostname = j.language.Hostname
+	results := make([]*builder.Result, len(j.opts.platforms))
+	for i, p := range j.opts.platforms {
+		results[i], err = b.Build(ctx, builder.Options{
+			File: file, Context: j.in.tree, ContextTime: j.in.time, Settings: j.settings(p),
+			Labels: j.opts.labels, Jobs: jobs, Progress: j.platformSink(p, sink),
+			Fetch: j.client, Secrets: j.secrets, Agents: j.agents, Contexts: j.named, Sandbox: steps,
+		})
 		if err != nil {
 			return nil, err
 		}
-		if err := os.MkdirAll(s.path("contexts"), 0o700); err != nil {
-			return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	return results, nil
+}
+
+// settings are what the Dockerfile is read with for a platform.
+func (j *job) settings(p v1.Platform) dockerfile.Settings {
+	s := dockerfile.Settings{
+		Target: j.opts.target, BuildArgs: j.opts.buildArgs, Platform: p, PlatformGiven: j.opts.platformGiven,
+		Build: v1.Platform{OS: "linux", Architecture: runtime.GOARCH}, Ignored: j.in.ignored,
+	}
+	for _, c := range j.opts.contexts {
+		s.Contexts = append(s.Contexts, c.name)
+	}
+	return s
+}
+
+// platformSink names the platform in the events of a build for several.
+func (j *job) platformSink(p v1.Platform, sink progress.Sink) progress.Sink {
+	if len(j.opts.platforms) == 1 {
+		return sink
+	}
+	name := p.String()
+	return func(e progress.Event) {
+		e.Vertex = name + " " + e.Vertex
+		if rest, ok := strings.CutPrefix(e.Name, "["); ok {
+			e.Name = "[" + name + " " + strings.TrimLeft(rest, " ")
 		}
-		opt.Index = s.path("contexts", fmt.Sprintf("%x", sha256.Sum256([]byte(abs))))
+		sink(e)
 	}
-	return source.Open(dir, opt)
-}
-
-// readContextFile reads a small file of a context, whose links must not lead out of it.
-func readContextFile(root *rootfs.Root, name string) ([]byte, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY, 0)
-	if err != nil {
-		return nil, err
-	}
-	return readRegular(f)
-}
-
-// readHostFile reads a small file that the user named.
-func readHostFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	return readRegular(f)
-}
-
-// readRegular reads f and closes it.
-func readRegular(f *os.File) ([]byte, error) {
-	defer f.Close()
-	if st, err := f.Stat(); err != nil {
-		return nil, err
-	} else if st.IsDir() {
-		return nil, &fs.PathError{Op: "reading", Path: f.Name(), Err: errors.New("it is a folder")}
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxDockerfile+1))
-	if err == nil && len(text) > maxDockerfile {
-		err = &fs.PathError{Op: "reading", Path: f.Name(), Err: errors.New("it is too large")}
-	}
-	return text, err
 }

@@ -144,9 +144,13 @@ func (e *environment) chosenAuthFile() string {
 	return e.getenv("REGISTRY_AUTH_FILE")
 }
 
-// authFiles lists the credential files in the order in which they are asked: docker's, then podman's.
+// authFiles lists the credential files that need not exist, in the order in which they are asked: docker's, then podman's;
+// none beside --authfile.
 func (e *environment) authFiles() []string {
-	if f := e.chosenAuthFile(); f != "" {
+	if e.flags.authFile != "" {
+		return nil
+	}
+	if f := e.getenv("REGISTRY_AUTH_FILE"); f != "" {
 		return []string{f}
 	}
 	files := []string{e.dockerConfig()}

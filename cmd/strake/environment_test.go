@@ -61,8 +61,12 @@ func TestAuthFiles(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	env.flags.authFile = "/a"
-	if got := env.authFiles(); !slices.Equal(got, []string{"/a"}) {
+	if got := env.authFiles(); got != nil {
 		t.Errorf("got %q with --authfile", got)
+	}
+	env = testEnvironment(t, map[string]string{"HOME": "/h", "REGISTRY_AUTH_FILE": "/r"})
+	if got := env.authFiles(); !slices.Equal(got, []string{"/r"}) {
+		t.Errorf("got %q with $REGISTRY_AUTH_FILE", got)
 	}
 	if f, err := testEnvironment(t, map[string]string{"DOCKER_CONFIG": "/c"}).loginFile(); f != "/c/config.json" || err != nil {
 		t.Errorf("login writes %q, %v", f, err)

@@ -10,8 +10,10 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-build/strake/builder/export"
 	"github.com/strake-build/strake/layer/compress"
 	"github.com/strake-build/strake/runner"
 )
@@ -33,10 +35,21 @@ func TestParsePlatform(t *testing.T) {
 	}
 }
 
+// decideBuild decides the flags of strake build.
+func decideBuild(env *environment, args ...string) (buildOptions, error) {
+	var flags buildFlags
+	set := pflag.NewFlagSet("build", pflag.ContinueOnError)
+	flags.add(set)
+	if err := set.Parse(args); err != nil {
+		return buildOptions{}, err
+	}
+	return flags.decide(env, ".")
+}
+
 func TestBuildArgs(t *testing.T) {
 	env := testEnvironment(t, map[string]string{"FROM_ENV": "e", "EMPTY": ""})
-	flags := buildFlags{progress: "auto", buildArgs: []string{"A=1", "A=2=3", "FROM_ENV", "EMPTY", "UNSET", "NONE="}, labels: []string{"l=v", "bare"}}
-	opts, err := flags.decide(env, ".")
+	opts, err := decideBuild(env, "--build-arg=A=1", "--build-arg=A=2=3", "--build-arg=FROM_ENV", "--build-arg=EMPTY", "--build-arg=UNSET", "--build-arg=NONE=",
+		"--label=l=v", "--label=bare")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,31 +80,42 @@ func TestOutputs(t *testing.T) {
 		`type=oci,"dest=a,b.tar"`:        {kind: outputOCI, dest: "a,b.tar"},
 		"type=oci,dest=d,tar=false":      {kind: outputOCI, dest: "d", folder: true},
 		"type=docker,output=a.tar":       {kind: outputDocker, dest: "a.tar"},
-		"type=registry,compression=zstd": {kind: outputRegistry, compression: compress.Zstd},
-		"type=image":                     {kind: outputImage},
+		"type=registry,compression=zstd": {kind: outputRegistry, options: export.Options{Codec: compress.Zstd}},
+		"type=oci,dest=x,force-compression=true,compression=uncompressed": {kind: outputOCI, dest: "x", options: export.Options{Codec: compress.None, Force: true}},
+		"type=oci,dest=x,oci-mediatypes=false":                            {kind: outputOCI, dest: "x", options: export.Options{DockerTypes: true}},
+		"type=oci,dest=x,annotation.A.b=c": {kind: outputOCI, dest: "x", options: export.Options{Annotations: []export.Annotation{
+			{Kind: export.OnManifest, Key: "A.b", Value: "c"},
+		}}},
+		"type=oci,dest=x,annotation-manifest-descriptor[linux/arm64].k=v": {kind: outputOCI, dest: "x", options: export.Options{Annotations: []export.Annotation{
+			{Kind: export.OnManifestDescriptor, Platform: &v1.Platform{OS: "linux", Architecture: "arm64"}, Key: "k", Value: "v"},
+		}}},
+		"type=image": {kind: outputImage},
 	} {
 		want.tags = tags
-		if want.compression == "" {
-			want.compression = compress.Gzip
+		if want.options.Codec == "" {
+			want.options.Codec = compress.Gzip
 		}
-		got, err := decideOutputs(env, []string{in}, false, tags)
+		want.options.Archive = want.kind == outputDocker
+		got, err := outputFlags{values: []string{in}}.decide(env, tags, false)
 		if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], want) {
 			t.Errorf("%s: %+v, %v; want %+v", in, got, err, want)
 		}
 	}
-	got, err := decideOutputs(env, []string{"type=image,name=localhost:5000/b,push=true"}, false, tags)
+	got, err := outputFlags{values: []string{"type=image,name=localhost:5000/b,push=true"}}.decide(env, tags, false)
 	if err != nil || len(got) != 2 || got[1].kind != outputRegistry || got[1].tags[0].String() != "localhost:5000/b" {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for _, in := range []string{
 		"type=oci,tar=false", "type=local,dest=-", "type=tar,compression=zstd", "type=oci,compression=xz", "type=image,dest=x",
-		"type=tar,tar=false,dest=x", "type=oci,push=true", "type=oci,push=maybe", "type=oci,bare", "\"",
+		"type=tar,tar=false,dest=x", "type=oci,push=true", "type=oci,push=maybe", "type=oci,bare", "\"", "type=oci,compression=estargz", "type=oci,compression-level=3", "type=docker,oci-mediatypes=false,compression=zstd",
+		"type=image,force-compression=true", "type=local,dest=x,annotation.a=b", "type=oci,platform-split=true", "type=oci,annotation-nothing.a=b", "type=oci,annotation=x",
+		"type=oci,annotation-index.a=b",
 	} {
-		if got, err := decideOutputs(env, []string{in}, false, tags); err == nil {
+		if got, err := (outputFlags{values: []string{in}}).decide(env, tags, false); err == nil {
 			t.Errorf("%s is accepted as %+v", in, got)
 		}
 	}
-	if _, err := decideOutputs(env, []string{"-", "type=oci"}, false, tags); err == nil {
+	if _, err := (outputFlags{values: []string{"-", "type=oci"}}).decide(env, tags, false); err == nil {
 		t.Error("two outputs share standard output")
 	}
 }

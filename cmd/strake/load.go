@@ -50,7 +50,7 @@ func runLoad(ctx context.Context, env *environment, input string, quiet bool) er
 		return fmt.Errorf("reading the archive: %w", err)
 	}
 	defer a.close()
-	l := &loader{store: s, from: a, bars: newTransfers(env, env.stdout, quiet)}
+	l := &loader{store: s, from: a, bars: newTransfers(env, env.stdout, quiet), platform: thisPlatform()}
 	loaded, err := l.load(ctx)
 	l.bars.close()
 	if err != nil {
@@ -92,9 +92,11 @@ func (s *store) keepLoaded(l loadedImage) error {
 // turned out to be good.
 type loader struct {
 	*store
-	from  *archive
-	bars  *transfers
-	begun []*image.Image // images that the store did not have
+	from *archive
+	bars *transfers
+	// platform is whose image is taken from an index.
+	platform v1.Platform
+	begun    []*image.Image // images that the store did not have
 }
 
 // begin notes that the layers of an image, which are all listed in it, will be added.

@@ -86,19 +86,22 @@ func (l *loader) loadEntry(ctx context.Context, e dockerEntry) (*image.Image, er
 	return img, nil
 }
 
-// layerType is the media type of a compressed layer (OCI image specification, layer.md), "" for a format that has none.
+// layerType is the media type of a layer (OCI image specification, layer.md), "" for a format that has none.
 func layerType(codec compress.Algorithm) types.MediaType {
 	switch codec {
 	case compress.Gzip:
 		return types.OCILayer
 	case compress.Zstd:
 		return types.OCILayerZStd
+	case compress.None:
+		return types.OCIUncompressedLayer
 	default:
 		return ""
 	}
 }
 
-// loadLayer unpacks a layer of a docker archive. One in a format that has a media type is kept also as the blob that it is.
+// loadLayer unpacks a layer of a docker archive. One in a format that has a media type is kept also as the blob that it is: another program
+// made its tar, which strake's own need not equal.
 func (l *loader) loadLayer(ctx context.Context, path string, layer *image.Layer) error {
 	codec, err := l.codec(path)
 	if err != nil {

@@ -46,7 +46,7 @@ func (l *loader) loadLayout(ctx context.Context) ([]loadedImage, error) {
 		}
 	}
 	if len(loaded) == 0 {
-		return nil, fmt.Errorf("it holds no image for %s", thisPlatform())
+		return nil, fmt.Errorf("it holds no image for %s", &l.platform)
 	}
 	return loaded, nil
 }
@@ -69,7 +69,13 @@ func (l *loader) layoutName(d v1.Descriptor) (name.Tag, bool) {
 	return tag, ok
 }
 
-// choose follows an index to the manifest for this machine. It is nil for what is no image.
+// serves says whether an image for p is what is wanted.
+func (l *loader) serves(p v1.Platform) bool {
+	return p.OS == l.platform.OS && p.Architecture == l.platform.Architecture &&
+		(p.Variant == l.platform.Variant || p.Variant == "" || l.platform.Variant == "")
+}
+
+// choose follows an index to the manifest for the platform. It is nil for what is no image.
 func (l *loader) choose(d v1.Descriptor, depth int) (*v1.Descriptor, error) {
 	switch {
 	case d.Annotations["vnd.docker.reference.type"] != "":
@@ -85,9 +91,8 @@ func (l *loader) choose(d v1.Descriptor, depth int) (*v1.Descriptor, error) {
 	if _, err := l.verified(d.Digest, &index); err != nil {
 		return nil, err
 	}
-	want := thisPlatform()
 	for _, m := range index.Manifests {
-		if m.Platform != nil && (m.Platform.OS != want.OS || m.Platform.Architecture != want.Architecture) {
+		if m.Platform != nil && !l.serves(*m.Platform) {
 			continue
 		}
 		if chosen, err := l.choose(m, depth+1); chosen != nil || err != nil {
@@ -99,6 +104,18 @@ func (l *loader) choose(d v1.Descriptor, depth int) (*v1.Descriptor, error) {
 
 // loadManifest copies the blobs of a manifest and unpacks its layers.
 func (l *loader) loadManifest(ctx context.Context, d v1.Descriptor) (*image.Image, error) {
+	img, err := l.copyManifest(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.unpack(ctx, img); err != nil {
+		return nil, err
+	}
+	return img, l.put(ctx, d.Digest)
+}
+
+// copyManifest copies the blobs of a manifest, each checked by its digest, but not the manifest itself.
+func (l *loader) copyManifest(ctx context.Context, d v1.Descriptor) (*image.Image, error) {
 	var m v1.Manifest
 	if _, err := l.verified(d.Digest, &m); err != nil {
 		return nil, err
@@ -122,8 +139,5 @@ func (l *loader) loadManifest(ctx context.Context, d v1.Descriptor) (*image.Imag
 			return nil, err
 		}
 	}
-	if err := l.unpack(ctx, img); err != nil {
-		return nil, err
-	}
-	return img, l.put(ctx, d.Digest)
+	return img, nil
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/csv"
+	"strconv"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 
+	"github.com/strake-build/strake/builder/export"
 	"github.com/strake-build/strake/layer/compress"
 )
 
@@ -24,25 +26,37 @@ const (
 
 // output is one place that the result of a build goes to.
 type output struct {
-	kind        outputType
-	dest        string // path, "-" for standard output; empty for image and registry
-	folder      bool   // oci with tar=false
-	tags        []name.Tag
-	compression compress.Algorithm
+	kind   outputType
+	dest   string // path, "-" for standard output; empty for image and registry
+	folder bool   // oci with tar=false
+	tags   []name.Tag
+	// split says whether local and tar have a folder for each platform; nil is only if there are several.
+	split   *bool
+	options export.Options
 }
 
-// decideOutputs parses the values of -o and adds what --push asks for. Without any the image goes to the store.
-func decideOutputs(env *environment, values []string, push bool, tags []name.Tag) ([]output, error) {
+// outputFlags are the flags that say where the result of a build goes, as they were typed.
+type outputFlags struct {
+	values, annotations []string
+	push                bool
+}
+
+// decide parses the values of -o and adds what --push asks for. Without any the image goes to the store. An index of several
+// platforms goes only where it is told to.
+func (f outputFlags) decide(env *environment, tags []name.Tag, index bool) ([]output, error) {
 	var outputs []output
 	stdout := 0
-	for _, v := range values {
+	for _, v := range f.values {
 		o, pushed, err := parseOutput(env, v, tags)
 		if err != nil {
 			return nil, err
 		}
-		outputs = append(outputs, o)
+		if !pushed || !index {
+			outputs = append(outputs, o)
+		}
 		if pushed {
-			outputs = append(outputs, output{kind: outputRegistry, tags: o.tags, compression: o.compression})
+			o.kind = outputRegistry
+			outputs = append(outputs, o)
 		}
 		if o.dest == "-" {
 			stdout++
@@ -51,15 +65,26 @@ func decideOutputs(env *environment, values []string, push bool, tags []name.Tag
 	if stdout > 1 {
 		return nil, usagef("only one output can go to standard output")
 	}
-	if len(values) == 0 {
-		outputs = append(outputs, output{kind: outputImage, tags: tags, compression: compress.Gzip})
+	standard := output{kind: outputImage, tags: tags, options: export.Options{Codec: compress.Gzip}}
+	if len(f.values) == 0 && !(f.push && index) {
+		outputs = append(outputs, standard)
 	}
-	if push {
-		outputs = append(outputs, output{kind: outputRegistry, tags: tags, compression: compress.Gzip})
+	if f.push {
+		standard.kind = outputRegistry
+		outputs = append(outputs, standard)
 	}
-	for _, o := range outputs {
-		if o.kind == outputRegistry && len(o.tags) == 0 {
+	for i := range outputs {
+		o := &outputs[i]
+		switch {
+		case o.kind == outputRegistry && len(o.tags) == 0:
 			return nil, usagef("pushing needs a name: use -t REGISTRY/NAME:TAG")
+		case o.kind == outputImage && index:
+			return nil, usagef("the store keeps images of one platform: use --push, or -o type=oci,dest=FILE")
+		case o.kind == outputDocker && index:
+			return nil, usagef("docker's archives hold no index of several platforms: use -o type=oci,dest=FILE")
+		}
+		if err := o.annotate(f.annotations, index); err != nil {
+			return nil, err
 		}
 	}
 	return outputs, nil
@@ -67,7 +92,7 @@ func decideOutputs(env *environment, values []string, push bool, tags []name.Tag
 
 // parseOutput parses one value of -o, in docker's syntax: a folder, "-", or type=TYPE,KEY=VALUE…
 func parseOutput(env *environment, value string, tags []name.Tag) (o output, push bool, err error) {
-	o = output{tags: tags, compression: compress.Gzip}
+	o = output{tags: tags, options: export.Options{Codec: compress.Gzip}}
 	fields, err := csv.NewReader(strings.NewReader(value)).Read()
 	if err != nil {
 		return o, false, usagef("invalid -o %q: %w", value, err)
@@ -84,34 +109,56 @@ func parseOutput(env *environment, value string, tags []name.Tag) (o output, pus
 		if !ok {
 			return o, false, usagef("invalid -o %q: %q is not KEY=VALUE", value, field)
 		}
-		switch strings.ToLower(strings.TrimSpace(k)) {
-		case "type":
-			o.kind = outputType(v)
-		case "dest", "output":
-			o.dest = v
-		case "name":
-			if o.tags, err = parseTags(env, strings.Split(v, ",")); err != nil {
-				return o, false, err
-			}
-		case "push":
+		if lower := strings.ToLower(strings.TrimSpace(k)); lower == "push" {
 			push, err = parseBool(value, k, v)
-		case "tar":
-			var tar bool
-			tar, err = parseBool(value, k, v)
-			o.folder = !tar
-		case "compression":
-			o.compression = compress.Algorithm(v)
-			if o.compression != compress.Gzip && o.compression != compress.Zstd {
-				err = usagef("invalid -o %q: compression is gzip or zstd", value)
-			}
-		default:
-			err = usagef("invalid -o %q: %q is not supported", value, k)
+		} else {
+			err = o.set(env, value, lower, strings.TrimSpace(k), v)
 		}
 		if err != nil {
 			return o, false, err
 		}
 	}
 	return o, push, o.check(env, value, push)
+}
+
+// set sets one attribute of -o. key is lower-case, given as it was typed.
+func (o *output) set(env *environment, value, key, given, v string) (err error) {
+	switch key {
+	case "type":
+		o.kind = outputType(v)
+	case "dest", "output":
+		o.dest = v
+	case "name":
+		o.tags, err = parseTags(env, strings.Split(v, ","))
+	case "tar":
+		var tar bool
+		tar, err = parseBool(value, key, v)
+		o.folder = !tar
+	case "compression":
+		codec, ok := map[string]compress.Algorithm{"gzip": compress.Gzip, "zstd": compress.Zstd, "uncompressed": compress.None}[v]
+		if !ok {
+			return usagef("invalid -o %q: compression is gzip, zstd or uncompressed", value)
+		}
+		o.options.Codec = codec
+	case "force-compression":
+		o.options.Force, err = parseBool(value, key, v)
+	case "oci-mediatypes":
+		var oci bool
+		oci, err = parseBool(value, key, v)
+		o.options.DockerTypes = !oci
+	case "platform-split":
+		var split bool
+		split, err = parseBool(value, key, v)
+		o.split = &split
+	case "compression-level":
+		return usagef("invalid -o %q: the level of compression cannot be chosen, so that the same image always has the same bytes", value)
+	default:
+		if strings.HasPrefix(key, "annotation") {
+			return o.addAnnotation(value, given, v)
+		}
+		return usagef("invalid -o %q: %q is not supported", value, given)
+	}
+	return err
 }
 
 // check refuses attributes that the type does not have.
@@ -133,9 +180,25 @@ func (o *output) check(env *environment, value string, push bool) error {
 	if o.folder && o.kind != outputOCI {
 		return usagef("invalid -o %q: type=%s has no tar", value, o.kind)
 	}
-	if o.compression != compress.Gzip && (o.kind == outputDocker || o.kind == outputTar || o.kind == outputLocal) {
-		return usagef("invalid -o %q: type=%s has no compression", value, o.kind)
+	if files := o.kind == outputTar || o.kind == outputLocal; files {
+		switch {
+		case o.options.Codec != compress.Gzip || o.options.Force:
+			return usagef("invalid -o %q: type=%s has no compression", value, o.kind)
+		case o.options.DockerTypes:
+			return usagef("invalid -o %q: type=%s has no media types", value, o.kind)
+		case len(o.options.Annotations) > 0:
+			return usagef("invalid -o %q: type=%s has no annotations", value, o.kind)
+		}
+	} else if o.split != nil {
+		return usagef("invalid -o %q: type=%s has no platform-split", value, o.kind)
 	}
+	if o.kind == outputImage && !push && o.given() {
+		return usagef("invalid -o %q: the store keeps layers as they are; compression, media types and annotations are for pushing and for archives", value)
+	}
+	if o.options.DockerTypes && o.options.Codec == compress.Zstd {
+		return usagef("invalid -o %q: docker has no media type for zstd", value)
+	}
+	o.options.Archive = o.kind == outputDocker
 	return o.checkDest(env, value)
 }
 
@@ -159,12 +222,9 @@ func (o *output) checkDest(env *environment, value string) error {
 }
 
 func parseBool(value, k, v string) (bool, error) {
-	switch strings.ToLower(v) {
-	case "true", "1":
-		return true, nil
-	case "false", "0":
-		return false, nil
-	default:
+	b, err := strconv.ParseBool(strings.ToLower(v))
+	if err != nil {
 		return false, usagef("invalid -o %q: %s is true or false", value, k)
 	}
+	return b, nil
 }

@@ -112,7 +112,7 @@ func (s *store) push(ctx context.Context, tag name.Tag, opts pushOptions) error 
 	for _, l := range img.Layers {
 		bars.state(shortID(l.DiffID), "Preparing")
 	}
-	res, err := exporter.Push(ctx, img, tag, opts.compression, sent.progress)
+	res, err := exporter.Push(ctx, export.One(img), tag, export.Options{Codec: opts.compression}, sent.progress)
 	if err == nil {
 		sent.finish(img)
 	}

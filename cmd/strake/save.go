@@ -3,13 +3,13 @@ package main
 import (
 	"context"
 	"io"
+	"slices"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
 
 	"github.com/strake-build/strake/builder/export"
 	"github.com/strake-build/strake/layer/compress"
-	"github.com/strake-build/strake/layer/image"
 )
 
 // saveOptions are the decided values of strake save.
@@ -23,9 +23,9 @@ func newSaveCommand(env *environment) *cobra.Command {
 	var opts saveOptions
 	cmd := &cobra.Command{
 		Use:   "save [OPTIONS] IMAGE...",
-		Short: "Write an image to a tar archive",
-		Long: `Write an image to a tar archive that "docker load" and "strake load" read: an OCI image layout,
-with format docker also docker's manifest.json. Several arguments are names of one image.`,
+		Short: "Write images to a tar archive",
+		Long: `Write one or more images to a tar archive that "docker load" and "strake load" read: an OCI image layout,
+with format docker also docker's manifest.json. Several arguments may be names of one image or several images.`,
 		Args: rangeArgs(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts.images = args
@@ -49,22 +49,23 @@ func runSave(ctx context.Context, env *environment, opts saveOptions) error {
 	if err != nil {
 		return err
 	}
-	var img *image.Image
-	layout := export.Layout{Codec: compress.Gzip, Docker: opts.format == "docker"}
+	var artifacts []export.Artifact
+	options := export.Options{Codec: compress.Gzip, Archive: opts.format == "docker"}
 	for _, arg := range opts.images {
 		found, err := s.find(arg)
 		if err != nil {
 			return err
 		}
-		if img != nil && found.ID != img.ID {
-			return usagef("%s and %s are different images: save one at a time", opts.images[0], arg)
+		i := slices.IndexFunc(artifacts, func(a export.Artifact) bool { return a.Images[0].ID == found.ID })
+		if i < 0 {
+			i = len(artifacts)
+			artifacts = append(artifacts, export.One(found))
 		}
-		img = found
 		// An argument that is a name, and not an ID, is what the image is called in the archive.
 		if ref, err := s.registry.ParseReference(arg); err == nil {
 			if tag, ok := ref.(name.Tag); ok {
-				if named, err := s.images.Resolve(tag); err == nil && named.ID == img.ID {
-					layout.Names = append(layout.Names, tag)
+				if named, err := s.images.Resolve(tag); err == nil && named.ID == found.ID && !slices.Contains(artifacts[i].Names, tag) {
+					artifacts[i].Names = append(artifacts[i].Names, tag)
 				}
 			}
 		}
@@ -74,7 +75,7 @@ func runSave(ctx context.Context, env *environment, opts saveOptions) error {
 		return err
 	}
 	write := func(w io.Writer) error {
-		_, err := exporter.LayoutTar(ctx, w, img, layout)
+		_, err := exporter.LayoutTar(ctx, w, artifacts, options)
 		return err
 	}
 	if opts.output == "" {

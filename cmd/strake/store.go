@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 
@@ -251,9 +252,11 @@ func (e *environment) registry() *registry.Client {
 		CAFiles:   e.flags.registryCA,
 		Insecure:  e.flags.insecure,
 		CertsDirs: e.certsDirs(),
+		AuthFile:  e.flags.authFile,
 		AuthFiles: e.authFiles(),
 		UserAgent: "strake/" + version,
 		Path:      e.getenv("PATH"),
+		Proxy:     http.ProxyFromEnvironment,
 	}
 	if e.chosenAuthFile() == "" {
 		opt.AuthJSON = []byte(e.getenv("DOCKER_AUTH_CONFIG"))

@@ -38,7 +38,7 @@ const excerptRule = "--------------------"
 // located prints where in the Dockerfile the error is, and returns the message without the place.
 func located(w io.Writer, at *dockerfile.Error, message string) string {
 	if at.Range.Start == 0 {
-		return message
+		return strings.TrimSuffix(message, " ("+at.Hint+")") // the hint has a line of its own
 	}
 	fmt.Fprintf(w, "%s:%d\n", at.File, at.Range.Start)
 	if excerpt := strings.TrimRight(at.Excerpt(), "\n"); excerpt != "" {

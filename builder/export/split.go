@@ -1,0 +1,65 @@
+package export
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+
+	"github.com/strake-build/strake/layer/image"
+)
+
+// SplitTar writes the files of a's images as one tar, those of each in the folder that folder names.
+func (e *Exporter) SplitTar(ctx context.Context, w io.Writer, a Artifact, folder func(*image.Image) string) error {
+	out := tar.NewWriter(w)
+	for _, img := range a.Images {
+		dir := folder(img)
+		if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}); err != nil {
+			return fmt.Errorf("writing the image's files: %w", err)
+		}
+		if err := e.splitOne(ctx, out, img, dir); err != nil {
+			return err
+		}
+	}
+	if err := out.Close(); err != nil {
+		return fmt.Errorf("writing the image's files: %w", err)
+	}
+	return nil
+}
+
+// splitOne copies the tar of an image, each name below dir.
+func (e *Exporter) splitOne(ctx context.Context, out *tar.Writer, img *image.Image, dir string) error {
+	r, w := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.CloseWithError(e.Tar(ctx, w, img))
+	}()
+	defer func() { _ = r.Close(); <-done }()
+	in := tar.NewReader(r)
+	for {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		slash := ""
+		if h.Typeflag == tar.TypeDir {
+			slash = "/"
+		}
+		h.Name = path.Join(dir, h.Name) + slash
+		if h.Typeflag == tar.TypeLink {
+			h.Linkname = path.Join(dir, h.Linkname)
+		}
+		if err := out.WriteHeader(h); err != nil {
+			return fmt.Errorf("writing the image's files: %w", err)
+		}
+		if _, err := io.Copy(out, in); err != nil {
+			return fmt.Errorf("writing the image's files: %w", err)
+		}
+	}
+}

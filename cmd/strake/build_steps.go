@@ -1,0 +1,99 @@
+package main
+
+import (
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/dockerfile"
+)
+
+// stepFlags are the flags about what every RUN of a build gets, as they were typed.
+type stepFlags struct {
+	hosts, allow []string
+	network      string
+	limits       map[string]*string // by the name of the flag
+}
+
+// limitFlags are the flags that limit what a step uses, and how --help shows their values.
+var limitFlags = [...]struct{ name, short, help string }{
+	{"ulimit", "", "`TYPE=SOFT[:HARD]`"},
+	{"shm-size", "", "`size` of /dev/shm"},
+	{"memory", "m", "memory `limit`"},
+	{"memory-swap", "", "`limit` of memory and swap together"},
+	{"cpu-shares", "c", "relative `weight` of CPU time"},
+	{"cpu-period", "", "CPU period in `microseconds`"},
+	{"cpu-quota", "", "CPU time in a period in `microseconds`"},
+	{"cpuset-cpus", "", "`CPUs` to use"},
+	{"cpuset-mems", "", "memory `nodes` to use"},
+	{"cgroup-parent", "", "parent `cgroup`"},
+}
+
+func (f *stepFlags) add(set *pflag.FlagSet) {
+	set.StringArrayVar(&f.hosts, "add-host", nil, "line of /etc/hosts for steps, as `NAME:IP` (repeatable)")
+	set.StringVar(&f.network, "network", "default", "network of steps that do not say: `default` (the host's), host or none")
+	set.StringArrayVar(&f.allow, "allow", nil, "`right` that steps may ask for: network.host or security.insecure (repeatable)")
+	f.limits = make(map[string]*string)
+	for _, l := range limitFlags {
+		f.limits[l.name] = set.StringP(l.name, l.short, "", l.help)
+		_ = set.MarkHidden(l.name)
+	}
+}
+
+// decide turns them into values.
+func (f *stepFlags) decide() (builder.SandboxOptions, error) {
+	var opt builder.SandboxOptions
+	for _, l := range limitFlags {
+		if v := f.limits[l.name]; v != nil && *v != "" {
+			return opt, usagef("--%s is not supported yet", l.name)
+		}
+	}
+	for _, h := range f.hosts {
+		line, err := parseHost(h)
+		if err != nil {
+			return opt, err
+		}
+		opt.ExtraHosts = append(opt.ExtraHosts, line)
+	}
+	switch opt.Network = dockerfile.Network(f.network); opt.Network {
+	case dockerfile.NetworkDefault, dockerfile.NetworkNone:
+	case dockerfile.NetworkHost:
+		opt.AllowHostNetwork = true // who says it for all steps allows it to each, as in docker
+	case "":
+		opt.Network = dockerfile.NetworkDefault
+	default:
+		return opt, usagef("invalid --network %q: it is default, host or none", f.network)
+	}
+	for _, a := range f.allow {
+		switch a {
+		case "network.host":
+			opt.AllowHostNetwork = true
+		case "security.insecure":
+			opt.AllowInsecure = true
+		default:
+			return opt, usagef("invalid --allow %q: it is network.host or security.insecure", a)
+		}
+	}
+	return opt, nil
+}
+
+// parseHost turns NAME:IP or NAME=IP into a line of /etc/hosts.
+func parseHost(value string) (string, error) {
+	name, ip, ok := strings.Cut(value, "=")
+	if !ok {
+		name, ip, ok = strings.Cut(value, ":")
+	}
+	if !ok || name == "" || strings.ContainsAny(name, " \t\n#") {
+		return "", usagef("invalid --add-host %q: it is NAME:IP", value)
+	}
+	if ip == "host-gateway" {
+		return "", usagef("invalid --add-host %q: there is no gateway to the host, whose network steps share: use 127.0.0.1", value)
+	}
+	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(ip, "["), "]"))
+	if err != nil || addr.Zone() != "" {
+		return "", usagef("invalid --add-host %q: %q is not an IP address", value, ip)
+	}
+	return addr.String() + "\t" + name, nil
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/strake-build/strake/dockerfile"
+)
+
+func TestParseSecret(t *testing.T) {
+	env := testEnvironment(t, map[string]string{"token": "x", "V": "y"})
+	for in, want := range map[string]secretFlag{
+		"id=a,src=f":            {"a", "f", ""},
+		"id=a,source=f":         {"a", "f", ""},
+		"id=a,env=V":            {"a", "", "V"},
+		"id=a,type=env,src=V":   {"a", "", "V"},
+		"id=token":              {"token", "", "token"},
+		"id=token,type=file":    {"token", "token", ""},
+		"id=a":                  {"a", "a", ""},
+		"id=a,type=env":         {"a", "", "a"},
+		`id=a,"src=with,comma"`: {"a", "with,comma", ""},
+	} {
+		if got, err := parseSecret(env, in); err != nil || got != want {
+			t.Errorf("%s: %+v, %v; want %+v", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "a", "src=f", "id=a,type=vault", "id=a,mode=1", "id=a,src=f,env=V", "\""} {
+		if got, err := parseSecret(env, in); err == nil {
+			t.Errorf("%q is accepted as %+v", in, got)
+		}
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	dir := t.TempDir()
+	file, large := filepath.Join(dir, "f"), filepath.Join(dir, "large")
+	for path, data := range map[string][]byte{file: []byte("one\n"), large: bytes.Repeat([]byte("x"), maxSecret+1)} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := testEnvironment(t, map[string]string{"V": "y"})
+	s, err := openSecrets(env, []secretFlag{{"f", file, ""}, {"v", "", "V"}, {"unset", "", "U"}, {"large", large, ""}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // read once: what changes meanwhile does not matter
+		for id, want := range map[string]string{"f": "one\n", "v": "y", "unset": ""} {
+			if got, ok, err := s.Secret(id); string(got) != want || !ok || err != nil {
+				t.Errorf("%s: %q, %v, %v", id, got, ok, err)
+			}
+		}
+		if err := os.WriteFile(file, []byte("two"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, ok, err := s.Secret("nobody"); ok || err != nil {
+		t.Errorf("%v, %v", ok, err)
+	}
+	if _, _, err := s.Secret("large"); err == nil || !strings.Contains(err.Error(), "500 KiB") {
+		t.Errorf("%v", err)
+	}
+	for _, path := range []string{dir, filepath.Join(dir, "missing")} {
+		if _, err := openSecrets(env, []secretFlag{{"x", path, ""}}); err == nil || !strings.Contains(err.Error(), "secret x") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+func TestParseSSH(t *testing.T) {
+	env := testEnvironment(t, map[string]string{"SSH_AUTH_SOCK": "/agent"})
+	for in, want := range map[string]sshFlag{
+		"default":   {"default", []string{"/agent"}},
+		"a=/s":      {"a", []string{"/s"}},
+		"a=k1,k2":   {"a", []string{"k1", "k2"}},
+		"default=k": {"default", []string{"k"}},
+	} {
+		if got, err := parseSSH(env, in); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, %v; want %+v", in, got, err, want)
+		}
+	}
+	if _, err := parseSSH(env, "=x"); err == nil {
+		t.Error("an agent without an id")
+	}
+	if _, err := parseSSH(testEnvironment(t, nil), "default"); err == nil || !strings.Contains(err.Error(), "SSH_AUTH_SOCK") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestParseHost(t *testing.T) {
+	for in, want := range map[string]string{
+		"h:1.2.3.4": "1.2.3.4\th", "h=1.2.3.4": "1.2.3.4\th", "h:::1": "::1\th", "h:[fe80::1]": "fe80::1\th", "a.b=::1": "::1\ta.b",
+	} {
+		if got, err := parseHost(in); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"h", "h:", ":1.2.3.4", "h:x", "h:host-gateway", "h x:1.2.3.4", "h:fe80::1%eth0", "h\nx:1.2.3.4"} {
+		if got, err := parseHost(in); err == nil {
+			t.Errorf("%q is accepted as %q", in, got)
+		}
+	}
+}
+
+func TestParseCall(t *testing.T) {
+	for in, want := range map[string]callOptions{
+		"build": {kind: callBuild}, "check,format=json": {kind: callCheck, json: true}, "lint,ignorestatus=true": {kind: callCheck, ignoreStatus: true},
+		"outline": {kind: callOutline}, "targets,format=text": {kind: callTargets},
+	} {
+		if got, err := parseCall(in, false); err != nil || got != want {
+			t.Errorf("%s: %+v, %v; want %+v", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "describe", "check,format=xml", "check,x"} {
+		if got, err := parseCall(in, false); err == nil {
+			t.Errorf("%q is accepted as %+v", in, got)
+		}
+	}
+	if got, err := parseCall("build", true); err != nil || got.kind != callCheck {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := parseCall("outline", true); err == nil {
+		t.Error("--check with another call")
+	}
+}
+
+func TestSplitLayout(t *testing.T) {
+	digest := "sha256:" + strings.Repeat("0", 64)
+	for in, want := range map[string][3]string{
+		"d": {"d", "", ""}, "/a/b:1.0": {"/a/b", "1.0", ""}, "/a:b/c": {"/a:b/c", "", ""}, "d@" + digest: {"d", "", digest}, "d:1@" + digest: {"d", "1", digest},
+	} {
+		dir, tag, hash, err := splitLayout(in)
+		got := [3]string{dir, tag}
+		if hash.Hex != "" {
+			got[2] = hash.String()
+		}
+		if err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "@" + digest, "d@x", ":1"} {
+		if dir, _, _, err := splitLayout(in); err == nil {
+			t.Errorf("%q is accepted as %q", in, dir)
+		}
+	}
+}
+
+func TestPlatforms(t *testing.T) {
+	env := testEnvironment(t, map[string]string{"DOCKER_DEFAULT_PLATFORM": "linux/arm64"})
+	for _, c := range []struct {
+		args  []string
+		want  []string
+		index bool
+	}{
+		{nil, []string{"linux/arm64"}, false},
+		{[]string{"--platform=linux/amd64,linux/arm64", "-oa"}, []string{"linux/amd64", "linux/arm64"}, true},
+		{[]string{"--platform=linux/amd64", "--platform=amd64", "-oa"}, []string{"linux/amd64"}, false},
+		{[]string{"--build-arg=BUILDKIT_MULTI_PLATFORM=1", "-oa"}, []string{"linux/arm64"}, true},
+	} {
+		opts, err := decideBuild(env, c.args...)
+		var got []string
+		for _, p := range opts.platforms {
+			got = append(got, p.String())
+		}
+		if err != nil || !slices.Equal(got, c.want) || opts.index != c.index || !opts.platformGiven {
+			t.Errorf("%q: %q, %v, %v", c.args, got, opts.index, err)
+		}
+	}
+	for _, args := range [][]string{
+		{"--platform=linux/amd64,linux/arm64"}, {"--platform=linux/amd64,linux/arm64", "-otype=docker,dest=x"},
+		{"--platform=linux/amd64,linux/arm64", "-oa", "--build-arg=BUILDKIT_MULTI_PLATFORM=0"}, {"--platform=linux/amd64,windows/amd64", "-oa"},
+	} {
+		if _, err := decideBuild(env, args...); err == nil {
+			t.Errorf("%q is accepted", args)
+		}
+	}
+	opts, err := decideBuild(env, "--platform=linux/amd64,linux/arm64", "--push", "-tlocalhost:5000/a")
+	if err != nil || len(opts.outputs) != 1 || opts.outputs[0].kind != outputRegistry {
+		t.Errorf("%+v, %v", opts.outputs, err)
+	}
+}
+
+func TestEpoch(t *testing.T) {
+	env := testEnvironment(t, map[string]string{epochArg: "5"})
+	for arg, want := range map[string]string{"--pull": "5", "--build-arg=" + epochArg + "=7": "7", "--build-arg=" + epochArg + "=": ""} {
+		if opts, err := decideBuild(env, arg); err != nil || opts.buildArgs[epochArg] != want {
+			t.Errorf("%s: %q, %v", arg, opts.buildArgs[epochArg], err)
+		}
+	}
+}
+
+func TestPrintWarnings(t *testing.T) {
+	var b bytes.Buffer
+	printWarnings(&b, "Dockerfile", nil)
+	if b.Len() > 0 {
+		t.Errorf("%q", b.String())
+	}
+	printWarnings(&b, "Dockerfile", []dockerfile.Warning{{Rule: "R", Message: "m\x1b[2J", URL: "https://u", Range: dockerfile.Range{Start: 3}}})
+	if want := "1 warning found (use --check to see the lines):\n - Dockerfile:3: R: m (https://u)\n"; b.String() != want {
+		t.Errorf("%q", b.String())
+	}
+}
