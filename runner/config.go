@@ -21,7 +21,18 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 		Root:     sandbox.Overlay(s.Root),
 		ReadOnly: s.ReadOnly, Loopback: s.Network == NoNetwork, Hostname: s.Hostname, UserNS: l.Isolation.UserNS,
 		Args: p.Args, Env: slices.Clone(p.Env), Dir: p.Dir, User: p.User,
-		NullStdin: p.Stdin == nil && p.Terminal == nil, Terminal: p.Terminal != nil, Filter: l.filter,
+		NullStdin: p.Stdin == nil && p.Terminal == nil, Terminal: p.Terminal != nil,
+		Insecure: s.Insecure, ShmSize: s.ShmSize,
+	}
+	if s.ShmSize < 0 {
+		return nil, nil, errors.New("the size of /dev/shm is negative")
+	}
+	if !s.Insecure {
+		c.Filter = l.filter
+	}
+	var err error
+	if c.Limits, err = rlimits(s.Ulimits); err != nil {
+		return nil, nil, err
 	}
 	c.Rows, c.Cols = terminalSize(p.Terminal)
 	for _, m := range s.Mounts {
@@ -31,7 +42,6 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 		}
 		c.Mounts = append(c.Mounts, mount)
 	}
-	var err error
 	if c.Files, err = etcFiles(s); err != nil {
 		return nil, nil, err
 	}

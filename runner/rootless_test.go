@@ -103,6 +103,14 @@ func helpBox(i Isolation, args []string) error {
 			}
 			continue
 		}
+		if a == "insecure" {
+			s.Insecure = true
+			continue
+		}
+		if pids, ok := strings.CutPrefix(a, "pids="); ok {
+			s.Limits.Pids, _ = strconv.ParseInt(pids, 10, 64)
+			continue
+		}
 		s.Network = Network(a)
 	}
 	err = l.Run(context.Background(), s, p)

@@ -6,13 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-build/strake/runner/cgroup"
 	"github.com/strake-build/strake/runner/sandbox"
 )
 
@@ -28,6 +27,9 @@ type Linux struct {
 	exe    *os.File // this program, through a read-only mount
 	filter []byte   // the seccomp program
 	oom    oomFile
+	inits  chan spawned  // from start
+	quit   chan struct{} // ends start
+	ended  chan struct{} // when start has ended
 }
 
 // New returns a Linux that runs boxes under i, with its files in dir, which is made if missing. What processes that are dead have left
@@ -36,20 +38,8 @@ func New(i Isolation, dir string) (*Linux, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the directory for boxes: %w", err)
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("reading the directory for boxes: %w", err)
-	}
-	for _, e := range entries {
-		var pid int
-		if n, _ := fmt.Sscanf(e.Name(), boxName, &pid); n != 1 || pid <= 0 {
-			continue
-		}
-		if errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-				return nil, fmt.Errorf("removing what a dead process has left: %w", err)
-			}
-		}
+	if err := sweep(dir); err != nil {
+		return nil, err
 	}
 	return &Linux{Isolation: i, Dir: dir}, nil
 }
@@ -63,8 +53,12 @@ func (l *Linux) prepare() error {
 		if l.filter, l.err = sandbox.Filter(sandbox.Capabilities); l.err != nil {
 			return
 		}
-		l.exe, l.err = openSelf()
+		if l.exe, l.err = openSelf(); l.err != nil {
+			return
+		}
 		l.oom = findOOM()
+		l.inits, l.quit, l.ended = make(chan spawned), make(chan struct{}), make(chan struct{})
+		go l.start()
 	})
 	return l.err
 }
@@ -74,6 +68,8 @@ func (l *Linux) Close() error {
 	if l.exe == nil {
 		return nil
 	}
+	close(l.quit)
+	<-l.ended
 	return l.exe.Close()
 }
 
@@ -94,9 +90,15 @@ func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
 		return err
 	}
 	defer done()
-	b := &box{linux: l, process: p}
+	b := &box{linux: l, process: p, oom: l.oom}
 	defer b.close()
-	if err := b.start(cfg, s.Network == NoNetwork); err != nil {
+	if s.Limits.Any() {
+		if err := b.limit(s.Limits); err != nil {
+			return err
+		}
+		cfg.Cgroup = true
+	}
+	if err := b.start(cfg); err != nil {
 		return err
 	}
 	return b.wait(ctx)
@@ -109,24 +111,17 @@ type box struct {
 	init    *os.Process
 	sock    *os.File // to the init
 	io      streams
+	group   *cgroup.Group // of its own, if it has limits
+	record  string        // the directory that remembers group
+	oom     oomFile
 	oomed   uint64 // counter of kills before the start
 
 	mu  sync.Mutex
 	end bool // the init is gone
 }
 
-// start makes the init and hands it cfg.
-// The thread stays locked until Run returns: the init dies with the thread that made it.
-func (b *box) start(cfg *sandbox.Config, ownNet bool) error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("making the sandbox's socket: %w", err)
-	}
-	theirs := os.NewFile(uintptr(pair[1]), "sandbox")
-	defer theirs.Close()
-	_ = unix.SetNonblock(pair[0], true) // so that reads can be given up
-	b.sock = os.NewFile(uintptr(pair[0]), "sandbox")
-
+// start takes an init and hands it cfg.
+func (b *box) start(cfg *sandbox.Config) error {
 	memory, err := configFile(cfg)
 	if err != nil {
 		return err
@@ -137,29 +132,24 @@ func (b *box) start(cfg *sandbox.Config, ownNet bool) error {
 		return err
 	}
 	defer b.io.closeTheirs()
-
-	flags := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
-	if ownNet {
-		flags |= unix.CLONE_NEWNET
+	b.oomed = b.oom.count()
+	init := <-b.linux.inits
+	if init.err != nil {
+		return init.err
 	}
-	b.oomed = b.linux.oom.count()
-	runtime.LockOSThread()
-	b.init, err = os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", b.linux.exe.Fd()), []string{sandbox.Marker}, &os.ProcAttr{
-		Env:   initEnv(),
-		Files: append(files, theirs, memory),
-		Sys:   &syscall.SysProcAttr{Cloneflags: uintptr(flags), Pdeathsig: unix.SIGKILL},
-	})
+	b.init, b.sock = init.process, init.sock
+	if b.group != nil {
+		err = b.group.Add(b.init.Pid)
+	}
+	if err == nil {
+		err = init.send(append(files, memory))
+	}
 	if err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("starting the sandbox: %w", err)
+		init.discard()
+		b.sock = nil
+		return err
 	}
 	return nil
-}
-
-// initEnv keeps Go's start in the init short: no look at cgroups, no collector; and its end, where the race
-// detector would sleep for a second.
-func initEnv() []string {
-	return []string{"GOGC=off", "GOMAXPROCS=2", "GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GORACE=atexit_sleep_ms=0"}
 }
 
 // configFile returns a memfd with cfg: other than an argument or a file, nobody else can read it.
@@ -182,7 +172,6 @@ func configFile(cfg *sandbox.Config) (*os.File, error) {
 
 // wait sees the box to its end.
 func (b *box) wait(ctx context.Context) error {
-	defer runtime.UnlockOSThread()
 	stop := context.AfterFunc(ctx, b.kill)
 	reports := make(chan []sandbox.Report, 1)
 	go func() { reports <- b.listen() }()
@@ -219,7 +208,7 @@ func (b *box) kill() {
 
 // result makes an error of what the init reported last.
 func (b *box) result(got []sandbox.Report, state *os.ProcessState) error {
-	oom := func() bool { return b.linux.oom.count() > b.oomed }
+	oom := func() bool { return b.oom.count() > b.oomed }
 	if len(got) == 0 || got[len(got)-1].Kind == sandbox.Started {
 		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 			return &ExitError{Code: 128 + int(ws.Signal()), Signal: ws.Signal(), OOM: oom()}
@@ -331,4 +320,10 @@ func (b *box) close() {
 		b.sock.Close()
 	}
 	b.io.close()
+	if b.group != nil {
+		b.group.Remove()
+	}
+	if b.record != "" {
+		os.RemoveAll(b.record)
+	}
 }

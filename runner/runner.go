@@ -80,6 +80,12 @@ type Sandbox struct {
 	// Container: a container that a person runs, not a step of a build. /etc/hostname is bound as well, and it, hosts
 	// and resolv.conf can be written (a build step cannot write them), as docker run and docker build have it.
 	Container bool
+	// Insecure gives the process all capabilities, all devices, and a writable /sys and /proc, without seccomp (RUN --security=insecure).
+	Insecure bool
+	ShmSize  int64 // of /dev/shm, in bytes; 0 is 64 MiB
+	Ulimits  []Ulimit
+	// Limits need a control group. Where none can be made, Run fails.
+	Limits Limits
 }
 
 // Process is what runs in the box.

@@ -4,10 +4,11 @@ package sandbox
 // init of a box.
 const Marker = "strake-init"
 
-// The descriptors that the parent hands to the init, beside the standard ones.
+// The descriptor that the parent gives the init.
 const (
-	sockFD   = 3 // a SOCK_SEQPACKET pair: signals in, reports out; its end is the parent's death
-	configFD = 4 // a memfd with a Config as JSON
+	// sockFD is one of a SOCK_SEQPACKET pair. First comes a message that carries standard input, output and error, and a memfd with a Config as
+	// JSON; then signals come in and reports go out. Its end is the parent's death.
+	sockFD = 3
 )
 
 // Config is all that the init knows. It travels in a memfd: never in arguments or environment,
@@ -30,7 +31,17 @@ type Config struct {
 	Terminal  bool
 	Rows      uint16 // of the terminal
 	Cols      uint16
-	Filter    []byte // seccomp program, as the kernel takes it
+	Filter    []byte // seccomp program, as the kernel takes it; none if Insecure
+	Insecure  bool   // all capabilities and devices, nothing masked
+	ShmSize   int64  // of /dev/shm; 0 is the default
+	Limits    []Limit
+	Cgroup    bool // this process is in a control group for the box
+}
+
+// Limit is a resource limit of the step (setrlimit).
+type Limit struct {
+	Resource   int
+	Soft, Hard uint64
 }
 
 // Overlay is a stack of layers.

@@ -15,6 +15,7 @@ import (
 	"math"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -70,7 +71,11 @@ func run() int {
 		return report(Report{Kind: Failed, Text: err.Error()})
 	}
 	go b.watch()
-	if err := b.setup(); err != nil {
+	err := b.unshare()
+	if err == nil {
+		err = b.setup()
+	}
+	if err != nil {
 		return report(Report{Kind: Failed, Text: err.Error()})
 	}
 	if err := b.start(); err != nil {
@@ -90,8 +95,32 @@ func run() int {
 	return report(Report{Kind: Ended, Status: uint32(status)})
 }
 
+// readConfig waits for the parent to hand over the configuration, and takes its place: the init may have been started
+// long before there was anything to do.
 func (b *box) readConfig() error {
-	f := os.NewFile(configFD, "config")
+	buf, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4*4))
+	var n, oobn int
+	var err error
+	for {
+		n, oobn, _, _, err = unix.Recvmsg(sockFD, buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err == nil && n == 0 {
+		os.Exit(128 + int(unix.SIGKILL)) // the parent is gone
+	}
+	fds, perr := parseRights(oob[:oobn])
+	if err = errors.Join(err, perr); err != nil || len(fds) != 4 {
+		return fmt.Errorf("taking over the sandbox's descriptors: %w", errors.Join(err, unix.EINVAL))
+	}
+	for i, fd := range fds[:3] {
+		if err := unix.Dup3(fd, i, 0); err != nil {
+			return fmt.Errorf("taking over the sandbox's descriptors: %w", err)
+		}
+		unix.Close(fd)
+	}
+	f := os.NewFile(uintptr(fds[3]), "config")
 	defer f.Close()
 	data, err := io.ReadAll(io.NewSectionReader(f, 0, math.MaxInt64))
 	if err != nil {
@@ -99,6 +128,34 @@ func (b *box) readConfig() error {
 	}
 	if err := json.Unmarshal(data, &b.Config); err != nil {
 		return fmt.Errorf("reading the sandbox's configuration: %w", err)
+	}
+	return nil
+}
+
+func parseRights(oob []byte) ([]int, error) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(msgs) != 1 {
+		return nil, errors.Join(err, unix.EINVAL)
+	}
+	return unix.ParseUnixRights(&msgs[0])
+}
+
+// unshare makes the namespaces that not every box needs in this form. They are those of the calling thread, which is kept for all that
+// follows.
+func (b *box) unshare() error {
+	flags := 0
+	if b.Loopback {
+		flags |= unix.CLONE_NEWNET
+	}
+	if b.Cgroup { // the box's own control group is the root of what it sees
+		flags |= unix.CLONE_NEWCGROUP
+	}
+	if flags == 0 {
+		return nil
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(flags); err != nil {
+		return fmt.Errorf("making namespaces: %w", err)
 	}
 	return nil
 }

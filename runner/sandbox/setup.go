@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -168,17 +169,29 @@ func (b *box) mountDev(t hostTrees) error {
 	}{
 		{"pts", "devpts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, []option{{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}, {"gid", "5"}}},
 		{"mqueue", "mqueue", noExec, nil},
-		{"shm", "tmpfs", noExec, []option{{"mode", "1777"}, {"size", "64m"}}},
+		{"shm", "tmpfs", noExec, []option{{"mode", "1777"}, {"size", b.shmSize()}}},
 	}
 	for _, m := range inner {
 		if err := b.mountInDev(dev, m.dir, m.kind, m.attrs, m.opts); err != nil {
 			return fmt.Errorf("mounting /dev/%s: %w", m.dir, err)
 		}
 	}
+	if b.Insecure {
+		if err := b.hostDevices(dev, t.all); err != nil {
+			return err
+		}
+	}
 	if b.Terminal {
 		return b.openTerminal(dev)
 	}
 	return nil
+}
+
+func (b *box) shmSize() string {
+	if b.ShmSize == 0 {
+		return "64m"
+	}
+	return strconv.FormatInt(b.ShmSize, 10)
 }
 
 func (b *box) mountInDev(dev int, dir, kind string, attrs int, opts []option) error {
@@ -255,7 +268,7 @@ func (b *box) mountCgroup() error {
 	}
 	hierarchies := cgroupsV1(string(data))
 	if len(hierarchies) == 0 {
-		fd, err := newFS("cgroup2", noExec|unix.MOUNT_ATTR_RDONLY)
+		fd, err := newFS("cgroup2", noExec|b.sysAttr())
 		if err != nil {
 			unix.Close(target)
 			return nil
@@ -266,7 +279,7 @@ func (b *box) mountCgroup() error {
 		unix.Close(target)
 		return nil
 	}
-	return mountCgroupV1(target, hierarchies)
+	return b.mountCgroupV1(target, hierarchies)
 }
 
 // cgroupsV1 returns the controllers of each version 1 hierarchy of /proc/self/cgroup.
@@ -280,7 +293,7 @@ func cgroupsV1(text string) (found []string) {
 	return found
 }
 
-func mountCgroupV1(target int, hierarchies []string) error {
+func (b *box) mountCgroupV1(target int, hierarchies []string) error {
 	fd, err := newFS("tmpfs", noExec, option{"mode", "0755"})
 	if err != nil {
 		return err
@@ -291,14 +304,14 @@ func mountCgroupV1(target int, hierarchies []string) error {
 	}
 	unix.Close(target)
 	for _, h := range hierarchies {
-		if err := mountHierarchy(fd, h); err != nil {
+		if err := mountHierarchy(fd, h, b.sysAttr()); err != nil {
 			return fmt.Errorf("mounting the cgroup %s: %w", h, err)
 		}
 	}
 	return unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }
 
-func mountHierarchy(dir int, controllers string) error {
+func mountHierarchy(dir int, controllers string, attr int) error {
 	name, named := strings.CutPrefix(controllers, "name=")
 	opts := []option{}
 	if named {
@@ -315,7 +328,7 @@ func mountHierarchy(dir int, controllers string) error {
 	if err != nil {
 		return err
 	}
-	fd, err := newFS("cgroup", noExec|unix.MOUNT_ATTR_RDONLY, opts...)
+	fd, err := newFS("cgroup", noExec|attr, opts...)
 	if err != nil {
 		unix.Close(target)
 		return err
@@ -354,8 +367,19 @@ func readOnly() []string {
 	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 }
 
+// sysAttr is what mounts of /sys have: a step must not write there.
+func (b *box) sysAttr() int {
+	if b.Insecure {
+		return 0
+	}
+	return unix.MOUNT_ATTR_RDONLY
+}
+
 // mask hides parts of /proc and /sys.
 func (b *box) mask() error {
+	if b.Insecure {
+		return nil
+	}
 	for _, p := range readOnly() {
 		target, err := b.inRoot(p, unix.O_PATH, unix.RESOLVE_NO_SYMLINKS)
 		if errors.Is(err, unix.ENOENT) {

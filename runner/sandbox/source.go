@@ -18,6 +18,7 @@ type hostTrees struct {
 	root          *layers
 	files, mounts []int // as in Config; -1 for a tmpfs
 	devices       []int // as in devices(); only in a user namespace
+	all           []hostDevice
 	proc, sys     int
 	ownSys        bool // sys is a new one, not the host's
 }
@@ -31,9 +32,9 @@ func (b *box) hostTrees() (t hostTrees, err error) {
 	}
 	// Without a network namespace of its own, a user namespace cannot mount sysfs.
 	if t.ownSys = !b.UserNS || b.Loopback; t.ownSys {
-		t.sys, err = newFS("sysfs", noExec|unix.MOUNT_ATTR_RDONLY)
+		t.sys, err = newFS("sysfs", noExec|b.sysAttr())
 	} else if t.sys, err = cloneTree(unix.AT_FDCWD, "/sys", true); err == nil {
-		err = setAttr(t.sys, unix.MOUNT_ATTR_RDONLY|noExec)
+		err = setAttr(t.sys, uint64(b.sysAttr()|noExec))
 	}
 	if err != nil {
 		return t, fmt.Errorf("mounting /sys: %w", err)
@@ -45,6 +46,11 @@ func (b *box) hostTrees() (t hostTrees, err error) {
 				return t, fmt.Errorf("binding /dev/%s: %w", d.name, err)
 			}
 			t.devices = append(t.devices, fd)
+		}
+	}
+	if b.Insecure {
+		if t.all, err = b.listDevices(); err != nil {
+			return t, err
 		}
 	}
 	if err := b.stubPoints(&t); err != nil {

@@ -75,16 +75,23 @@ func stageName(stage uint32) string {
 func (b *box) newStep(path string) (*step, error) {
 	s := &step{
 		console: -1, who: *b.who, allSignals: ^uint64(0),
-		drop:      ^Capabilities,
 		capHeader: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
 	}
-	lo, hi := uint32(Capabilities&0xffffffff), uint32(Capabilities>>32)
+	caps := Capabilities
+	if b.Insecure {
+		all, err := effective()
+		if err != nil {
+			return nil, err
+		}
+		caps = all
+	} else if s.filter = program(b.Filter); s.filter == nil {
+		return nil, errors.New("the seccomp filter is empty")
+	}
+	s.drop = ^caps
+	lo, hi := uint32(caps&0xffffffff), uint32(caps>>32)
 	s.capData = [2]unix.CapUserData{{Effective: lo, Permitted: lo}, {Effective: hi, Permitted: hi}}
 	if b.console != nil {
 		s.console = int(b.console.Fd())
-	}
-	if s.filter = program(b.Filter); s.filter == nil {
-		return nil, errors.New("the seccomp filter is empty")
 	}
 	var err error
 	if s.argv, err = syscall.SlicePtrFromStrings(b.Args); err != nil {
@@ -98,7 +105,7 @@ func (b *box) newStep(path string) (*step, error) {
 			return nil, &startError{126, b.Args[0], err}
 		}
 	}
-	if s.limits, err = b.limits(); err != nil {
+	if s.limits, err = b.resourceLimits(); err != nil {
 		return nil, err
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -109,15 +116,29 @@ func (b *box) newStep(path string) (*step, error) {
 	return s, nil
 }
 
-// limits are the resource limits of the step. Go raised the number of open files when this program started; the step gets what it was.
-func (b *box) limits() ([]limit, error) {
+// resourceLimits are those of the step. Go raised the number of open files when this program started; the step gets what it was.
+func (b *box) resourceLimits() ([]limit, error) {
 	// Go puts the limit back before it replaces the program, and only there; that there is no such program is the point.
 	_ = syscall.Exec("", nil, nil)
 	var files unix.Rlimit
 	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &files); err != nil {
 		return nil, fmt.Errorf("reading the limit of open files: %w", err)
 	}
-	return []limit{{unix.RLIMIT_NOFILE, files}}, nil
+	all := []limit{{unix.RLIMIT_NOFILE, files}}
+	for _, l := range b.Limits {
+		all = append(all, limit{l.Resource, unix.Rlimit{Cur: l.Soft, Max: l.Hard}})
+	}
+	return all, nil
+}
+
+// effective returns the capabilities that this process has.
+func effective() (uint64, error) {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return 0, fmt.Errorf("reading the capabilities: %w", err)
+	}
+	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), nil
 }
 
 // program returns a seccomp program as the kernel takes it, nil if it is empty.

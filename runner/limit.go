@@ -1,0 +1,116 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/cgroup"
+	"github.com/strake-build/strake/runner/sandbox"
+)
+
+// Limits are what a box may use of memory, CPU and processes; see package cgroup.
+type Limits = cgroup.Limits
+
+// Ulimit is a resource limit of each process (setrlimit), by the name that Docker's users know it by: nofile, nproc, core ….
+// -1 is no limit.
+type Ulimit struct {
+	Name       string
+	Soft, Hard int64
+}
+
+// groupsFile is the file, in a box's directory below Linux.Dir, that lists its control groups.
+const groupsFile = "cgroups"
+
+// limit makes the box's control group.
+func (b *box) limit(l Limits) error {
+	if b.linux.Dir == "" {
+		return errors.New("limiting a box: there is no directory to remember its control group in")
+	}
+	if err := sweep(b.linux.Dir); err != nil {
+		return err
+	}
+	var err error
+	if b.record, err = os.MkdirTemp(b.linux.Dir, fmt.Sprintf(boxName, os.Getpid())); err != nil {
+		return fmt.Errorf("limiting a box: %w", err)
+	}
+	note, err := os.OpenFile(filepath.Join(b.record, groupsFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("limiting a box: %w", err)
+	}
+	defer note.Close()
+	b.group, err = cgroup.New(l, "strake-"+filepath.Base(b.record), func(dir string) error {
+		_, err := note.WriteString(dir + "\x00")
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if m := b.group.Memory(); m != "" {
+		b.oom = oomFile(m)
+	}
+	return nil
+}
+
+// sweep removes what boxes of dead processes have left in dir, and their control groups.
+func sweep(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("reading the directory for boxes: %w", err)
+	}
+	for _, e := range entries {
+		var pid int
+		if n, _ := fmt.Sscanf(e.Name(), boxName, &pid); n != 1 || pid <= 0 {
+			continue
+		}
+		if !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			continue
+		}
+		name := filepath.Join(dir, e.Name())
+		groups, err := os.ReadFile(filepath.Join(name, groupsFile))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("removing what a dead process has left: %w", err)
+		}
+		busy := false
+		for g := range strings.SplitSeq(string(groups), "\x00") {
+			if filepath.Base(g) == "strake-"+e.Name() && cgroup.Sweep(g) != nil {
+				busy = true // the kernel has not buried all of its processes yet: the next start will
+			}
+		}
+		if busy {
+			continue
+		}
+		if err := os.RemoveAll(name); err != nil {
+			return fmt.Errorf("removing what a dead process has left: %w", err)
+		}
+	}
+	return nil
+}
+
+// rlimits turns limits into the kernel's form.
+func rlimits(limits []Ulimit) ([]sandbox.Limit, error) {
+	numbers := map[string]int{
+		"core": unix.RLIMIT_CORE, "cpu": unix.RLIMIT_CPU, "data": unix.RLIMIT_DATA, "fsize": unix.RLIMIT_FSIZE, "locks": unix.RLIMIT_LOCKS,
+		"memlock": unix.RLIMIT_MEMLOCK, "msgqueue": unix.RLIMIT_MSGQUEUE, "nice": unix.RLIMIT_NICE, "nofile": unix.RLIMIT_NOFILE,
+		"nproc": unix.RLIMIT_NPROC, "rss": unix.RLIMIT_RSS, "rtprio": unix.RLIMIT_RTPRIO, "rttime": unix.RLIMIT_RTTIME,
+		"sigpending": unix.RLIMIT_SIGPENDING, "stack": unix.RLIMIT_STACK,
+	}
+	var all []sandbox.Limit
+	for _, l := range limits {
+		n, ok := numbers[l.Name]
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("unknown resource limit %q", l.Name)
+		case l.Soft < -1 || l.Hard < -1:
+			return nil, fmt.Errorf("the resource limit %s is negative", l.Name)
+		case l.Hard != -1 && (l.Soft == -1 || l.Soft > l.Hard):
+			return nil, fmt.Errorf("the soft limit of %s is above the hard one", l.Name)
+		}
+		all = append(all, sandbox.Limit{Resource: n, Soft: uint64(l.Soft), Hard: uint64(l.Hard)})
+	}
+	return all, nil
+}

@@ -1,0 +1,168 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestBoxInsecure(t *testing.T) {
+	w := newWorld(t)
+	script := `mkdir -p /m && mount -t tmpfs none /m 2>/dev/null && echo mounted || echo refused
+		grep -E '^(CapEff|Seccomp):' /proc/self/status
+		grep -c ' /proc/sys ' /proc/mounts
+		awk '$2 == "/sys" {print substr($4, 1, 2)}' /proc/mounts; ls /dev | wc -l; test -e /dev/zero && echo zero`
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, caps, _ := strings.Cut(string(status), "CapEff:\t")
+	caps, _, _ = strings.Cut(caps, "\n")
+	out := w.must(script, func(s *Sandbox, _ *Process) { s.Insecure = true })
+	if want := "mounted\nCapEff:\t" + caps + "\nSeccomp:\t0\n0\nrw\n"; !strings.HasPrefix(out, want) || !strings.HasSuffix(out, "\nzero\n") {
+		t.Errorf("got %q, want %q", out, want)
+	}
+	out = w.must(script)
+	if want := "refused\nCapEff:\t00000000a80425fb\nSeccomp:\t2\n1\nro\n15\nzero\n"; out != want {
+		t.Errorf("got %q, want %q", out, want)
+	}
+}
+
+func TestRootlessInsecure(t *testing.T) {
+	run := rootless(t)
+	out, err := run("mkdir /m && mount -t tmpfs none /m && echo mounted; grep Seccomp: /proc/self/status; ls /dev/null", "insecure").CombinedOutput()
+	if want := "mounted\nSeccomp:\t0\n/dev/null\n"; err != nil || string(out) != want {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+func TestBoxShmAndUlimits(t *testing.T) {
+	w := newWorld(t)
+	out := w.must("df -k /dev/shm | tail -1 | awk '{print $2}'; ulimit -Sn; ulimit -Hn; ulimit -Sc", func(s *Sandbox, _ *Process) {
+		s.ShmSize, s.Ulimits = 1<<20, []Ulimit{{"nofile", 100, 200}, {"core", -1, -1}}
+	})
+	if out != "1024\n100\n200\nunlimited\n" {
+		t.Errorf("got %q", out)
+	}
+	for _, u := range []Ulimit{{"what", 1, 1}, {"nofile", 5, 4}, {"nofile", -2, 4}, {"nofile", -1, 4}} {
+		if _, err := w.sh("true", func(s *Sandbox, _ *Process) { s.Ulimits = []Ulimit{u} }); err == nil {
+			t.Errorf("%+v gave no error", u)
+		}
+	}
+}
+
+// groups counts the control groups of boxes of this process.
+func groups(t *testing.T) int {
+	t.Helper()
+	found, err := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/strake-box-%d-*", os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(found)
+}
+
+// limited makes a world and skips the test where no limits can be set.
+func limited(t *testing.T) *world {
+	t.Helper()
+	w := newWorld(t)
+	if _, err := w.sh("true", func(s *Sandbox, _ *Process) { s.Limits.Pids = 100; s.Limits.Memory = 64 << 20 }); err != nil {
+		t.Skipf("no limits can be set on this machine: %v", err)
+	}
+	return w
+}
+
+func TestBoxLimits(t *testing.T) {
+	w := limited(t)
+	out := w.must(`cat /proc/self/cgroup | grep -v ':/$' | wc -l
+		for f in memory/memory.limit_in_bytes memory.max pids/pids.max pids.max cpu/cpu.cfs_quota_us cpu.max; do test -e /sys/fs/cgroup/$f && cat /sys/fs/cgroup/$f; done; true`,
+		func(s *Sandbox, _ *Process) {
+			s.Limits = Limits{Memory: 64 << 20, Pids: 50, CPUs: 0.5}
+		})
+	if out != "0\n67108864\n50\n50000\n" && out != "0\n67108864\n50\n50000 100000\n" {
+		t.Errorf("got %q", out)
+	}
+	if n := groups(t); n != 0 {
+		t.Errorf("%d control groups are left", n)
+	}
+	w.upperEmpty()
+}
+
+func TestBoxMemoryLimit(t *testing.T) {
+	w := limited(t)
+	var exit *ExitError
+	_, err := w.sh("head -c 200000000 /dev/zero | tail -c 200000000 > /dev/null; exit $?", func(s *Sandbox, _ *Process) {
+		s.Limits = Limits{Memory: 32 << 20}
+	})
+	if !errors.As(err, &exit) || exit.Code != 137 || !exit.OOM {
+		t.Errorf("too much memory gave %v", err)
+	}
+	// The step itself, pid 1 of its namespace, is killed as well.
+	_, err = w.sh("", func(s *Sandbox, p *Process) {
+		s.Limits = Limits{Memory: 32 << 20}
+		p.Args = []string{"/bin/tail", "-c", "200000000", "/dev/zero"}
+	})
+	if !errors.As(err, &exit) || exit.Code != 137 || exit.Signal != syscall.SIGKILL || !exit.OOM {
+		t.Errorf("too much memory gave %v", err)
+	}
+	if n := groups(t); n != 0 {
+		t.Errorf("%d control groups are left", n)
+	}
+}
+
+// A strake that is killed leaves its control groups to the next one.
+func TestBoxLimitsSwept(t *testing.T) {
+	limited(t)
+	dir := publicDir(t)
+	makeRoot(t, filepath.Join(dir, "lower"))
+	c := helperCommand(t, dir, "run", dir, "echo ready; sleep 987.65", "pids=50")
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	pattern := fmt.Sprintf("/sys/fs/cgroup/*/strake-box-%d-*", c.Process.Pid)
+	before, _ := filepath.Glob(pattern)
+	_ = c.Process.Kill()
+	_ = c.Wait()
+	gone(t, "987.65")
+	if len(before) == 0 {
+		pattern = fmt.Sprintf("/sys/fs/cgroup/strake/strake-box-%d-*", c.Process.Pid)
+	}
+	runs, err := filepath.Glob(filepath.Join(dir, "box-*/run"))
+	if err != nil || len(runs) != 1 {
+		t.Fatalf("%v, %v", runs, err)
+	}
+	for try := 0; ; try++ {
+		if _, err := New(Isolation{Rung: Root}, runs[0]); err != nil {
+			t.Fatal(err)
+		}
+		after, _ := filepath.Glob(pattern)
+		entries, _ := os.ReadDir(runs[0])
+		if len(after) == 0 && len(entries) == 0 {
+			return
+		}
+		if try == 100 {
+			t.Fatalf("left: %v, %v", after, entries)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// A user to whom nothing is delegated gets an error, not a box without limits.
+func TestRootlessLimits(t *testing.T) {
+	run := rootless(t)
+	out, err := run("echo ran", "pids=50").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "limits need the right to make control groups") || strings.Contains(string(out), "ran\n") {
+		t.Errorf("got %q, %v", out, err)
+	}
+}

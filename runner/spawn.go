@@ -1,0 +1,95 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/sandbox"
+)
+
+// spawned is an init that waits for its box; it knows nothing yet.
+type spawned struct {
+	process *os.Process
+	sock    *os.File
+	err     error
+}
+
+// start makes inits until the Linux is closed, always one ahead of the box that needs it: that hides how long a program takes to start.
+// All are made by one thread, since an init dies with the thread that made it.
+func (l *Linux) start() {
+	defer close(l.ended)
+	runtime.LockOSThread() // for ever: the thread ends with this function
+	for {
+		s := spawn(l.exe)
+		select {
+		case l.inits <- s:
+		case <-l.quit:
+			s.discard()
+			return
+		}
+	}
+}
+
+// spawn starts an init in its namespaces. A network namespace is its own business.
+func spawn(exe *os.File) spawned {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return spawned{err: fmt.Errorf("making the sandbox's socket: %w", err)}
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "sandbox")
+	defer theirs.Close()
+	_ = unix.SetNonblock(pair[0], true) // so that reads can be given up
+	sock := os.NewFile(uintptr(pair[0]), "sandbox")
+	flags := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
+	process, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), []string{sandbox.Marker}, &os.ProcAttr{
+		Env:   initEnv(),
+		Files: []*os.File{nil, nil, nil, theirs},
+		Sys:   &syscall.SysProcAttr{Cloneflags: uintptr(flags), Pdeathsig: unix.SIGKILL},
+	})
+	if err != nil {
+		sock.Close()
+		return spawned{err: fmt.Errorf("starting the sandbox: %w", err)}
+	}
+	return spawned{process: process, sock: sock}
+}
+
+// discard ends an init that has no box.
+func (s spawned) discard() {
+	if s.err != nil {
+		return
+	}
+	_ = s.process.Kill()
+	_, _ = s.process.Wait()
+	s.sock.Close()
+}
+
+// send hands the init what it waits for: standard input, output and error, and its configuration.
+func (s spawned) send(files []*os.File) error {
+	var fds []int
+	for _, f := range files {
+		fds = append(fds, int(f.Fd())) // which also makes pipes blocking, as programs expect them
+	}
+	conn, err := s.sock.SyscallConn()
+	if err == nil {
+		cerr := conn.Control(func(fd uintptr) {
+			err = unix.Sendmsg(int(fd), []byte{0}, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+		})
+		err = errors.Join(err, cerr)
+	}
+	runtime.KeepAlive(files)
+	if err != nil {
+		return fmt.Errorf("handing the sandbox its configuration: %w", err)
+	}
+	return nil
+}
+
+// initEnv keeps Go's start in the init short: no look at cgroups, no collector; and its end, where the race
+// detector would sleep for a second.
+func initEnv() []string {
+	return []string{"GOGC=off", "GOMAXPROCS=2", "GODEBUG=containermaxprocs=0,updatemaxprocs=0", "GORACE=atexit_sleep_ms=0"}
+}
