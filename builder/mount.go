@@ -115,8 +115,10 @@ func (w *runWork) cache(ctx context.Context, all *mounts, m dockerfile.Mount, fr
 	if m.From != nil {
 		seed = func(dir string) error { return w.seed(ctx, dir, from, m) }
 	}
-	dir, release, err := w.Mounts.Open(ctx, CacheMount{ID: m.ID, Sharing: m.Sharing, Seed: seed,
-		Mode: orElse(m.Mode, cacheMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0)})
+	dir, release, err := w.Mounts.Open(ctx, CacheMount{
+		ID: m.ID, Sharing: m.Sharing, Seed: seed,
+		Mode: orElse(m.Mode, cacheMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0),
+	})
 	if err != nil {
 		return fmt.Errorf("opening the cache mount %s: %w", m.ID, err)
 	}
@@ -152,8 +154,10 @@ func (w *runWork) secret(all *mounts, m dockerfile.Mount) error {
 		if value == nil {
 			value = []byte{}
 		}
-		all.mounts = append(all.mounts, runner.Mount{Type: runner.Bind, Target: m.Target, Data: value, ReadOnly: true,
-			Mode: orElse(m.Mode, secretMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0)})
+		all.mounts = append(all.mounts, runner.Mount{
+			Type: runner.Bind, Target: m.Target, Data: value, ReadOnly: true,
+			Mode: orElse(m.Mode, secretMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0),
+		})
 	}
 	return nil
 }

@@ -55,8 +55,10 @@ type imageKey struct {
 }
 
 func (b *build) plan(ctx context.Context, g *dockerfile.Graph) (*plan, error) {
-	p := &planner{build: b, ctx: ctx, graph: g, stages: map[*dockerfile.Stage]*planned{},
-		images: map[imageKey]func() (*image.Image, error){}, froms: map[imageKey]*vertex{}, contexts: map[imageKey]func() (Context, error){}, loads: map[contextFiles]*vertex{}}
+	p := &planner{
+		build: b, ctx: ctx, graph: g, stages: map[*dockerfile.Stage]*planned{},
+		images: map[imageKey]func() (*image.Image, error){}, froms: map[imageKey]*vertex{}, contexts: map[imageKey]func() (Context, error){}, loads: map[contextFiles]*vertex{},
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for _, s := range g.Stages {
@@ -263,8 +265,10 @@ func (p *planner) files(f contextFiles, s *dockerfile.Stage, r dockerfile.Range)
 	}
 	name := "[" + cmp.Or(f.context, "context") + "] load " + f.path
 	v := &vertex{Name: name, Wrap: func(err error) error { return p.at(s, r, "", err) }}
-	v.Op = &step{build: p.build, vertex: v, work: &copyWork{build: p.build, vertex: v, tree: f.tree,
-		copy: &dockerfile.Copy{Sources: []string{f.path}, Dest: f.dest}}}
+	v.Op = &step{build: p.build, vertex: v, work: &copyWork{
+		build: p.build, vertex: v, tree: f.tree,
+		copy: &dockerfile.Copy{Sources: []string{f.path}, Dest: f.dest},
+	}}
 	p.loads[f] = p.add(v)
 	return v
 }
