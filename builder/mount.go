@@ -244,15 +244,12 @@ func (w *runWork) mountDigest(ctx context.Context, m dockerfile.Mount, from file
 	}
 	tree := source.FromRoot(root, source.Options{Now: w.Now})
 	defer tree.Close()
-	items, err := tree.Select(ctx, source.Selection{Patterns: []string{m.Source}})
+	sum, err = tree.DigestPath(ctx, m.Source)
 	var missing *source.NotFoundError
 	if errors.As(err, &missing) {
-		return sum, fmt.Errorf("mounting %s: %w", m.Target, err)
+		err = fmt.Errorf("mounting %s: %w", m.Target, err)
 	}
-	if err != nil {
-		return sum, err
-	}
-	return tree.Digest(ctx, items)
+	return sum, err
 }
 
 // warn tells the person who builds something about a step.
