@@ -90,6 +90,10 @@ type SandboxOptions struct {
 	Hostname   string             // empty is BuildKit's
 	// AllowHostNetwork and AllowInsecure are the entitlements network.host and security.insecure.
 	AllowHostNetwork, AllowInsecure bool
+
+	ShmSize int64 // of /dev/shm, in bytes; 0 is the sandbox's default
+	Ulimits []runner.Ulimit
+	Limits  runner.Limits
 }
 
 // Result is a finished build.

@@ -71,6 +71,9 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 		Stubs:    w.Stubs,
 
 		ExtraHosts: w.opt.Sandbox.ExtraHosts,
+		ShmSize:    w.opt.Sandbox.ShmSize,
+		Ulimits:    w.opt.Sandbox.Ulimits,
+		Limits:     w.opt.Sandbox.Limits,
 	}
 	if s := w.run.Script; s != nil {
 		box.Mounts = append(box.Mounts, runner.Mount{Type: runner.Bind, Target: path.Join("/dev/pipes", s.Name), Data: s.Data, Mode: 0o755, ReadOnly: true})
