@@ -32,21 +32,21 @@ const xattrPrefix = "SCHILY.xattr."
 // directory makes a directory or takes the one that is there.
 func (u *unpacker) directory(e entry) error {
 	u.times[e.name] = mtime(e.hdr)
-	err := rootfs.Mkdir(e.dir, e.base, 0o700)
-	if errors.Is(err, fs.ErrExist) {
-		st, err := rootfs.StatEntry(e.dir, e.base)
-		if err != nil {
-			return err
-		}
-		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			if err := u.replaceByDir(e); err != nil {
-				return err
-			}
-		}
-		return u.metadata(e)
+	err := rootfs.MkdirMasked(e.dir, e.base, uint32(e.hdr.Mode))
+	if err == nil {
+		return u.settle(e)
 	}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	st, err := rootfs.StatEntry(e.dir, e.base)
 	if err != nil {
 		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if err := u.replaceByDir(e); err != nil {
+			return err
+		}
 	}
 	return u.metadata(e)
 }
@@ -99,36 +99,36 @@ func (u *unpacker) forget(e entry) {
 
 // file makes a regular file.
 func (u *unpacker) file(ctx context.Context, e entry, r io.Reader) error {
-	var f *os.File
+	fd := -1
 	err := u.place(e, func() (err error) {
-		f, err = rootfs.OpenEntry(e.dir, e.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
+		fd, err = rootfs.CreateFD(e.dir, e.base, uint32(e.hdr.Mode))
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	err = u.content(ctx, f, e.hdr.Size, r)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr // a full disk may show only here
+	err = u.content(ctx, fd, e.hdr.Size, r)
+	if closeErr := unix.Close(fd); err == nil && closeErr != nil {
+		err = &fs.PathError{Op: "close", Path: e.base, Err: closeErr} // a full disk may show only here
 	}
 	if err != nil {
 		return err
 	}
-	return u.metadata(e)
+	return u.settle(e)
 }
 
-// content writes size bytes of r to the new file f, long runs of zeros as holes.
-func (u *unpacker) content(ctx context.Context, f *os.File, size int64, r io.Reader) error {
+// content writes size bytes of r to the new file fd, long runs of zeros as holes.
+func (u *unpacker) content(ctx context.Context, fd int, size int64, r io.Reader) error {
 	if size == 0 {
 		return nil
 	}
 	if size > int64(len(u.buf)) {
 		// This also refuses at once what no file system can hold.
-		if err := f.Truncate(size); err != nil {
-			return err
+		if err := unix.Ftruncate(fd, size); err != nil {
+			return fmt.Errorf("making a file of %d bytes: %w", size, err)
 		}
 	}
-	w := &holeWriter{f: f, zero: size > int64(len(u.buf))}
+	w := &holeWriter{fd: fd, zero: size > int64(len(u.buf))}
 	n, err := copyAll(ctx, w, r, u.buf)
 	if err == nil && n != size {
 		err = io.ErrUnexpectedEOF
@@ -136,10 +136,10 @@ func (u *unpacker) content(ctx context.Context, f *os.File, size int64, r io.Rea
 	return err
 }
 
-// holeWriter writes f from its beginning. With zero, f has its length already and zeros
+// holeWriter writes the file fd from its beginning. With zero, it has its length already and zeros
 // need not be written.
 type holeWriter struct {
-	f      *os.File
+	fd     int
 	offset int64
 	zero   bool
 }
@@ -156,13 +156,27 @@ func (w *holeWriter) Write(p []byte) (int, error) {
 		}
 		if n == 0 {
 			n = min(len(zeroes), len(p))
-		} else if _, err := w.f.WriteAt(p[:n], w.offset); err != nil {
+		} else if err := w.writeAt(p[:n], w.offset); err != nil {
 			return 0, err
 		}
 		w.offset += int64(n)
 		p = p[n:]
 	}
 	return total, nil
+}
+
+func (w *holeWriter) writeAt(p []byte, offset int64) error {
+	for len(p) > 0 {
+		n, err := unix.Pwrite(w.fd, p, offset)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("writing: %w", err)
+		}
+		p, offset = p[n:], offset+int64(n)
+	}
+	return nil
 }
 
 // isZero says whether p begins with a run of zeros.
@@ -177,7 +191,7 @@ func (u *unpacker) symlink(e entry) error {
 	if err != nil {
 		return err
 	}
-	return u.metadata(e)
+	return u.settle(e)
 }
 
 // hardLink links an entry that is there already. Owner, mode and time are that
@@ -239,18 +253,40 @@ func (u *unpacker) node(e entry) error {
 	return u.metadata(e)
 }
 
+// settle is metadata for what Apply just made, and so has the right owner and mode mostly: asking
+// costs less than setting.
+func (u *unpacker) settle(e entry) error {
+	st, err := rootfs.StatEntry(e.dir, e.base)
+	if err != nil {
+		return err
+	}
+	if int64(st.Uid) != int64(e.hdr.Uid) || int64(st.Gid) != int64(e.hdr.Gid) {
+		return u.metadata(e)
+	}
+	if e.hdr.Typeflag != tar.TypeSymlink && st.Mode&0o7777 != uint32(e.hdr.Mode)&0o7777 {
+		if err := rootfs.Chmod(e.dir, e.base, uint32(e.hdr.Mode)); err != nil {
+			return err
+		}
+	}
+	return u.attributes(e)
+}
+
 // metadata sets owner, mode, extended attributes and time, in this order: a
 // change of the owner clears set-id bits and capabilities.
 func (u *unpacker) metadata(e entry) error {
 	if err := chown(e); err != nil {
 		return err
 	}
-	symlink := e.hdr.Typeflag == tar.TypeSymlink
-	if !symlink {
+	if e.hdr.Typeflag != tar.TypeSymlink {
 		if err := rootfs.Chmod(e.dir, e.base, uint32(e.hdr.Mode)); err != nil {
 			return err
 		}
 	}
+	return u.attributes(e)
+}
+
+// attributes sets extended attributes and the time.
+func (u *unpacker) attributes(e entry) error {
 	if err := setXattrs(e); err != nil {
 		return err
 	}

@@ -62,6 +62,12 @@ func CreateEntry(dir *os.File, base string, perm uint32) (*os.File, error) {
 	return f, nil
 }
 
+// CreateFD makes an empty regular file for writing, as CreateEntry, but returns the bare descriptor, and the umask
+// applies to perm: for those who make very many files, and look at the mode anyway.
+func CreateFD(dir *os.File, base string, perm uint32) (int, error) {
+	return openFD(dir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, perm&0o777)
+}
+
 // Mkdir makes a directory. What exists is an error (fs.ErrExist).
 func Mkdir(dir *os.File, base string, perm uint32) error {
 	if err := mkdirat(dir, base, perm&0o777); err != nil {
@@ -69,6 +75,9 @@ func Mkdir(dir *os.File, base string, perm uint32) error {
 	}
 	return Chmod(dir, base, perm)
 }
+
+// MkdirMasked is Mkdir whose perm the umask applies to: for those who look at the mode anyway.
+func MkdirMasked(dir *os.File, base string, perm uint32) error { return mkdirat(dir, base, perm&0o777) }
 
 func mkdirat(dir *os.File, base string, perm uint32) error {
 	return onChild("mkdir", dir, base, func(fd int) error { return unix.Mkdirat(fd, base, perm) })
