@@ -36,6 +36,7 @@ type buildOptions struct {
 	buildArgs     map[string]string
 	labels        map[string]string
 	noCache       bool
+	noCacheFilter []string // names of stages
 	pull          bool
 	platforms     []v1.Platform // at least one
 	platformGiven bool
@@ -45,7 +46,8 @@ type buildOptions struct {
 	iidFile       string
 	metadataFile  string
 	outputs       []output
-	jobs          int // 0 is the builder's default
+	rewrite       bool // no file in a new layer is later than SOURCE_DATE_EPOCH
+	jobs          int  // 0 is the builder's default
 	isolation     runner.Rung
 	secrets       []secretFlag
 	ssh           []sshFlag
@@ -133,8 +135,8 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 	if f.jobs < 0 {
 		return opts, usagef("invalid --jobs %d: it is a positive number", f.jobs)
 	}
-	if len(f.noCacheFilter) > 0 {
-		return opts, usagef("--no-cache-filter is not supported yet: use --no-cache")
+	if opts.noCacheFilter = f.noCacheFilter; f.noCache && len(f.noCacheFilter) > 0 {
+		return opts, usagef("--no-cache and --no-cache-filter exclude each other")
 	}
 	var err error
 	if opts.isolation, err = env.rung(); err != nil {
@@ -155,7 +157,10 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 	if err := f.decideSources(env, &opts); err != nil {
 		return opts, err
 	}
-	opts.outputs, err = f.outputs.decide(env, opts.tags, opts.index)
+	if opts.outputs, err = f.outputs.decide(env, opts.tags, opts.index); err != nil {
+		return opts, err
+	}
+	opts.rewrite, err = rewrites(opts.outputs)
 	return opts, err
 }
 

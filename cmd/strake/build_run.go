@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -133,7 +132,7 @@ func (e *environment) display(progress string) ui.Display {
 	}
 }
 
-// build has the builder do the work, for one platform after the other: what does not depend on the platform is found in the cache then.
+// build has the builder do the work.
 func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Sink) ([]*builder.Result, error) {
 	var records solver.Cache = j.cache
 	if j.opts.noCache {
@@ -160,18 +159,11 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	}
 	steps := j.opts.steps
 	steps.Hostname = j.language.Hostname
-	results := make([]*builder.Result, len(j.opts.platforms))
-	for i, p := range j.opts.platforms {
-		results[i], err = b.Build(ctx, builder.Options{
-			File: file, Context: j.in.tree, ContextTime: j.in.time, Settings: j.settings(p),
-			Labels: j.opts.labels, Jobs: jobs, Progress: j.platformSink(p, sink),
-			Fetch: j.client, Secrets: j.secrets, Agents: j.agents, Contexts: j.named, Sandbox: steps,
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return results, nil
+	return b.BuildPlatforms(ctx, builder.Options{
+		File: file, Context: j.in.tree, ContextTime: j.in.time, Settings: j.settings(j.opts.platforms[0]),
+		Labels: j.opts.labels, Jobs: jobs, Progress: sink, FreshStages: j.opts.noCacheFilter, RewriteTimestamps: j.opts.rewrite,
+		Fetch: j.client, Secrets: j.secrets, Agents: j.agents, Contexts: j.named, Sandbox: steps,
+	}, j.opts.platforms)
 }
 
 // settings are what the Dockerfile is read with for a platform.
@@ -184,19 +176,4 @@ func (j *job) settings(p v1.Platform) dockerfile.Settings {
 		s.Contexts = append(s.Contexts, c.name)
 	}
 	return s
-}
-
-// platformSink names the platform in the events of a build for several.
-func (j *job) platformSink(p v1.Platform, sink progress.Sink) progress.Sink {
-	if len(j.opts.platforms) == 1 {
-		return sink
-	}
-	name := p.String()
-	return func(e progress.Event) {
-		e.Vertex = name + " " + e.Vertex
-		if rest, ok := strings.CutPrefix(e.Name, "["); ok {
-			e.Name = "[" + name + " " + strings.TrimLeft(rest, " ")
-		}
-		sink(e)
-	}
 }

@@ -14,41 +14,21 @@ import (
 type stepFlags struct {
 	hosts, allow []string
 	network      string
-	limits       map[string]*string // by the name of the flag
-}
-
-// limitFlags are the flags that limit what a step uses, and how --help shows their values.
-var limitFlags = [...]struct{ name, short, help string }{
-	{"ulimit", "", "`TYPE=SOFT[:HARD]`"},
-	{"shm-size", "", "`size` of /dev/shm"},
-	{"memory", "m", "memory `limit`"},
-	{"memory-swap", "", "`limit` of memory and swap together"},
-	{"cpu-shares", "c", "relative `weight` of CPU time"},
-	{"cpu-period", "", "CPU period in `microseconds`"},
-	{"cpu-quota", "", "CPU time in a period in `microseconds`"},
-	{"cpuset-cpus", "", "`CPUs` to use"},
-	{"cpuset-mems", "", "memory `nodes` to use"},
-	{"cgroup-parent", "", "parent `cgroup`"},
+	limits       limitFlags
 }
 
 func (f *stepFlags) add(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.hosts, "add-host", nil, "line of /etc/hosts for steps, as `NAME:IP` (repeatable)")
 	set.StringVar(&f.network, "network", "default", "network of steps that do not say: `default` (the host's), host or none")
 	set.StringArrayVar(&f.allow, "allow", nil, "`right` that steps may ask for: network.host or security.insecure (repeatable)")
-	f.limits = make(map[string]*string)
-	for _, l := range limitFlags {
-		f.limits[l.name] = set.StringP(l.name, l.short, "", l.help)
-		_ = set.MarkHidden(l.name)
-	}
+	f.limits.add(set)
 }
 
 // decide turns them into values.
 func (f *stepFlags) decide() (builder.SandboxOptions, error) {
 	var opt builder.SandboxOptions
-	for _, l := range limitFlags {
-		if v := f.limits[l.name]; v != nil && *v != "" {
-			return opt, usagef("--%s is not supported yet", l.name)
-		}
+	if err := f.limits.decide(&opt); err != nil {
+		return opt, err
 	}
 	for _, h := range f.hosts {
 		line, err := parseHost(h)

@@ -32,6 +32,7 @@ type output struct {
 	tags   []name.Tag
 	// split says whether local and tar have a folder for each platform; nil is only if there are several.
 	split   *bool
+	rewrite bool // rewrite-timestamp
 	options export.Options
 }
 
@@ -150,6 +151,8 @@ func (o *output) set(env *environment, value, key, given, v string) (err error) 
 		var split bool
 		split, err = parseBool(value, key, v)
 		o.split = &split
+	case "rewrite-timestamp":
+		o.rewrite, err = parseBool(value, key, v)
 	case "compression-level":
 		return usagef("invalid -o %q: the level of compression cannot be chosen, so that the same image always has the same bytes", value)
 	default:
@@ -159,6 +162,16 @@ func (o *output) set(env *environment, value, key, given, v string) (err error) 
 		return usagef("invalid -o %q: %q is not supported", value, given)
 	}
 	return err
+}
+
+// rewrites says whether the outputs want times set back. It is the image that has them, so they must agree.
+func rewrites(outputs []output) (bool, error) {
+	for _, o := range outputs {
+		if o.rewrite != outputs[0].rewrite {
+			return false, usagef("rewrite-timestamp makes another image: ask for it in every output, or build twice")
+		}
+	}
+	return outputs[0].rewrite, nil
 }
 
 // check refuses attributes that the type does not have.

@@ -9,7 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/dockerfile"
+	"github.com/strake-build/strake/runner"
 )
 
 func TestParseSecret(t *testing.T) {
@@ -203,5 +205,32 @@ func TestPrintWarnings(t *testing.T) {
 	printWarnings(&b, "Dockerfile", []dockerfile.Warning{{Rule: "R", Message: "m\x1b[2J", URL: "https://u", Range: dockerfile.Range{Start: 3}}})
 	if want := "1 warning found (use --check to see the lines):\n - Dockerfile:3: R: m (https://u)\n"; b.String() != want {
 		t.Errorf("%q", b.String())
+	}
+}
+
+func TestLimits(t *testing.T) {
+	env := testEnvironment(t, nil)
+	opts, err := decideBuild(env, "--ulimit=nofile=10:20", "--ulimit=core=0", "--ulimit=nproc=-1", "--shm-size=1g", "-m", "64m", "--memory-swap=-1", "-c", "512",
+		"--cpu-period=50000", "--cpu-quota=25000", "--cpuset-cpus=0-1", "--cpuset-mems=0", "--cgroup-parent=/a")
+	want := builder.SandboxOptions{
+		Network: dockerfile.NetworkDefault, ShmSize: 1 << 30,
+		Ulimits: []runner.Ulimit{{Name: "nofile", Soft: 10, Hard: 20}, {Name: "core"}, {Name: "nproc", Soft: -1, Hard: -1}},
+		Limits:  runner.Limits{Memory: 64 << 20, MemorySwap: -1, CPUShares: 512, CPUPeriod: 50000, CPUQuota: 25000, CPUSet: "0-1", CPUSetMems: "0", CgroupParent: "/a"},
+	}
+	if err != nil || !reflect.DeepEqual(opts.steps, want) {
+		t.Errorf("%+v, %v", opts.steps, err)
+	}
+	for _, args := range [][]string{
+		{"--ulimit=nofile"}, {"--ulimit=nofile=x"}, {"--ulimit=nofile=2:1"}, {"--ulimit=nofile=-1:1"}, {"--ulimit==1"}, {"--shm-size=0"}, {"--shm-size=-1"},
+		{"--memory=x"}, {"--memory=1zb"}, {"--memory=9e30"}, {"--memory-swap=1g"}, {"-m1g", "--memory-swap=1m"}, {"--cpu-quota=-1"}, {"--cpu-shares=x"},
+	} {
+		if _, err := decideBuild(env, args...); err == nil {
+			t.Errorf("%q is accepted", args)
+		}
+	}
+	for in, want := range map[string]int64{"1": 1, "1b": 1, "2k": 2048, "2KB": 2048, "2KiB": 2048, "1.5m": 3 << 19, "3G": 3 << 30} {
+		if got, err := parseSize("x", in); err != nil || got != want {
+			t.Errorf("%s: %d, %v; want %d", in, got, err, want)
+		}
 	}
 }
