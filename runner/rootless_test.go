@@ -146,11 +146,15 @@ func copyTest(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	name := filepath.Join(dir, "helper")
-	out, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o755)
+	// Each time another one: processes of an earlier run may be about to end.
+	out, err := os.CreateTemp(dir, "helper-")
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := out.Chmod(0o755); err != nil {
+		t.Fatal(err)
+	}
+	name := out.Name()
 	if _, err := io.Copy(out, in); err != nil {
 		t.Fatal(err)
 	}

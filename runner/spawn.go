@@ -49,7 +49,8 @@ func spawn(exe *os.File) spawned {
 	process, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), []string{sandbox.Marker}, &os.ProcAttr{
 		Env:   initEnv(),
 		Files: []*os.File{nil, nil, nil, theirs},
-		Sys:   &syscall.SysProcAttr{Cloneflags: uintptr(flags), Pdeathsig: unix.SIGKILL},
+		// Of its own session: what is typed at strake's terminal is not for it.
+		Sys: &syscall.SysProcAttr{Cloneflags: uintptr(flags), Pdeathsig: unix.SIGKILL, Setsid: true},
 	})
 	if err != nil {
 		sock.Close()

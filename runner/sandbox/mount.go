@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"strconv"
@@ -128,13 +129,29 @@ func (b *box) mountAll(mounts []Mount, fds []int) error {
 func under(name, dir string) bool { return len(name) > len(dir) && name[:len(dir)+1] == dir+"/" }
 
 // pathOf returns the path of fd inside the root.
-// Preconditions: the root is the process's root, and /proc is mounted in it.
+// Preconditions: the root is the process's root.
 func (b *box) pathOf(fd int) (string, error) {
-	p, err := os.Readlink(path.Join(fdDir, strconv.Itoa(fd)))
-	if err == nil && !path.IsAbs(p) {
-		err = errors.New("it is outside of the root")
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(b.proc, path.Join("self/fd", strconv.Itoa(fd)), buf)
+	if err != nil {
+		return "", err
 	}
-	return p, err
+	p := string(buf[:n])
+	if !path.IsAbs(p) {
+		return "", errors.New("it is outside of the root")
+	}
+	return p, nil
+}
+
+// readProc reads a file of the init's proc file system.
+func (b *box) readProc(name string) ([]byte, error) {
+	fd, err := unix.Openat(b.proc, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	return io.ReadAll(f)
 }
 
 func (m Mount) tmpfs() (int, error) {

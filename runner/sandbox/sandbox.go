@@ -14,7 +14,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"os/signal"
 	"runtime"
 	"sync"
 	"syscall"
@@ -28,6 +27,7 @@ type box struct {
 	Config
 	root    int       // the new root, O_PATH
 	rootDev uint64    // its device
+	proc    int       // a proc file system that shows this process: the host's, or in a user namespace an own one, at /proc; -1 once the step runs
 	made    []made    // mount points that were not there before
 	mounted []string  // where user mounts are, for taking them down
 	console *os.File  // the slave of the terminal
@@ -50,11 +50,10 @@ func Init() {
 	os.Exit(run())
 }
 
-// ignoreSignals makes signals from the box harmless. The kernel drops those for pid 1 that it has no handler for; unlike
-// an ignored one, the default action is right for the step that inherits it. The signals that Go's runtime
-// needs itself are kept, and read by nobody.
+// ignoreSignals makes signals from the host harmless; the box cannot send any. The kernel drops those for pid 1 that it has no handler
+// for; unlike an ignored one, the default action is right for the step that inherits it. The signals that Go's runtime
+// needs itself are kept.
 func ignoreSignals() {
-	signal.Notify(make(chan os.Signal, 1), unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE)
 	var deflt [4]uint64 // struct sigaction
 	for s := unix.Signal(1); s <= 31; s++ {
 		switch s {
@@ -265,6 +264,8 @@ func (b *box) launch() error {
 	if err != nil {
 		return err
 	}
+	unix.Close(b.proc)
+	b.proc = -1
 	s, err := b.newStep(path)
 	if err != nil {
 		return err

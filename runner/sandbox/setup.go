@@ -99,8 +99,24 @@ func (b *box) plain(name string) (int, error) {
 	return fd, nil
 }
 
-// mountProc mounts a /proc of the init, for its own use; the step brings another one.
-func (b *box) mountProc(t hostTrees) error { return b.mountPlain("/proc", t.proc) }
+// mountProc makes the mount point of /proc; the step brings the file system. In a user namespace that must see another one, the init's, which
+// it replaces; otherwise that is never mounted.
+func (b *box) mountProc(t hostTrees) error {
+	b.proc = t.proc
+	target, err := b.plain("/proc")
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	b.mounted = append(b.mounted, "/proc")
+	if !b.UserNS {
+		return nil
+	}
+	if err := attach(t.proc, target); err != nil {
+		return fmt.Errorf("mounting /proc: %w", err)
+	}
+	return nil
+}
 
 func (b *box) mountPlain(name string, fd int) error {
 	target, err := b.plain(name)
@@ -261,7 +277,7 @@ func (b *box) mountCgroup() error {
 	if err != nil {
 		return nil // a kernel without cgroups
 	}
-	data, err := os.ReadFile("/proc/self/cgroup")
+	data, err := b.readProc("self/cgroup")
 	if err != nil {
 		unix.Close(target)
 		return fmt.Errorf("reading the cgroups: %w", err)

@@ -27,7 +27,12 @@ func (b *box) hostTrees() (t hostTrees, err error) {
 	if t.root, err = openLayers(b.Root); err != nil {
 		return t, err
 	}
-	if t.proc, err = newFS("proc", noExec); err != nil {
+	if b.UserNS {
+		t.proc, err = newFS("proc", noExec)
+	} else if t.proc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		err = fmt.Errorf("opening /proc: %w", err)
+	}
+	if err != nil {
 		return t, err
 	}
 	// Without a network namespace of its own, a user namespace cannot mount sysfs.

@@ -24,7 +24,8 @@ type step struct {
 
 	path      *byte
 	argv, env []*byte
-	console   int // to be the controlling terminal and standard input, output and error; -1 for none
+	oldProc   bool // the init's /proc is mounted
+	console   int  // to be the controlling terminal and standard input, output and error; -1 for none
 
 	drop      uint64 // capabilities to be dropped from the bounding set
 	capHeader unix.CapUserHeader
@@ -74,7 +75,7 @@ func stageName(stage uint32) string {
 // Preconditions: the box is set up, the working directory entered.
 func (b *box) newStep(path string) (*step, error) {
 	s := &step{
-		console: -1, who: *b.who, allSignals: ^uint64(0),
+		console: -1, oldProc: b.UserNS, who: *b.who, allSignals: ^uint64(0),
 		capHeader: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
 	}
 	caps := Capabilities
@@ -275,8 +276,8 @@ func (s *step) tell() {
 	syscall.RawSyscall(unix.SYS_WRITE, uintptr(s.sock), uintptr(unsafe.Pointer(&s.state)), unsafe.Sizeof(s.state))
 }
 
-// mountProc replaces the init's /proc by one of the new pid namespace. The old one must still be in sight when the new one
-// is made: a user namespace may not see more of the kernel than it did.
+// mountProc mounts a /proc of the new pid namespace, in the place of the init's if that is there: a user namespace may not see more of
+// the kernel than it did, so the old one must be in sight when the new one is made.
 //
 //go:norace
 //go:nosplit
@@ -295,8 +296,10 @@ func (s *step) mountProc() syscall.Errno {
 	if e != 0 {
 		return e
 	}
-	if _, _, e = syscall.RawSyscall(unix.SYS_UMOUNT2, uintptr(unsafe.Pointer(s.procDir)), unix.MNT_DETACH, 0); e != 0 {
-		return e
+	if s.oldProc {
+		if _, _, e = syscall.RawSyscall(unix.SYS_UMOUNT2, uintptr(unsafe.Pointer(s.procDir)), unix.MNT_DETACH, 0); e != 0 {
+			return e
+		}
 	}
 	at := unix.AT_FDCWD
 	_, _, e = syscall.RawSyscall6(unix.SYS_MOVE_MOUNT, mount, uintptr(unsafe.Pointer(s.none)), uintptr(at), uintptr(unsafe.Pointer(s.procDir)), unix.MOVE_MOUNT_F_EMPTY_PATH, 0)
