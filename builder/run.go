@@ -45,6 +45,9 @@ func (w *runWork) parts(context.Context) ([]cache.Part, error) {
 	if n := w.network(); n != runner.HostNetwork {
 		parts = append(parts, cache.Part{Name: "network", Value: string(n)})
 	}
+	if w.run.Security == dockerfile.SecurityInsecure {
+		parts = append(parts, cache.Part{Name: "security", Value: string(w.run.Security)})
+	}
 	for _, h := range w.opt.Sandbox.ExtraHosts {
 		parts = append(parts, cache.Part{Name: "host", Value: h})
 	}
@@ -72,6 +75,7 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 
 		ExtraHosts: w.opt.Sandbox.ExtraHosts,
 		ShmSize:    w.opt.Sandbox.ShmSize,
+		Insecure:   w.run.Security == dockerfile.SecurityInsecure,
 		Ulimits:    w.opt.Sandbox.Ulimits,
 		Limits:     w.opt.Sandbox.Limits,
 	}

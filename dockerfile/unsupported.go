@@ -12,17 +12,7 @@ import (
 // unsupported is the error for an instruction that needs something left out, or nil. It is asked before expansion, so that
 // a build fails before it starts, and again after it.
 func unsupported(c instructions.Command) error {
-	if run, ok := c.(*instructions.RunCommand); ok {
-		return unsupportedRun(run)
-	}
-	return nil
-}
-
-func unsupportedRun(c *instructions.RunCommand) error {
-	if security := instructions.GetSecurity(c); security != instructions.SecuritySandbox {
-		return refuse("RUN --security=" + security)
-	}
-	if len(instructions.GetDevices(c)) > 0 {
+	if run, ok := c.(*instructions.RunCommand); ok && len(instructions.GetDevices(run)) > 0 {
 		return refuse("RUN --device")
 	}
 	return nil
