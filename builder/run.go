@@ -48,9 +48,6 @@ func (w *runWork) parts(context.Context) ([]cache.Part, error) {
 	if w.run.Security == dockerfile.SecurityInsecure {
 		parts = append(parts, cache.Part{Name: "security", Value: string(w.run.Security)})
 	}
-	for _, h := range w.opt.Sandbox.ExtraHosts {
-		parts = append(parts, cache.Part{Name: "host", Value: h})
-	}
 	return append(parts, w.mountParts()...), nil
 }
 

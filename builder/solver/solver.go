@@ -115,10 +115,18 @@ type node[R any] struct {
 	// stale is a record of v's key that was there when v's parent was not: what it holds was made on another build
 	// of the parent. Written by hit, read after it.
 	stale *cache.Record
+	// fresh: v, or something that it is made from, is run whatever the cache holds. What the key leads to was made
+	// of what was there before.
+	fresh bool
 }
 
 func (r *run[R]) add(v *Vertex[R]) {
+	fresh := v.Fresh || v.Parent != nil && r.nodes[v.Parent].fresh
+	for _, in := range v.Inputs {
+		fresh = fresh || r.nodes[in].fresh
+	}
 	r.nodes[v] = &node[R]{
+		fresh:  fresh,
 		key:    sync.OnceValues(func() (cache.Key, error) { return guard(r, v, func() (cache.Key, error) { return r.key(v) }) }),
 		hit:    sync.OnceValues(func() (*cache.Record, error) { return r.hit(v) }),
 		result: sync.OnceValues(func() (R, error) { return r.result(v) }),
@@ -186,7 +194,7 @@ func (r *run[R]) key(v *Vertex[R]) (cache.Key, error) {
 
 func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 	k, err := r.nodes[v].key()
-	if err != nil || v.Source || v.Fresh {
+	if err != nil || v.Source || r.nodes[v].fresh {
 		return nil, err
 	}
 	rec, err := r.Cache.Lookup(r.ctx, k)
@@ -252,7 +260,7 @@ func (r *run[R]) work(v *Vertex[R], parent R, inputs []R) (R, error) {
 		return zero, err
 	}
 	defer unlock()
-	if rec, err := r.Cache.Lookup(r.ctx, k); err == nil && !v.Fresh && !r.isStale(v, rec) {
+	if rec, err := r.Cache.Lookup(r.ctx, k); err == nil && !r.nodes[v].fresh && !r.isStale(v, rec) {
 		r.emit(v, progress.Event{Kind: progress.Cached})
 		r.emit(v, progress.Event{Kind: progress.Completed})
 		return v.Op.Load(parent, rec), nil

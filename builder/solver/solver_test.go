@@ -221,6 +221,19 @@ func TestFreshVertexRunsAndIsKept(t *testing.T) {
 	}
 }
 
+// What reads a fresh vertex waits for it, and is found by what came of it.
+func TestFreshInputIsRunBeforeItsReaderHits(t *testing.T) {
+	w := newWorld()
+	for _, c := range []struct{ made, want string }{{"in@1", "copy in"}, {"in@2", "in"}, {"other", "copy in"}} {
+		in := w.vertex("in", nil)
+		in.Fresh, in.Op = true, op{world: w, what: "in", made: c.made}
+		mid := w.vertex("copy", nil, in)
+		if _, err := w.solve(t.Context(), 1, in, mid); err != nil || w.did() != c.want {
+			t.Errorf("%s: ran %q, %v", c.made, w.did(), err)
+		}
+	}
+}
+
 func TestIndependentVerticesRunTogetherWithinJobs(t *testing.T) {
 	for jobs, want := range map[int]time.Duration{8: time.Second, 4: 2 * time.Second, 1: 8 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
