@@ -213,18 +213,6 @@ func TestBoxSignals(t *testing.T) {
 	}
 }
 
-// The init is a Go program, whose start changes the limit of open files: the step must not see that.
-func TestBoxOpenFiles(t *testing.T) {
-	w := newWorld(t)
-	want, err := exec.Command("/bin/sh", "-c", "ulimit -Sn; ulimit -Hn").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out := w.must("ulimit -Sn; ulimit -Hn"); out != string(want) {
-		t.Errorf("the limits of open files are %q, want %q", out, want)
-	}
-}
-
 type writerFunc func([]byte)
 
 func (f writerFunc) Write(b []byte) (int, error) { f(b); return len(b), nil }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -164,5 +165,17 @@ func TestRootlessLimits(t *testing.T) {
 	out, err := run("echo ran", "pids=50").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "limits need the right to make control groups") || strings.Contains(string(out), "ran\n") {
 		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+// The init is a Go program, whose start changes the limit of open files: the step must not see that.
+func TestBoxOpenFiles(t *testing.T) {
+	w := newWorld(t)
+	want, err := exec.Command("/bin/sh", "-c", "ulimit -Sn; ulimit -Hn").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := w.must("ulimit -Sn; ulimit -Hn"); out != string(want) {
+		t.Errorf("the limits of open files are %q, want %q", out, want)
 	}
 }
