@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/user"
@@ -40,6 +42,7 @@ func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
 //	registry [KIND]         start or find a registry; $REGISTRY is its host. KIND is plain, htpasswd, token or tls
 //	interrupt SIGNAL CODE TEXT COMMAND...
 //	                        run the command, send the signal when its output contains TEXT, want the exit code
+//	serve DIR               serve the files of a folder by HTTP at $URL, also to git (a bare repository after git update-server-info)
 //	asuser CODE ARG...      run strake as an ordinary user with a subordinate id range, which must end with the code;
 //	                        $AS_UID and $AS_GID are setpriv's flags for him
 //	empty                   fail if the store holds an image, a layer or a blob
@@ -68,6 +71,7 @@ func TestScript(t *testing.T) {
 			"registry":  registries.start,
 			"interrupt": cmdInterrupt,
 			"clean":     cmdClean,
+			"serve":     cmdServe,
 			"asuser":    user.run,
 			"empty":     cmdEmpty,
 		},
@@ -177,6 +181,15 @@ func (u *testUser) run(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("AS_UID", as[0])
 	ts.Setenv("AS_GID", as[1])
 	checkCode(ts, want, ts.Exec("setpriv", append(as, args[1:]...)...))
+}
+
+func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: serve DIR")
+	}
+	server := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[0]))))
+	ts.Defer(server.Close)
+	ts.Setenv("URL", server.URL)
 }
 
 const baseDockerfile = `FROM scratch
