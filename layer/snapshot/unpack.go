@@ -125,7 +125,9 @@ func (s *Store) apply(ctx context.Context, dir string, diffID v1.Hash, open func
 		}
 	}()
 	sum := newSummer()
-	tee := io.TeeReader(r, sum)
+	next := readAhead(r)
+	defer next.close() // before r is closed
+	tee := io.TeeReader(next, sum)
 	if err := layer.Apply(ctx, root, tee, s.options()); err != nil {
 		return 0, err
 	}
