@@ -95,6 +95,6 @@ func (a *ahead) Read(p []byte) (int, error) {
 // close ends the reading, and waits for the call of r's Read that is under way.
 func (a *ahead) close() {
 	close(a.stop)
-	for range a.full { //nolint:revive // until the goroutine ended
+	for range a.full { // until the goroutine ended
 	}
 }
