@@ -86,6 +86,13 @@ func (s *Solver[R]) Solve(ctx context.Context, vertices []*Vertex[R], target *Ve
 		// Looked up at once and for every vertex: a cached step of a stage that nobody needs to read is shown too.
 		wg.Go(func() { _, _ = r.nodes[v].hit() })
 	}
+	wg.Go(func() {
+		for _, v := range vertices { // told in the order of the graph, whichever was found first
+			if rec, err := r.nodes[v].hit(); rec != nil && err == nil {
+				r.emitCached(v)
+			}
+		}
+	})
 	result, err := r.nodes[target].result()
 	wg.Wait()
 	if err != nil {
@@ -207,9 +214,12 @@ func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 			return nil, err
 		}
 	}
+	return &rec, nil
+}
+
+func (r *run[R]) emitCached(v *Vertex[R]) {
 	r.emit(v, progress.Event{Kind: progress.Cached})
 	r.emit(v, progress.Event{Kind: progress.Completed})
-	return &rec, nil
 }
 
 func (r *run[R]) result(v *Vertex[R]) (R, error) {
@@ -261,8 +271,7 @@ func (r *run[R]) work(v *Vertex[R], parent R, inputs []R) (R, error) {
 	}
 	defer unlock()
 	if rec, err := r.Cache.Lookup(r.ctx, k); err == nil && !r.nodes[v].fresh && !r.isStale(v, rec) {
-		r.emit(v, progress.Event{Kind: progress.Cached})
-		r.emit(v, progress.Event{Kind: progress.Completed})
+		r.emitCached(v)
 		return v.Op.Load(parent, rec), nil
 	}
 	select {
@@ -284,8 +293,7 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 	content := cache.NewKey(append([]cache.Part{{Name: "by", Value: "content"}}, parts...))
 	if rec, err := r.Cache.Lookup(r.ctx, content); err == nil && !v.Fresh {
 		r.save(v, rec, k)
-		r.emit(v, progress.Event{Kind: progress.Cached})
-		r.emit(v, progress.Event{Kind: progress.Completed})
+		r.emitCached(v)
 		return v.Op.Load(parent, rec), nil
 	}
 	r.emit(v, progress.Event{Kind: progress.Started})
