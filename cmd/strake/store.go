@@ -31,6 +31,8 @@ const storeVersion = 1
 //	compressed/ what compressing a layer gave
 //	cache/      records of build steps
 //	contexts/   digests of the files of build contexts
+//	mounts/     directories of RUN --mount=type=cache
+//	remote/     files and repositories fetched for ADD and contexts
 //	run/        what running steps and containers need
 //	tmp/        folders of one command each
 //	names/      names of running containers
