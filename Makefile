@@ -4,7 +4,7 @@ VERSION  ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
 # Fuzz targets (a regular expression) that get 30s even if FUZZTIME is less.
-FUZZLONG ?= ^$$
+FUZZLONG ?=
 # Further arguments for go test, as in: make test TESTFLAGS='-run Copy -v'
 TESTFLAGS ?=
 # The packages with goroutines of their own, and all below them.
@@ -50,17 +50,8 @@ race: ## the tests under the race detector (needs gcc)
 	@.ci/deps all
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(TESTFLAGS) $(RACE)
 
-# Minimizing what is merely interesting costs more than it finds. What is unpacked goes to memory, if it can.
 fuzz: ## every fuzz target, FUZZTIME (30s) each
-	@failed=; while IFS=: read -r file target; do \
-		target=$${target#func }; time=$(FUZZTIME); tmp=$${TMPDIR:-/tmp}; \
-		if [[ $$target =~ $(FUZZLONG) ]]; then time=30s; fi; \
-		if [ "$$target" = FuzzApply ] && [ -w /dev/shm ]; then tmp=/dev/shm; fi; \
-		echo "$$file $$target"; \
-		TMPDIR=$$tmp $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime "$$time" -fuzzminimizetime 10x "./$$(dirname "$$file")" </dev/null || \
-			failed+=" $$target"; \
-	done < <(grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' builder cache cmd dockerfile layer runner | sort); \
-	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
+	@GO=$(GO) .ci/fuzz '$(FUZZTIME)' '$(FUZZLONG)'
 
 bench: build ## benchmarks, and whole commands against the promised limits
 	@.ci/deps all
