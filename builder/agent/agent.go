@@ -73,7 +73,7 @@ func readKey(path string, st os.FileInfo) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxKey+1))
 	if err != nil {
 		return nil, err
@@ -161,7 +161,7 @@ func listenUnix(dir, name string) (*net.UnixListener, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close() //nolint:errcheck // only a handle
+	defer d.Close()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: descriptor(d) + "/" + name, Net: "unix"})
 	if err == nil {
 		l.SetUnlinkOnClose(false) // its name is not valid any more; the folder is removed
@@ -175,7 +175,7 @@ func dialUnix(ctx context.Context, path string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer d.Close() //nolint:errcheck // only a handle
+	defer d.Close()
 	var dialer net.Dialer
 	c, err := dialer.DialContext(ctx, "unix", descriptor(d)+"/"+filepath.Base(path))
 	var op *net.OpError

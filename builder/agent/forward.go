@@ -73,12 +73,12 @@ func (s *server) accept(ctx context.Context) {
 func (s *server) serve(ctx context.Context, client net.Conn) error {
 	stop := context.AfterFunc(ctx, func() { _ = client.Close() })
 	defer stop()
-	defer client.Close() //nolint:errcheck // whatever was to be sent was sent
+	defer client.Close()
 	agent, err := s.dial(ctx)
 	if err != nil {
 		return err
 	}
-	defer agent.Close() //nolint:errcheck // only a connection
+	defer agent.Close()
 	stopAgent := context.AfterFunc(ctx, func() { _ = agent.Close() })
 	defer stopAgent()
 	return forward(client, agent)

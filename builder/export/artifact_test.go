@@ -71,8 +71,11 @@ func TestIndex(t *testing.T) {
 	arm := v1.Platform{OS: "linux", Architecture: "arm64"}
 	a := export.Artifact{Images: []*image.Image{img, variant(t, img, "arm64")}, Index: true, Names: []name.Tag{tag(t, "a:1"), tag(t, "a:2")}}
 	o := export.Options{Codec: compress.Gzip, Annotations: []export.Annotation{
-		{Kind: export.OnManifest, Key: "m", Value: "all"}, {Kind: export.OnManifest, Key: "m", Value: "arm", Platform: &arm},
-		{Kind: export.OnManifestDescriptor, Key: "md", Value: "x"}, {Kind: export.OnIndex, Key: "i", Value: "y"}, {Kind: export.OnIndexDescriptor, Key: "id", Value: "z"},
+		{Kind: export.OnManifest, Key: "m", Value: "all"},
+		{Kind: export.OnManifest, Key: "m", Value: "arm", Platform: &arm},
+		{Kind: export.OnManifestDescriptor, Key: "md", Value: "x"},
+		{Kind: export.OnIndex, Key: "i", Value: "y"},
+		{Kind: export.OnIndexDescriptor, Key: "id", Value: "z"},
 	}}
 	files := layoutTar(t, e, o, a)
 	var top v1.IndexManifest

@@ -63,8 +63,10 @@ func (e *Exporter) pushImage(ctx context.Context, img *image.Image, repo name.Re
 	}
 	g.Go(func() error {
 		known := v1.Descriptor{MediaType: types.OCIConfigJSON, Digest: img.ID, Size: int64(len(img.RawConfig))}
-		_, err := e.Client.PushBlob(gctx, repo, registry.Upload{Known: &known, MediaType: known.MediaType,
-			Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(img.RawConfig)), nil }})
+		_, err := e.Client.PushBlob(gctx, repo, registry.Upload{
+			Known: &known, MediaType: known.MediaType,
+			Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(img.RawConfig)), nil },
+		})
 		return err
 	})
 	if err := g.Wait(); err != nil {
