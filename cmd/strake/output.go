@@ -67,7 +67,7 @@ func (f outputFlags) decide(env *environment, tags []name.Tag, index bool) ([]ou
 		return nil, usagef("only one output can go to standard output")
 	}
 	standard := output{kind: outputImage, tags: tags, options: export.Options{Codec: compress.Gzip}}
-	if len(f.values) == 0 && !(f.push && index) {
+	if len(f.values) == 0 && (!f.push || !index) {
 		outputs = append(outputs, standard)
 	}
 	if f.push {

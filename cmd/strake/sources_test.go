@@ -174,8 +174,10 @@ func TestPlatforms(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{
-		{"--platform=linux/amd64,linux/arm64"}, {"--platform=linux/amd64,linux/arm64", "-otype=docker,dest=x"},
-		{"--platform=linux/amd64,linux/arm64", "-oa", "--build-arg=BUILDKIT_MULTI_PLATFORM=0"}, {"--platform=linux/amd64,windows/amd64", "-oa"},
+		{"--platform=linux/amd64,linux/arm64"},
+		{"--platform=linux/amd64,linux/arm64", "-otype=docker,dest=x"},
+		{"--platform=linux/amd64,linux/arm64", "-oa", "--build-arg=BUILDKIT_MULTI_PLATFORM=0"},
+		{"--platform=linux/amd64,windows/amd64", "-oa"},
 	} {
 		if _, err := decideBuild(env, args...); err == nil {
 			t.Errorf("%q is accepted", args)
@@ -221,8 +223,20 @@ func TestLimits(t *testing.T) {
 		t.Errorf("%+v, %v", opts.steps, err)
 	}
 	for _, args := range [][]string{
-		{"--ulimit=nofile"}, {"--ulimit=nofile=x"}, {"--ulimit=nofile=2:1"}, {"--ulimit=nofile=-1:1"}, {"--ulimit==1"}, {"--shm-size=0"}, {"--shm-size=-1"},
-		{"--memory=x"}, {"--memory=1zb"}, {"--memory=9e30"}, {"--memory-swap=1g"}, {"-m1g", "--memory-swap=1m"}, {"--cpu-quota=-1"}, {"--cpu-shares=x"},
+		{"--ulimit=nofile"},
+		{"--ulimit=nofile=x"},
+		{"--ulimit=nofile=2:1"},
+		{"--ulimit=nofile=-1:1"},
+		{"--ulimit==1"},
+		{"--shm-size=0"},
+		{"--shm-size=-1"},
+		{"--memory=x"},
+		{"--memory=1zb"},
+		{"--memory=9e30"},
+		{"--memory-swap=1g"},
+		{"-m1g", "--memory-swap=1m"},
+		{"--cpu-quota=-1"},
+		{"--cpu-shares=x"},
 	} {
 		if _, err := decideBuild(env, args...); err == nil {
 			t.Errorf("%q is accepted", args)
