@@ -94,7 +94,7 @@ func enter(m mapping) (int, error) {
 
 	runtime.LockOSThread() // the child dies with the thread that made it
 	defer runtime.UnlockOSThread()
-	child, err := os.StartProcess("/proc/self/exe", append([]string{waitMarker, os.Args[0]}, os.Args[1:]...), &os.ProcAttr{
+	child, err := os.StartProcess("/proc/self/exe", append([]string{waitMarker, os.Args[0]}, os.Args[1:]...), &os.ProcAttr{ //nolint:gosec // this program with its own arguments
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, r},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL},
 	})

@@ -80,6 +80,12 @@ func tryMounts() error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread does not end, and would keep the mounts. While it is held here, another one is taken.
+			done <- tryMounts()
+			runtime.UnlockOSThread()
+			return
+		}
 		done <- mountOnThread()
 	}()
 	return <-done

@@ -176,7 +176,7 @@ func helperCommand(t *testing.T, dir, helper string, args ...string) *exec.Cmd {
 // publicDir is a temporary directory that other users can enter.
 func publicDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "strake-test-")
+	dir, err := os.MkdirTemp("", "strake-test-") //nolint:usetesting // the folders of t.TempDir are for their owner only
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -221,6 +221,7 @@ func (b *box) result(got []sandbox.Report, state *os.ProcessState) error {
 		return fmt.Errorf("making the sandbox: %s", r.Text)
 	case sandbox.NoStart:
 		return &StartError{Code: r.Code, Path: r.Path, Err: &remoteError{r.Text, syscall.Errno(r.Errno)}}
+	case sandbox.Started, sandbox.Ended: // Ended: Started was dealt with
 	}
 	ws := syscall.WaitStatus(r.Status)
 	switch {

@@ -138,7 +138,7 @@ func (c *copier) drain(buf []byte) error {
 			return true
 		})
 		if err != nil || n <= 0 {
-			return nil
+			return nil //nolint:nilerr // the pipe's end, or finish's deadline
 		}
 		if _, err := c.to.Write(buf[:n]); err != nil {
 			return fmt.Errorf("writing the output: %w", err)
@@ -163,18 +163,18 @@ func (s *streams) finish() error {
 			first = err
 		}
 	}
-	s.output = closeAll(s.output)
+	s.closeOutput()
 	if t := s.terminal(); t != nil {
 		return errors.Join(first, t.finish())
 	}
 	return first
 }
 
-func closeAll(list []*copier) []*copier {
-	for _, c := range list {
-		c.from.Close()
+func (s *streams) closeOutput() {
+	for _, c := range s.output {
+		_ = c.from.Close()
 	}
-	return nil
+	s.output = nil
 }
 
 // close frees all that is open; only a box that was never started has copiers left.
@@ -184,9 +184,9 @@ func (s *streams) close() {
 		s.input.Close()
 	}
 	for _, c := range s.output {
-		<-c.done
+		_ = <-c.done
 	}
-	s.output = closeAll(s.output)
+	s.closeOutput()
 }
 
 // join joins the master of the box's terminal to the caller's.

@@ -61,8 +61,10 @@ func TestTerminal(t *testing.T) {
 	w.fresh()
 	done := make(chan error, 1)
 	go func() {
-		p := Process{Args: []string{"/bin/sh", "-c", "tty; stty size; ls -l /dev/console; echo name?; read x; echo hi $x; trap 'echo int; exit 9' INT; echo wait; while :; do sleep 0.05; done"},
-			Env: []string{testPath}, Terminal: slave, User: "7:8"}
+		p := Process{
+			Args: []string{"/bin/sh", "-c", "tty; stty size; ls -l /dev/console; echo name?; read x; echo hi $x; trap 'echo int; exit 9' INT; echo wait; while :; do sleep 0.05; done"},
+			Env:  []string{testPath}, Terminal: slave, User: "7:8",
+		}
 		done <- w.linux.Run(context.Background(), w.box, p)
 	}()
 	got := expect(t, master, "name?")

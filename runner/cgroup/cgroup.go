@@ -299,7 +299,7 @@ func (g *Group) mkdir(mount, dir string, note func(string) error, made func(stri
 		err = nil
 		for c := range strings.SplitSeq(rel, "/") {
 			at = filepath.Join(at, c)
-			if err = os.Mkdir(at, 0o755); errors.Is(err, fs.ErrExist) {
+			if err = os.Mkdir(at, 0o755); errors.Is(err, fs.ErrExist) { //nolint:gosec // as those of the kernel are
 				err = nil
 				continue
 			}

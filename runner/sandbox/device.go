@@ -39,7 +39,7 @@ func (b *box) listDevices() ([]hostDevice, error) {
 		}
 		d := hostDevice{name: rel, tree: -1}
 		if err := unix.Lstat(name, &d.stat); err != nil {
-			return nil // unplugged
+			return nil //nolint:nilerr // unplugged meanwhile
 		}
 		if b.UserNS {
 			if d.tree, err = cloneTree(unix.AT_FDCWD, name, false); err != nil {

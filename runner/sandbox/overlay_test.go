@@ -70,7 +70,7 @@ func TestOverlayOld(t *testing.T) {
 		}
 		many := strings.Split(strings.Repeat("12345,", 900), ",")
 		if _, err := (&layers{lower: many[:900]}).overlayOld(l.Lower[0]); err == nil || !strings.Contains(err.Error(), "too many") {
-			return fmt.Errorf("900 layers gave %v", err)
+			return fmt.Errorf("900 layers gave %w", err)
 		}
 		l.upper, l.work, l.lower = names[0], names[1], names[2:]
 		fd, err := l.overlayOld(l.Lower[0])
