@@ -16,7 +16,9 @@ type limitFlags struct {
 	ulimits                        []string
 	shmSize, memory, memorySwap    string
 	cpuShares, cpuPeriod, cpuQuota int64
-	cpus, mems, parent             string
+	cpus                           float64
+	pids                           int64
+	cpuSet, memSet, parent         string
 }
 
 func (f *limitFlags) add(set *pflag.FlagSet) {
@@ -27,8 +29,10 @@ func (f *limitFlags) add(set *pflag.FlagSet) {
 	set.Int64VarP(&f.cpuShares, "cpu-shares", "c", 0, "relative `weight` of CPU time (default 1024)")
 	set.Int64Var(&f.cpuPeriod, "cpu-period", 0, "period of --cpu-quota in `microseconds` (default 100000)")
 	set.Int64Var(&f.cpuQuota, "cpu-quota", 0, "CPU time in each period in `microseconds`")
-	set.StringVar(&f.cpus, "cpuset-cpus", "", "`CPUs` that a step may use, such as 0-2,7")
-	set.StringVar(&f.mems, "cpuset-mems", "", "memory `nodes` that a step may use, such as 0,1")
+	set.Float64Var(&f.cpus, "cpus", 0, "`number` of CPUs that a step may use, such as 1.5")
+	set.Int64Var(&f.pids, "pids-limit", 0, "`number` of processes and threads that a step may have; -1 is no limit (default no limit)")
+	set.StringVar(&f.cpuSet, "cpuset-cpus", "", "`CPUs` that a step may use, such as 0-2,7")
+	set.StringVar(&f.memSet, "cpuset-mems", "", "memory `nodes` that a step may use, such as 0,1")
 	set.StringVar(&f.parent, "cgroup-parent", "", "parent `cgroup` of steps")
 }
 
@@ -44,11 +48,14 @@ func (f *limitFlags) decide(opt *builder.SandboxOptions) (err error) {
 	if opt.ShmSize, err = parseSize("shm-size", f.shmSize); err != nil {
 		return err
 	}
-	l := runner.Limits{CPUShares: f.cpuShares, CPUPeriod: f.cpuPeriod, CPUQuota: f.cpuQuota, CPUSet: f.cpus, CPUSetMems: f.mems, CgroupParent: f.parent}
+	l := runner.Limits{CPUShares: f.cpuShares, CPUPeriod: f.cpuPeriod, CPUQuota: f.cpuQuota, CPUSet: f.cpuSet, CPUSetMems: f.memSet, CgroupParent: f.parent}
 	for name, n := range map[string]int64{"cpu-shares": l.CPUShares, "cpu-period": l.CPUPeriod, "cpu-quota": l.CPUQuota} {
 		if n < 0 {
 			return usagef("invalid --%s %d: it is a positive number", name, n)
 		}
+	}
+	if err := f.decideCounts(&l); err != nil {
+		return err
 	}
 	if l.Memory, err = parseSize("memory", f.memory); err != nil {
 		return err
@@ -65,6 +72,27 @@ func (f *limitFlags) decide(opt *builder.SandboxOptions) (err error) {
 		return usagef("--memory-swap is memory and swap together: it cannot be less than --memory")
 	}
 	opt.Limits = l
+	return nil
+}
+
+// The least that the kernel grants is 1 ms of CPU time in each period of 100 ms; the most is beyond any machine.
+const (
+	minCPUs = 0.01
+	maxCPUs = 1 << 16
+)
+
+// decideCounts decides --cpus and --pids-limit.
+func (f *limitFlags) decideCounts(l *runner.Limits) error {
+	if f.cpus != 0 && !(f.cpus >= minCPUs && f.cpus <= maxCPUs) { // so that NaN is refused
+		return usagef("invalid --cpus %v: it is a number of CPUs, at least %v", f.cpus, minCPUs)
+	}
+	if f.cpus != 0 && (f.cpuQuota != 0 || f.cpuPeriod != 0) {
+		return usagef("--cpus excludes --cpu-quota and --cpu-period: it is the first divided by the second")
+	}
+	if f.pids < -1 {
+		return usagef("invalid --pids-limit %d: it is a positive number, or -1 for no limit", f.pids)
+	}
+	l.CPUs, l.Pids = f.cpus, max(f.pids, 0) // no limit is none to be set
 	return nil
 }
 

@@ -213,16 +213,29 @@ func TestPrintWarnings(t *testing.T) {
 func TestLimits(t *testing.T) {
 	env := testEnvironment(t, nil)
 	opts, err := decideBuild(env, "--ulimit=nofile=10:20", "--ulimit=core=0", "--ulimit=nproc=-1", "--shm-size=1g", "-m", "64m", "--memory-swap=-1", "-c", "512",
-		"--cpu-period=50000", "--cpu-quota=25000", "--cpuset-cpus=0-1", "--cpuset-mems=0", "--cgroup-parent=/a")
+		"--cpu-period=50000", "--cpu-quota=25000", "--cpuset-cpus=0-1", "--cpuset-mems=0", "--cgroup-parent=/a", "--pids-limit=9")
 	want := builder.SandboxOptions{
 		Network: dockerfile.NetworkDefault, ShmSize: 1 << 30,
 		Ulimits: []runner.Ulimit{{Name: "nofile", Soft: 10, Hard: 20}, {Name: "core"}, {Name: "nproc", Soft: -1, Hard: -1}},
-		Limits:  runner.Limits{Memory: 64 << 20, MemorySwap: -1, CPUShares: 512, CPUPeriod: 50000, CPUQuota: 25000, CPUSet: "0-1", CPUSetMems: "0", CgroupParent: "/a"},
+		Limits:  runner.Limits{Memory: 64 << 20, MemorySwap: -1, CPUShares: 512, CPUPeriod: 50000, CPUQuota: 25000, CPUSet: "0-1", CPUSetMems: "0", CgroupParent: "/a", Pids: 9},
 	}
 	if err != nil || !reflect.DeepEqual(opts.steps, want) {
 		t.Errorf("%+v, %v", opts.steps, err)
 	}
+	opts, err = decideBuild(env, "--cpus=1.5", "--pids-limit=-1")
+	if err != nil || opts.steps.Limits != (runner.Limits{CPUs: 1.5}) {
+		t.Errorf("%+v, %v", opts.steps.Limits, err)
+	}
 	for _, args := range [][]string{
+		{"--cpus=-1"},
+		{"--cpus=0.001"},
+		{"--cpus=NaN"},
+		{"--cpus=Inf"},
+		{"--cpus=x"},
+		{"--cpus=1", "--cpu-quota=50000"},
+		{"--cpus=1", "--cpu-period=50000"},
+		{"--pids-limit=-2"},
+		{"--pids-limit=x"},
 		{"--ulimit=nofile"},
 		{"--ulimit=nofile=x"},
 		{"--ulimit=nofile=2:1"},
