@@ -100,6 +100,7 @@ type SandboxOptions struct {
 type Result struct {
 	Image    *image.Image
 	Warnings []dockerfile.Warning
+	Epoch    *int64 // SOURCE_DATE_EPOCH, resolved, in seconds since 1970; nil if there is none
 }
 
 // Build builds the target and returns its image, which is not stored yet. An error at fault of the
@@ -134,7 +135,7 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Image: img, Warnings: p.warnings}, nil
+	return &Result{Image: img, Warnings: p.warnings, Epoch: epoch}, nil
 }
 
 // BuildPlatforms builds the same target for several platforms at once, and returns the results in their order. Steps that do not depend

@@ -45,6 +45,8 @@ type Options struct {
 	Dir string
 	// Owner, if not nil, replaces the owner of every entry that Apply makes.
 	Owner *Owner
+	// Epoch, if not nil, is the modification time that Write gives to every file, in seconds since 1970.
+	Epoch *int64
 }
 
 // Owner is a pair of ids as they are in the image.

@@ -66,7 +66,7 @@ func Write(ctx context.Context, w io.Writer, root *rootfs.Root, opt Options) err
 			return nil
 		})
 	}
-	t := &tarWriter{w: bufio.NewWriterSize(w, 256<<10), links: map[inode]*linked{}}
+	t := &tarWriter{w: bufio.NewWriterSize(w, 256<<10), links: map[inode]*linked{}, epoch: opt.Epoch}
 	var first error
 	for it := range queue {
 		<-it.ready
@@ -164,6 +164,7 @@ type tarWriter struct {
 	buf   []byte // a header
 	big   []byte // content on its way
 	links map[inode]*linked
+	epoch *int64 // of Options
 }
 
 // inode names a file that has several names.
@@ -196,6 +197,9 @@ func (t *tarWriter) write(ctx context.Context, it *item) error {
 	}
 	if !it.root {
 		h := it.header()
+		if t.epoch != nil {
+			h.mtime = *t.epoch
+		}
 		if h.typ != '5' && it.st.Nlink > 1 {
 			if first := t.firstName(it); first != "" {
 				return t.header(&header{

@@ -76,6 +76,22 @@ func TestWriteOrder(t *testing.T) {
 	}
 }
 
+func TestWriteEpoch(t *testing.T) {
+	root, top := newRoot(t)
+	if err := errors.Join(os.Mkdir(filepath.Join(top, "d"), 0o755), os.WriteFile(filepath.Join(top, "d/f"), nil, 0o644),
+		os.Link(filepath.Join(top, "d/f"), filepath.Join(top, "d/g")), os.Symlink("f", filepath.Join(top, "d/l"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, epoch := range []int64{-1, 0, 1_000_000_000, 1 << 40} {
+		r := tar.NewReader(bytes.NewReader(write(t, root, layer.Options{Epoch: &epoch})))
+		for range 4 {
+			if h, err := r.Next(); err != nil || h.ModTime.Unix() != epoch {
+				t.Errorf("%d: %+v, %v", epoch, h, err)
+			}
+		}
+	}
+}
+
 func TestOthersReadIt(t *testing.T) {
 	needRoot(t)
 	if _, err := exec.LookPath("tar"); err != nil {

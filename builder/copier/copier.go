@@ -42,6 +42,8 @@ type Options struct {
 	Below *rootfs.Root
 	// UserXattr: see layer.Options.
 	UserXattr bool
+	// Epoch, if not nil, is the modification time that everything copied from the tree gets, in seconds since 1970, but for archives that are unpacked.
+	Epoch *int64
 }
 
 // Inline is a file given by its content, mode 0644.
@@ -187,6 +189,14 @@ func (c *copier) makeDirPerm(name string, perm uint32) error {
 		return err
 	}
 	return c.likeBelow(name, made)
+}
+
+// time is the modification time of the copy of an entry.
+func (c *copier) time(info *source.Info) unix.Timespec {
+	if c.opt.Epoch != nil {
+		return unix.Timespec{Sec: *c.opt.Epoch}
+	}
+	return info.Stat.Mtim
 }
 
 // newOwner is what things belong to that have no source.

@@ -193,7 +193,7 @@ func (j *job) fileMetadata(dst, src int, p pair, info *source.Info) error {
 			return err
 		}
 	}
-	return futimes(dst, info.Stat.Mtim)
+	return futimes(dst, j.time(info))
 }
 
 func futimes(fd int, t unix.Timespec) error {
@@ -254,7 +254,8 @@ func (j *job) metadata(p pair, info *source.Info, name string) error {
 			}
 		}
 	}
-	return rootfs.Utimes(p.dst, name, info.Stat.Mtim, info.Stat.Mtim)
+	t := j.time(info)
+	return rootfs.Utimes(p.dst, name, t, t)
 }
 
 // owner is what the copy of an entry belongs to.

@@ -61,7 +61,8 @@ func (j *job) top(ctx context.Context, item source.Item, target string, info *so
 	if err := j.contents(ctx, pair{src: src, dst: dst, srcPath: item.Path, dstPath: target, folder: folder}); err != nil {
 		return err
 	}
-	return rootfs.Utimes(dst, ".", info.Stat.Mtim, info.Stat.Mtim)
+	t := j.time(info)
+	return rootfs.Utimes(dst, ".", t, t)
 }
 
 // contents copies what is taken of a folder, folders and batches of other entries side by side.
@@ -127,7 +128,8 @@ func (j *job) folder(ctx context.Context, p pair, info *source.Info) error {
 		if err := rootfs.Chmod(p.dst, info.Name, info.Stat.Mode&0o7777); err != nil {
 			return err
 		}
-		return rootfs.Utimes(p.dst, info.Name, info.Stat.Mtim, info.Stat.Mtim)
+		t := j.time(info)
+		return rootfs.Utimes(p.dst, info.Name, t, t)
 	}
 	return j.metadata(p, info, info.Name)
 }

@@ -19,6 +19,17 @@ type Artifact struct {
 	Images []*image.Image // more than one only in an index, each for a platform of its own
 	Index  bool           // an index, also of a single image
 	Names  []name.Tag
+	// Epochs, if not nil, has for each image the modification time of its files, in seconds since 1970, where they are written as a tar or
+	// a folder; nil for their own. As in BuildKit it is set, and no bound.
+	Epochs []*int64
+}
+
+// Epoch is that of the image of index i; nil if there is none.
+func (a Artifact) Epoch(i int) *int64 {
+	if i < len(a.Epochs) {
+		return a.Epochs[i]
+	}
+	return nil
 }
 
 // One is the artifact of an image alone.

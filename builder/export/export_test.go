@@ -210,18 +210,54 @@ func TestLayoutFolder(t *testing.T) {
 func TestTarAndFiles(t *testing.T) {
 	e, img := fixture(t)
 	var buf bytes.Buffer
-	must(t, e.Tar(t.Context(), &buf, img))
+	must(t, e.Tar(t.Context(), &buf, img, nil))
 	files := readTar(t, &buf)
 	if string(files["dir/kept"]) != "kept" || string(files["link"]) != "-> dir/kept" || files["gone"] != nil || files[".wh.gone"] != nil {
 		t.Errorf("tar holds %v", files)
 	}
 	dir := filepath.Join(t.TempDir(), "out")
-	must(t, e.Files(t.Context(), dir, img, time.Now))
+	must(t, e.Files(t.Context(), dir, img, nil, time.Now))
 	if data, err := os.ReadFile(filepath.Join(dir, "link")); err != nil || string(data) != "kept" {
 		t.Errorf("folder: %q, %v", data, err)
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "gone")); err == nil {
 		t.Error("folder: a removed file is there")
+	}
+}
+
+// With an epoch every file of a tar or a folder has this time, be it later or earlier than its own.
+func TestEpoch(t *testing.T) {
+	e, img := fixture(t)
+	for _, epoch := range []int64{1_000_000_000, 4_000_000_000} {
+		want := time.Unix(epoch, 0)
+		a := export.Artifact{Images: []*image.Image{img}, Index: true, Epochs: []*int64{&epoch}}
+		var b bytes.Buffer
+		must(t, e.SplitTar(t.Context(), &b, a, func(*image.Image) string { return "one" }))
+		tr, n := tar.NewReader(&b), 0
+		for {
+			h, err := tr.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			must(t, err)
+			if n++; !h.ModTime.Equal(want) {
+				t.Errorf("tar: %s has the time %v", h.Name, h.ModTime)
+			}
+		}
+		if n != 4 { // one, one/dir, one/dir/kept, one/link
+			t.Errorf("tar: %d entries", n)
+		}
+		dir := filepath.Join(t.TempDir(), "out")
+		must(t, e.Files(t.Context(), dir, img, &epoch, time.Now))
+		must(t, filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if st, err := d.Info(); err != nil || !st.ModTime().Equal(want) {
+				t.Errorf("folder: %s: %v, %v", p, st, err)
+			}
+			return nil
+		}))
 	}
 }
 

@@ -14,8 +14,8 @@ import (
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
-// Tar writes the files of img as a tar.
-func (e *Exporter) Tar(ctx context.Context, w io.Writer, img *image.Image) error {
+// Tar writes the files of img as a tar. epoch is their modification time, as in Artifact.Epochs.
+func (e *Exporter) Tar(ctx context.Context, w io.Writer, img *image.Image, epoch *int64) error {
 	ids, err := e.unpacked(ctx, img)
 	if err != nil {
 		return err
@@ -25,15 +25,15 @@ func (e *Exporter) Tar(ctx context.Context, w io.Writer, img *image.Image) error
 		return err
 	}
 	defer root.Close()
-	if err := layer.Write(ctx, w, root, layer.Options{Form: layer.Plain, UserXattr: e.UserXattr}); err != nil {
+	if err := layer.Write(ctx, w, root, layer.Options{Form: layer.Plain, UserXattr: e.UserXattr, Epoch: epoch}); err != nil {
 		return fmt.Errorf("writing the image's files: %w", err)
 	}
 	return nil
 }
 
 // Files writes the files of img into the folder dir, over what is there. They belong to the user of strake, whoever owns them
-// in the image: a folder is for people, an image for machines. now is the clock.
-func (e *Exporter) Files(ctx context.Context, dir string, img *image.Image, now func() time.Time) error {
+// in the image: a folder is for people, an image for machines. epoch is their modification time, as in Artifact.Epochs, and now the clock.
+func (e *Exporter) Files(ctx context.Context, dir string, img *image.Image, epoch *int64, now func() time.Time) error {
 	ids, err := e.unpacked(ctx, img)
 	if err != nil {
 		return err
@@ -56,7 +56,8 @@ func (e *Exporter) Files(ctx context.Context, dir string, img *image.Image, now 
 	if err != nil {
 		return err
 	}
-	if err := copier.Copy(ctx, dst, tree, items, nil, copier.Options{Dest: "/", Owner: &layer.Owner{}, UserXattr: e.UserXattr}); err != nil {
+	opt := copier.Options{Dest: "/", Owner: &layer.Owner{}, UserXattr: e.UserXattr, Epoch: epoch}
+	if err := copier.Copy(ctx, dst, tree, items, nil, opt); err != nil {
 		return fmt.Errorf("writing the image's files to %s: %w", dir, err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"time"
 
 	"github.com/strake-build/strake/layer/image"
 )
@@ -14,12 +15,15 @@ import (
 // SplitTar writes the files of a's images as one tar, those of each in the folder that folder names.
 func (e *Exporter) SplitTar(ctx context.Context, w io.Writer, a Artifact, folder func(*image.Image) string) error {
 	out := tar.NewWriter(w)
-	for _, img := range a.Images {
-		dir := folder(img)
-		if err := out.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}); err != nil {
+	for i, img := range a.Images {
+		h := &tar.Header{Typeflag: tar.TypeDir, Name: folder(img) + "/", Mode: 0o755}
+		if epoch := a.Epoch(i); epoch != nil {
+			h.ModTime = time.Unix(*epoch, 0)
+		}
+		if err := out.WriteHeader(h); err != nil {
 			return fmt.Errorf("writing the image's files: %w", err)
 		}
-		if err := e.splitOne(ctx, out, img, dir); err != nil {
+		if err := e.splitOne(ctx, out, a, i, folder(img)); err != nil {
 			return err
 		}
 	}
@@ -29,13 +33,13 @@ func (e *Exporter) SplitTar(ctx context.Context, w io.Writer, a Artifact, folder
 	return nil
 }
 
-// splitOne copies the tar of an image, each name below dir.
-func (e *Exporter) splitOne(ctx context.Context, out *tar.Writer, img *image.Image, dir string) error {
+// splitOne copies the tar of the image of index i, each name below dir.
+func (e *Exporter) splitOne(ctx context.Context, out *tar.Writer, a Artifact, i int, dir string) error {
 	r, w := io.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		w.CloseWithError(e.Tar(ctx, w, img))
+		w.CloseWithError(e.Tar(ctx, w, a.Images[i], a.Epoch(i)))
 	}()
 	defer func() { _ = r.Close(); <-done }()
 	in := tar.NewReader(r)

@@ -32,6 +32,7 @@ func (j *job) export(ctx context.Context, results []*builder.Result, sink progre
 	artifact := export.Artifact{Index: j.opts.index}
 	for _, r := range results {
 		artifact.Images = append(artifact.Images, r.Image)
+		artifact.Epochs = append(artifact.Epochs, r.Epoch)
 	}
 	for i, out := range j.opts.outputs {
 		artifact.Names = out.tags
@@ -93,15 +94,22 @@ func (s *store) exportOne(ctx context.Context, e *export.Exporter, out output, a
 		}
 		return res, nil
 	case outputLocal:
-		return res, s.eachFolder(out, a, func(img *image.Image, folder string) error {
-			return e.Files(ctx, filepath.Join(out.dest, folder), img, s.env.now)
-		})
+		for i, img := range a.Images {
+			folder := out.dest
+			if out.splits(a) {
+				folder = filepath.Join(folder, platformFolder(img))
+			}
+			if err := e.Files(ctx, folder, img, a.Epoch(i), s.env.now); err != nil {
+				return res, err
+			}
+		}
+		return res, nil
 	case outputTar:
 		return res, s.writeOutput(out.dest, func(w io.Writer) error {
 			if out.splits(a) {
 				return e.SplitTar(ctx, w, a, platformFolder)
 			}
-			return e.Tar(ctx, w, img)
+			return e.Tar(ctx, w, img, a.Epoch(0))
 		})
 	case outputOCI, outputDocker:
 		if out.folder {
@@ -122,20 +130,6 @@ func (o output) splits(a export.Artifact) bool {
 		return *o.split
 	}
 	return a.Index
-}
-
-// eachFolder calls write for every image, with the folder that its files go to.
-func (s *store) eachFolder(out output, a export.Artifact, write func(img *image.Image, folder string) error) error {
-	for _, img := range a.Images {
-		folder := ""
-		if out.splits(a) {
-			folder = platformFolder(img)
-		}
-		if err := write(img, folder); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // platformFolder is the folder of a platform's files: linux_amd64, linux_arm_v7.
