@@ -4,8 +4,9 @@
 // with "#" are dropped, patterns are trimmed and cleaned, a leading slash is removed, "!" takes back, the last
 // pattern that matches a path or a folder above it decides.
 //
-// Two things are faster here than in that package. A pattern is compared byte by byte with its fixed start and end before its
+// Two things are faster here than in that package. A pattern is compared byte by byte, with its fixed start and end before its
 // regular expression is run, and a walk neither matches a folder twice nor enters one in which no "!" pattern can match anything.
+// A pattern that is more of a regular expression than it looks is left to that package alone.
 package ignore
 
 import (
@@ -21,8 +22,6 @@ import (
 // Matcher holds the rules of one file. The nil Matcher excludes nothing. It is safe for concurrent use.
 type Matcher struct {
 	rules []rule
-	// alone is what patternmatcher is told of the folder above a path: that its one pattern does not match it.
-	alone patternmatcher.MatchInfo
 	// lastInclude is the index of the last "!" rule, or -1.
 	lastInclude int
 }
@@ -48,9 +47,6 @@ func New(patterns []string) (*Matcher, error) {
 		return nil, err
 	}
 	m := &Matcher{lastInclude: -1}
-	if m.alone, err = noMatch(); err != nil {
-		return nil, err
-	}
 	for i, p := range all.Patterns() {
 		r, err := newRule(p)
 		if err != nil {
@@ -62,16 +58,6 @@ func New(patterns []string) (*Matcher, error) {
 		}
 	}
 	return m, nil
-}
-
-// noMatch makes patternmatcher's note that one pattern did not match the folder above.
-func noMatch() (patternmatcher.MatchInfo, error) {
-	pm, err := patternmatcher.New([]string{"a"})
-	if err != nil {
-		return patternmatcher.MatchInfo{}, err
-	}
-	_, info, err := pm.MatchesUsingParentResults("b", patternmatcher.MatchInfo{})
-	return info, err
 }
 
 // Patterns are the rules as patternmatcher has them: cleaned, "!" in front where it was. For messages.
@@ -116,7 +102,7 @@ func (m *Matcher) Match(parent Dir, path string) (excluded, skip bool, dir Dir, 
 		match := parent.matched != nil && parent.matched[i]
 		// A rule is not asked when its answer would change nothing, and counts as no match, for entries below too.
 		if !match && r.include == excluded {
-			if match, err = m.match(r, path); err != nil {
+			if match, err = r.match(path); err != nil {
 				return false, false, Dir{}, err
 			}
 			if match {
@@ -138,18 +124,6 @@ func (m *Matcher) copy(matched []bool) []bool {
 		return make([]bool, len(m.rules))
 	}
 	return slices.Clone(matched)
-}
-
-// match asks one rule about path itself.
-func (m *Matcher) match(r *rule, path string) (bool, error) {
-	if r.err != nil {
-		return false, r.err
-	}
-	if !r.quick(path) {
-		return false, nil
-	}
-	match, _, err := r.matcher.MatchesUsingParentResults(path, m.alone)
-	return match, err
 }
 
 // reaches says whether a "!" rule after the one that excluded folder can match something below it.

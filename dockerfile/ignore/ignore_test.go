@@ -2,7 +2,9 @@ package ignore_test
 
 import (
 	"fmt"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -79,6 +81,28 @@ func TestParseErrors(t *testing.T) {
 		if err == nil || err.Error() != want {
 			t.Errorf("%.20q: %v, want %s", text, err, want)
 		}
+	}
+}
+
+// patternmatcher's scanner writes about bad bytes to the standard error.
+func TestQuiet(t *testing.T) {
+	stderr := os.Stderr
+	defer func() { os.Stderr = stderr }()
+	var err error
+	if os.Stderr, err = os.Create(filepath.Join(t.TempDir(), "stderr")); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Stderr.Close()
+	m := parse(t, "\xff\n\xfe**\n**/\xfd\n?\xfc\xfb*\n\x00\n*\x00\n[\x00b]\\\x00\nz*\n!z\xff*\n")
+	for p, want := range map[string]bool{
+		"\xff": true, "\xfe/a": true, "a/\xfd": true, "a\xfc\xfbb": true, "a\xfc": false, "\xfd\xff": false, "a": false, "zz": true, "z\xff": false,
+	} {
+		if got, err := m.Excludes(p); err != nil || got != want {
+			t.Errorf("%q: %v, %v", p, got, err)
+		}
+	}
+	if text, err := os.ReadFile(os.Stderr.Name()); err != nil || len(text) > 0 {
+		t.Errorf("%q, %v", text, err)
 	}
 }
 
@@ -194,11 +218,12 @@ func FuzzIgnore(f *testing.F) {
 	for _, seed := range []string{
 		"", "# comment\n\n.git\nnode_modules\n**/*.log\n", "*\n!src\n!go.mod\n!go.sum\n", "a\n!a/b\na/b/c\n", "a/b\n!a\n",
 		"**/a\n!b/**\n", "!a\n*\n", "[a-c]\n!?/b\n", "*/a\n!*/a/b.c\n", "\\a\n!!a\n", "! ./ a\n/\n.\n", "a^b\n**\n!a*/[^b]\n", "!\n", "..\n!../a\n",
-		"a**b\n!***/a\n", "\xff\n!\xfe*\n",
+		"a**b\n!***/a\n", "\xff\n!\xfe*\n", "\\PP\n", "*\n!!|\n", "{a|b}\n", "\ufeff**\n!\ufeff*\n", "*/\xff\n!**/\xff\n!b\xff**\n",
+		"**/ /.\n!../a*\n", "\\Qa\\E*\n!(a)$?\n",
 	} {
 		f.Add(seed)
 	}
-	paths := tree([]string{"a", "b", "b.c", "!a", "ab"})
+	paths := tree([]string{"a", "b", "b.c", "!a", "b|\xff", " "})
 	f.Fuzz(func(t *testing.T, text string) {
 		if len(text) > 200 || strings.ContainsRune(text, 0) {
 			t.Skip()
