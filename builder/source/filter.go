@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/strake-build/strake/dockerfile/ignore"
 )
@@ -44,6 +43,10 @@ func newInclude(pattern string, exclude *ignore.Matcher) (*filter, error) {
 	}
 	f := &filter{include: m, exclude: exclude}
 	for _, p := range m.Patterns() { // one, as the matcher understands it, or none
+		if !ignore.Plain(p) {
+			f.path = []component{{open: true}}
+			break
+		}
 		for comp := range strings.SplitSeq(p, "/") {
 			c := newComponent(comp)
 			f.path = append(f.path, c)
@@ -57,9 +60,9 @@ func newInclude(pattern string, exclude *ignore.Matcher) (*filter, error) {
 
 func newComponent(comp string) component {
 	switch {
-	case !strings.ContainsAny(comp, `*?[]\^{}|`) && utf8.ValidString(comp):
+	case !strings.ContainsAny(comp, `*?[]`): // and without a backslash, as the pattern is plain
 		return component{literal: comp}
-	case strings.Contains(comp, "**"), strings.HasSuffix(comp, `\`), strings.Count(comp, "[") != strings.Count(comp, "]"):
+	case strings.Contains(comp, "**"), strings.Count(comp, "[") != strings.Count(comp, "]"):
 		return component{open: true}
 	}
 	// Between others it is neither trimmed nor taken for a "!".

@@ -334,6 +334,9 @@ func FuzzFilter(f *testing.F) {
 		{"[]a]/b", ""},
 		{"a/b*/\xff", ""},
 		{"[!a]/*", ""},
+		{"b", "{a|b}"},
+		{"*/x|b/a", "\\PP"},
+		{"a/{b|c}", "\xff*"},
 	} {
 		f.Add(seed[0], seed[1])
 	}

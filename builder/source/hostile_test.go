@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,7 +66,7 @@ func FuzzSelect(f *testing.F) {
 				t.Errorf("%q in %q: %q is %q, %v", pattern, spec, it.Path, inside, err)
 			}
 			err = tr.Walk(ctx, it, func(rel string, e rootfs.Entry) error {
-				if e.Name == "secret" || strings.Contains(rel, "..") {
+				if e.Name == "secret" || slices.Contains(strings.Split(rel, "/"), "..") {
 					t.Errorf("%q in %q: found %q", pattern, spec, rel)
 				}
 				return nil
