@@ -22,7 +22,18 @@ type Puller struct {
 	Always bool // ask the registry first: --pull
 }
 
-// Resolve returns the image that ref means for a platform.
+// PlatformError says that a name means an image for another platform only.
+type PlatformError struct {
+	Ref   name.Reference
+	Image *image.Image // which is not stored
+	Want  v1.Platform
+}
+
+func (e *PlatformError) Error() string {
+	return fmt.Sprintf("%s is an image for %s and not for %s", e.Ref, e.Image.Config.Platform(), &e.Want)
+}
+
+// Resolve returns the image that ref means for a platform. A *PlatformError says that there is none but for another.
 func (p *Puller) Resolve(ctx context.Context, ref string, platform v1.Platform) (*image.Image, error) {
 	r, err := p.Client.ParseReference(ref)
 	if err != nil {
@@ -65,7 +76,7 @@ func (p *Puller) pull(ctx context.Context, ref name.Reference, platform v1.Platf
 		return nil, err
 	}
 	if !matches(img, platform) {
-		return nil, fmt.Errorf("%s is an image for %s and not for %s", ref, img.Config.Platform(), &platform)
+		return nil, &PlatformError{ref, img, platform}
 	}
 	if err := p.Images.Put(img); err != nil {
 		return nil, err

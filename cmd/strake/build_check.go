@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/cmd/ui"
 	"github.com/strake-build/strake/dockerfile"
 )
@@ -183,6 +184,9 @@ func (j *job) bases(ctx context.Context) func(*dockerfile.Stage) (dockerfile.Sta
 			config = c.Image.Config
 		} else {
 			img, err := resolver.Resolve(ctx, s.Base.Image, s.Platform)
+			if other := (*builder.PlatformError)(nil); errors.As(err, &other) {
+				img, err = other.Image, nil // a rule finds it
+			}
 			if err != nil {
 				return dockerfile.State{}, err
 			}
