@@ -3,6 +3,7 @@ package source
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/strake-build/strake/dockerfile/ignore"
@@ -18,9 +19,8 @@ type filter struct {
 
 // component is a part of an include pattern that stands for one name, up to where one can stand for several.
 type component struct {
-	open    bool            // from here on anything may match
-	literal string          // the name, if matcher is nil
-	matcher *ignore.Matcher // of "x/" + the part + "/x"
+	open    bool   // from here on anything may match
+	pattern string // of filepath.Match, if not
 }
 
 // newExclude compiles the patterns of --exclude; nil for none.
@@ -59,25 +59,37 @@ func newInclude(pattern string, exclude *ignore.Matcher) (*filter, error) {
 }
 
 func newComponent(comp string) component {
-	switch {
-	case !strings.ContainsAny(comp, `*?[]`): // and without a backslash, as the pattern is plain
-		return component{literal: comp}
-	case strings.Contains(comp, "**"), strings.Count(comp, "[") != strings.Count(comp, "]"):
-		return component{open: true}
-	}
-	// Between others it is neither trimmed nor taken for a "!".
-	m, err := ignore.New([]string{"x/" + comp + "/x"})
-	if err != nil || len(m.Patterns()) != 1 {
-		return component{open: true}
-	}
-	return component{matcher: m}
+	return component{open: strings.Contains(comp, "**") || !simpleClasses(comp), pattern: comp}
 }
 
-func (c *component) match(name string) (bool, error) {
-	if c.matcher == nil {
-		return name == c.literal, nil
+// simpleClasses says whether the classes of a part are of ASCII letters and digits alone. Others may not end where they
+// seem to, or contain the slash, as in BuildKit: "[.-0]" does.
+func simpleClasses(comp string) bool {
+	for {
+		fixed, rest, found := strings.Cut(comp, "[")
+		if strings.Contains(fixed, "]") {
+			return false
+		}
+		if !found {
+			return true
+		}
+		class, after, closed := strings.Cut(rest, "]")
+		if !closed || class == "" || class[0] == '-' || strings.Contains(class, "--") {
+			return false
+		}
+		for _, c := range class {
+			if c != '-' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+				return false
+			}
+		}
+		comp = after
 	}
-	return c.matcher.Excludes("x/" + name + "/x")
+}
+
+// match says whether name can be what the part stands for.
+func (c *component) match(name string) bool {
+	ok, err := filepath.Match(c.pattern, name)
+	return ok || err != nil
 }
 
 // mark is what a filter knows of a folder on the way down.
@@ -113,27 +125,26 @@ func (f *filter) match(m mark, path, name string, isDir bool) (take, enter bool,
 	if next.all {
 		return take, true, next, nil
 	}
-	enter, next.depth, err = f.reaches(m.depth, name)
-	return take, enter, next, err
+	enter, next.depth = f.reaches(m.depth, name)
+	return take, enter, next, nil
 }
 
 // reaches says whether a match can be below the folder called name, in one in which depth components of the pattern matched.
-func (f *filter) reaches(depth int, name string) (ok bool, next int, err error) {
+func (f *filter) reaches(depth int, name string) (ok bool, next int) {
 	if depth < 0 {
-		return true, -1, nil
+		return true, -1
 	}
 	if depth >= len(f.path) {
-		return false, 0, nil
+		return false, 0
 	}
 	c := &f.path[depth]
 	if c.open {
-		return true, -1, nil
+		return true, -1
 	}
 	if depth == len(f.path)-1 {
-		return false, 0, nil // it would match itself
+		return false, 0 // it would match itself
 	}
-	ok, err = c.match(name)
-	return ok, depth + 1, err
+	return c.match(name), depth + 1
 }
 
 // view is the part of a folder that a filter takes.

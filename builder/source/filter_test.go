@@ -337,6 +337,7 @@ func FuzzFilter(f *testing.F) {
 		{"b", "{a|b}"},
 		{"*/x|b/a", "\\PP"},
 		{"a/{b|c}", "\xff*"},
+		{"a[.-0]b/[a-c]*", ""},
 	} {
 		f.Add(seed[0], seed[1])
 	}
