@@ -34,7 +34,7 @@ vet: ## go vet, gofmt, and go.mod as go mod tidy would write it
 	$(GO) mod tidy -diff
 
 lint: $(LINT) ## golangci-lint with .golangci.yml
-	$(LINT) run ./...
+	$(LINT) run ./... $(EXTRA)
 
 # Built from source once: the download is checked by go.sum's database.
 $(LINT):
