@@ -50,7 +50,11 @@ const boxName = "box-%d-"
 // prepare does what all boxes need, once.
 func (l *Linux) prepare() error {
 	l.once.Do(func() {
-		if l.filter, l.err = sandbox.Filter(sandbox.Capabilities); l.err != nil {
+		filter := sandbox.Filter
+		if l.Isolation.UserNS {
+			filter = sandbox.DeviceFilter
+		}
+		if l.filter, l.err = filter(sandbox.Capabilities); l.err != nil {
 			return
 		}
 		if l.exe, l.err = openSelf(); l.err != nil {

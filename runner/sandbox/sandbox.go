@@ -27,12 +27,13 @@ type box struct {
 	Config
 	root    int       // the new root, O_PATH
 	rootDev uint64    // its device
-	proc    int       // a proc file system that shows this process: the host's, or in a user namespace an own one, at /proc; -1 once the step runs
+	proc    int       // a proc file system that shows this process: the host's, or in a user namespace an own one, at /proc; not used once the step runs, but by nodes
 	made    []made    // mount points that were not there before
 	mounted []string  // where user mounts are, for taking them down
 	console *os.File  // the slave of the terminal
 	master  int       // and its master, or -1
 	who     *Identity // whom the process runs as
+	nodes   *nodes    // answers calls of the step; nil if it need not
 
 	mu      sync.Mutex
 	pid     int // of the step, 0 before and after it runs
@@ -88,6 +89,9 @@ func run() int {
 	}
 	status, err := b.reap()
 	if err != nil {
+		return report(Report{Kind: Failed, Text: err.Error()})
+	}
+	if err := b.nodes.end(); err != nil {
 		return report(Report{Kind: Failed, Text: err.Error()})
 	}
 	b.cleanup()
@@ -264,8 +268,9 @@ func (b *box) launch() error {
 	if err != nil {
 		return err
 	}
-	unix.Close(b.proc)
-	b.proc = -1
+	if !b.UserNS {
+		unix.Close(b.proc)
+	}
 	s, err := b.newStep(path)
 	if err != nil {
 		return err
@@ -285,6 +290,13 @@ func (b *box) launch() error {
 			se.path, se.err = b.Args[0], fmt.Errorf("exec %s: %w", path, se.err)
 		}
 		return err
+	}
+	if s.listener >= 0 {
+		if b.nodes, err = serveNodes(s.listener, b.proc); err != nil {
+			return err
+		}
+	} else if b.UserNS {
+		unix.Close(b.proc)
 	}
 	b.pid = pid
 	for _, s := range b.waiting {

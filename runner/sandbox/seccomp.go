@@ -74,7 +74,12 @@ func Filter(caps uint64) ([]byte, error) {
 	if err := json.Unmarshal(defaultProfile, &p); err != nil {
 		return nil, fmt.Errorf("reading the seccomp profile: %w", err)
 	}
-	prog, err := compile(&p, goarch, architectures(), caps)
+	return p.filter(caps)
+}
+
+// filter compiles p for the capability set caps and this machine's architecture.
+func (p *profile) filter(caps uint64) ([]byte, error) {
+	prog, err := compile(p, goarch, architectures(), caps)
 	if err != nil {
 		return nil, fmt.Errorf("compiling the seccomp profile: %w", err)
 	}
@@ -93,6 +98,8 @@ func action(name string, ret *uint16) (uint32, error) {
 	switch name {
 	case "SCMP_ACT_ALLOW":
 		return unix.SECCOMP_RET_ALLOW, nil
+	case "SCMP_ACT_NOTIFY":
+		return unix.SECCOMP_RET_USER_NOTIF, nil
 	case "SCMP_ACT_ERRNO":
 		if ret == nil {
 			return unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), nil

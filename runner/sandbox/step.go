@@ -31,6 +31,8 @@ type step struct {
 	capHeader unix.CapUserHeader
 	capData   [2]unix.CapUserData
 	filter    *unix.SockFprog // nil for none
+	hand      handover
+	listener  int // of the filter, once the init has it; -1 for none
 	limits    []limit
 	who       Identity
 
@@ -75,7 +77,7 @@ func stageName(stage uint32) string {
 // Preconditions: the box is set up, the working directory entered.
 func (b *box) newStep(path string) (*step, error) {
 	s := &step{
-		console: -1, oldProc: b.UserNS, who: *b.who, allSignals: ^uint64(0),
+		console: -1, listener: -1, oldProc: b.UserNS, who: *b.who, allSignals: ^uint64(0),
 		capHeader: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
 	}
 	caps := Capabilities
@@ -88,6 +90,7 @@ func (b *box) newStep(path string) (*step, error) {
 	} else if s.filter = program(b.Filter); s.filter == nil {
 		return nil, errors.New("the seccomp filter is empty")
 	}
+	s.hand.prepare(s.filter, &s.state)
 	s.drop = ^caps
 	lo, hi := uint32(caps&0xffffffff), uint32(caps>>32)
 	s.capData = [2]unix.CapUserData{{Effective: lo, Permitted: lo}, {Effective: hi, Permitted: hi}}
@@ -182,6 +185,9 @@ func (s *step) exec() error {
 		return fmt.Errorf("starting the process: %w", err)
 	}
 	state, err := s.read()
+	if err == nil && state.errno == 0 { // it was the listener
+		state, err = s.read()
+	}
 	if errors.Is(err, errClosed) {
 		return nil // by execve
 	}
@@ -199,7 +205,7 @@ var errClosed = errors.New("the process has ended")
 func (s *step) read() (stepState, error) {
 	var buf [unsafe.Sizeof(stepState{})]byte
 	for {
-		n, err := unix.Read(s.sockInit, buf[:])
+		n, err := s.receive(buf[:])
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -371,8 +377,15 @@ func (s *step) load() syscall.Errno {
 	if s.filter == nil {
 		return 0
 	}
+	filter := s.filter
+	if s.hand.plain != nil {
+		if ok, e := s.listen(); ok {
+			return e
+		}
+		filter = s.hand.plain
+	}
 	// SPEC_ALLOW, as in runc: the filter is no reason to slow the step down.
-	_, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(s.filter)))
+	_, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(filter)))
 	return e
 }
 

@@ -1,0 +1,112 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// deviceRules come before those of the profile in DeviceFilter: mknod and mknodat of block devices and of character devices, but for
+// 0:0, which the kernel lets everybody make (overlayfs's whiteout). A masked comparison has the mask first; 61440 is S_IFMT.
+const deviceRules = `{"syscalls": [
+	{"names": ["mknod"], "action": "SCMP_ACT_NOTIFY", "args": [
+		{"index": 1, "value": 61440, "valueTwo": 8192, "op": "SCMP_CMP_MASKED_EQ"}, {"index": 2, "value": 0, "op": "SCMP_CMP_NE"}]},
+	{"names": ["mknod"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 1, "value": 61440, "valueTwo": 24576, "op": "SCMP_CMP_MASKED_EQ"}]},
+	{"names": ["mknodat"], "action": "SCMP_ACT_NOTIFY", "args": [
+		{"index": 2, "value": 61440, "valueTwo": 8192, "op": "SCMP_CMP_MASKED_EQ"}, {"index": 3, "value": 0, "op": "SCMP_CMP_NE"}]},
+	{"names": ["mknodat"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 2, "value": 61440, "valueTwo": 24576, "op": "SCMP_CMP_MASKED_EQ"}]}
+]}`
+
+// DeviceFilter is Filter for boxes in a user namespace: calls that make devices, which the kernel refuses there, are
+// answered by the init (see nodes). Where the kernel cannot do that, the init makes of it what Filter returns.
+func DeviceFilter(caps uint64) ([]byte, error) {
+	var first, p profile
+	if err := errors.Join(json.Unmarshal([]byte(deviceRules), &first), json.Unmarshal(defaultProfile, &p)); err != nil {
+		return nil, fmt.Errorf("reading the seccomp profile: %w", err)
+	}
+	p.Syscalls = slices.Concat(first.Syscalls, p.Syscalls)
+	return p.filter(caps)
+}
+
+// withoutNotify returns the program that allows what prog asks the init for; nil if that is nothing.
+func withoutNotify(prog *unix.SockFprog) *unix.SockFprog {
+	if prog == nil {
+		return nil
+	}
+	insns := slices.Clone(unsafe.Slice(prog.Filter, prog.Len))
+	found := false
+	for i := range insns {
+		if insns[i].Code == unix.BPF_RET|unix.BPF_K && insns[i].K == unix.SECCOMP_RET_USER_NOTIF {
+			insns[i].K, found = unix.SECCOMP_RET_ALLOW, true
+		}
+	}
+	if !found {
+		return nil
+	}
+	return &unix.SockFprog{Len: prog.Len, Filter: &insns[0]}
+}
+
+// handover is the message by which the child passes the listener of its filter to the init; all but the descriptor
+// is filled in before the fork.
+type handover struct {
+	plain *unix.SockFprog // what to load if there can be no listener; nil if none is wanted
+	msg   unix.Msghdr
+	iov   unix.Iovec
+	oob   struct {
+		hdr unix.Cmsghdr
+		fd  int32
+		_   int32
+	}
+}
+
+// prepare fills the message in.
+func (h *handover) prepare(prog *unix.SockFprog, state *stepState) {
+	h.plain = withoutNotify(prog)
+	h.iov.Base = (*byte)(unsafe.Pointer(state))
+	h.iov.SetLen(int(unsafe.Sizeof(*state)))
+	h.msg.Iov = &h.iov
+	h.msg.SetIovlen(1)
+	h.msg.Control = (*byte)(unsafe.Pointer(&h.oob))
+	h.msg.SetControllen(int(unsafe.Sizeof(h.oob)))
+	h.oob.hdr.Level, h.oob.hdr.Type = unix.SOL_SOCKET, unix.SCM_RIGHTS
+	h.oob.hdr.SetLen(unix.CmsgLen(4))
+}
+
+// listen loads the filter with a listener and sends that to the init. False means that the kernel has none (before
+// 5.0), or that strake itself is in a box that has one already; then nothing is loaded.
+//
+//go:norace
+//go:nosplit
+func (s *step) listen() (bool, syscall.Errno) {
+	const flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
+	// A signal must not interrupt a call that is being served (5.19).
+	fd, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags|unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, uintptr(unsafe.Pointer(s.filter)))
+	if e != 0 {
+		fd, _, e = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(s.filter)))
+	}
+	if e != 0 {
+		return false, 0
+	}
+	s.hand.oob.fd = int32(fd)
+	_, _, e = syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(s.sock), uintptr(unsafe.Pointer(&s.hand.msg)), unix.MSG_NOSIGNAL)
+	return true, e
+}
+
+// receive reads a message of the child into buf, and takes the listener that may come with it.
+func (s *step) receive(buf []byte) (int, error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	n, oobn, _, _, err := unix.Recvmsg(s.sockInit, buf, oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil || oobn == 0 {
+		return n, err
+	}
+	fds, err := parseRights(oob[:oobn])
+	if err == nil && len(fds) == 1 {
+		s.listener = fds[0]
+	}
+	return n, err
+}
