@@ -79,7 +79,7 @@ func Filter(caps uint64) ([]byte, error) {
 
 // filter compiles p for the capability set caps and this machine's architecture.
 func (p *profile) filter(caps uint64) ([]byte, error) {
-	prog, err := compile(p, goarch, architectures(), caps)
+	prog, err := compile(p, architectures(), caps)
 	if err != nil {
 		return nil, fmt.Errorf("compiling the seccomp profile: %w", err)
 	}
@@ -214,8 +214,8 @@ func spans(a architecture, byName map[string][]rule, fallback uint32) []span {
 }
 
 // compile makes one program for all arches, of which the first is the machine's own.
-func compile(p *profile, arch string, arches []architecture, caps uint64) ([]unix.SockFilter, error) {
-	byName, err := p.rules(arch, caps)
+func compile(p *profile, arches []architecture, caps uint64) ([]unix.SockFilter, error) {
+	byName, err := p.rules(goarch, caps)
 	if err != nil {
 		return nil, err
 	}

@@ -149,7 +149,7 @@ func TestFilterAgainstReference(t *testing.T) {
 	p := parsed(t)
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, caps := range []uint64{Capabilities, 0, 1<<41 - 1} {
-		prog, err := compile(p, goarch, architectures(), caps)
+		prog, err := compile(p, architectures(), caps)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -177,7 +177,7 @@ func TestFilterAgainstReference(t *testing.T) {
 
 // What everybody knows about Docker's profile.
 func TestFilterByName(t *testing.T) {
-	prog, err := compile(parsed(t), goarch, architectures(), Capabilities)
+	prog, err := compile(parsed(t), architectures(), Capabilities)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,11 +195,22 @@ func TestFilterByName(t *testing.T) {
 		arg  uint64
 		want uint32
 	}{
-		{"read", 0, unix.SECCOMP_RET_ALLOW}, {"execve", 0, unix.SECCOMP_RET_ALLOW}, {"chroot", 0, unix.SECCOMP_RET_ALLOW},
-		{"mount", 0, eperm}, {"unshare", 0, eperm}, {"bpf", 0, eperm}, {"keyctl", 0, eperm}, {"kexec_load", 0, eperm},
-		{"clone", unix.CLONE_VM, unix.SECCOMP_RET_ALLOW}, {"clone", unix.CLONE_NEWUSER, eperm}, {"clone3", 0, enosys},
-		{"socket", unix.AF_INET, unix.SECCOMP_RET_ALLOW}, {"socket", unix.AF_VSOCK, eperm}, {"socket", unix.AF_ALG, eperm},
-		{"personality", 8, unix.SECCOMP_RET_ALLOW}, {"personality", 0x40000, eperm},
+		{"read", 0, unix.SECCOMP_RET_ALLOW},
+		{"execve", 0, unix.SECCOMP_RET_ALLOW},
+		{"chroot", 0, unix.SECCOMP_RET_ALLOW},
+		{"mount", 0, eperm},
+		{"unshare", 0, eperm},
+		{"bpf", 0, eperm},
+		{"keyctl", 0, eperm},
+		{"kexec_load", 0, eperm},
+		{"clone", unix.CLONE_VM, unix.SECCOMP_RET_ALLOW},
+		{"clone", unix.CLONE_NEWUSER, eperm},
+		{"clone3", 0, enosys},
+		{"socket", unix.AF_INET, unix.SECCOMP_RET_ALLOW},
+		{"socket", unix.AF_VSOCK, eperm},
+		{"socket", unix.AF_ALG, eperm},
+		{"personality", 8, unix.SECCOMP_RET_ALLOW},
+		{"personality", 0x40000, eperm},
 	} {
 		if got := execute(t, prog, data{nr: number(c.name), arch: native.audit, args: [6]uint64{c.arg}}); got != c.want {
 			t.Errorf("%s(%#x): got %#x, want %#x", c.name, c.arg, got, c.want)
@@ -219,7 +230,7 @@ func FuzzFilter(f *testing.F) {
 		}
 		p.Syscalls = p.Syscalls[:1]
 		p.Syscalls[0].Names, p.Syscalls[0].Args = []string{name}, rules
-		prog, err := compile(p, goarch, architectures(), Capabilities)
+		prog, err := compile(p, architectures(), Capabilities)
 		if err != nil {
 			t.Fatal(err)
 		}

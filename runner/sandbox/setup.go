@@ -142,8 +142,12 @@ func devices() []device {
 // devLinks are the symlinks of a Docker container's /dev.
 func devLinks() [][2]string {
 	return [][2]string{
-		{"fd", "/proc/self/fd"}, {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
-		{"stderr", "/proc/self/fd/2"}, {"core", "/proc/kcore"}, {"ptmx", "pts/ptmx"},
+		{"fd", "/proc/self/fd"},
+		{"stdin", "/proc/self/fd/0"},
+		{"stdout", "/proc/self/fd/1"},
+		{"stderr", "/proc/self/fd/2"},
+		{"core", "/proc/kcore"},
+		{"ptmx", "pts/ptmx"},
 	}
 }
 
@@ -380,7 +384,7 @@ func (b *box) network() error {
 // ordinary user may be started in a directory that this user cannot search.
 func (b *box) enterDir() error {
 	dir := path.Join("/", b.Dir)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as BuildKit makes it
 		return fmt.Errorf("making the working directory: %w", err)
 	}
 	if err := unix.Chdir(dir); err != nil {
