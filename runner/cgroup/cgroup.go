@@ -51,7 +51,7 @@ func (l Limits) check() (Limits, error) {
 		return l, errors.New("a number of CPUs cannot be given with a CPU quota or period")
 	}
 	if l.CPUs != 0 {
-		l.CPUPeriod, l.CPUQuota = defaultPeriod, int64(math.Round(l.CPUs * defaultPeriod))
+		l.CPUPeriod, l.CPUQuota = defaultPeriod, int64(math.Round(l.CPUs*defaultPeriod))
 	}
 	return l, nil
 }
