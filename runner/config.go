@@ -75,6 +75,7 @@ func mountConfig(m Mount) (sandbox.Mount, error) {
 	c := sandbox.Mount{
 		Type: string(m.Type), Source: m.Source, Inside: m.Inside, Target: m.Target, ReadOnly: m.ReadOnly,
 		HasData: m.Type == Bind && m.Data != nil, Data: m.Data, Mode: m.Mode, Size: m.Size, UID: m.UID, GID: m.GID,
+		NoSuid: m.NoSuid, NoDev: m.NoDev, NoExec: m.NoExec,
 	}
 	if m.Overlay != nil {
 		o := sandbox.Overlay(*m.Overlay)
@@ -87,6 +88,8 @@ func mountConfig(m Mount) (sandbox.Mount, error) {
 		return c, fmt.Errorf("unknown type %q", m.Type)
 	case m.Type == Tmpfs && (m.Overlay != nil || m.Source != "" || m.Inside != "" || m.Data != nil):
 		return c, errors.New("a tmpfs has no source")
+	case m.Type == Tmpfs && (m.NoSuid || m.NoDev || m.NoExec):
+		return c, errors.New("a tmpfs cannot be restricted")
 	case m.Data != nil && (m.Overlay != nil || m.Source != "" || m.Inside != ""):
 		return c, errors.New("a file with data has no source")
 	}

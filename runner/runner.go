@@ -54,6 +54,8 @@ type Mount struct {
 	// Inside, for Bind, is a path in Source, which is then not the host's to trust: links in it are resolved inside Source.
 	Inside   string
 	UID, GID int // of Data's file, or of the tmpfs
+	// NoSuid, NoDev and NoExec restrict a Bind as mount(8) says.
+	NoSuid, NoDev, NoExec bool
 }
 
 // Network is what of the network a box sees.

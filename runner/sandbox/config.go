@@ -64,6 +64,8 @@ type Mount struct {
 	Mode     uint32
 	Size     int64
 	UID, GID int
+
+	NoSuid, NoDev, NoExec bool // of a bind
 }
 
 // Kind says what a Report reports.

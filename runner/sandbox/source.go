@@ -170,8 +170,8 @@ func (b *box) sources(mounts []Mount) ([]int, error) {
 		case m.Overlay != nil:
 			fds[i], err = b.part(fds[i], m)
 		}
-		if err == nil && m.ReadOnly && fds[i] >= 0 {
-			err = setAttr(fds[i], unix.MOUNT_ATTR_RDONLY)
+		if attrs := m.attrs(); err == nil && attrs != 0 && fds[i] >= 0 {
+			err = setAttr(fds[i], attrs)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("mounting %s: %w", m.Target, err)
@@ -181,6 +181,18 @@ func (b *box) sources(mounts []Mount) ([]int, error) {
 		unix.Close(data)
 	}
 	return fds, nil
+}
+
+// attrs are the attributes that a bind gets.
+func (m Mount) attrs() (attrs uint64) {
+	for attr, on := range map[uint64]bool{
+		unix.MOUNT_ATTR_RDONLY: m.ReadOnly, unix.MOUNT_ATTR_NOSUID: m.NoSuid, unix.MOUNT_ATTR_NODEV: m.NoDev, unix.MOUNT_ATTR_NOEXEC: m.NoExec,
+	} {
+		if on {
+			attrs |= attr
+		}
+	}
+	return attrs
 }
 
 func mountLayers(o Overlay, attach string) (int, error) {
