@@ -15,6 +15,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/strake-build/strake/builder/device"
 	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/builder/solver"
@@ -90,6 +91,10 @@ type SandboxOptions struct {
 	Hostname   string             // empty is BuildKit's
 	// AllowHostNetwork and AllowInsecure are the entitlements network.host and security.insecure.
 	AllowHostNetwork, AllowInsecure bool
+	// Devices is the entitlement device.
+	Devices device.Rights
+	// DeviceFolders hold the CDI specifications of the devices that steps may ask for; see device.Open.
+	DeviceFolders []string
 
 	ShmSize int64 // of /dev/shm, in bytes; 0 is the sandbox's default
 	Ulimits []runner.Ulimit

@@ -11,6 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/strake-build/strake/builder/device"
 	"github.com/strake-build/strake/builder/solver"
 	"github.com/strake-build/strake/builder/source"
 	"github.com/strake-build/strake/cache"
@@ -47,6 +48,7 @@ type planner struct {
 	froms    map[imageKey]*vertex
 	contexts map[imageKey]func() (Context, error)
 	loads    map[contextFiles]*vertex
+	devices  *device.Registry // nil until a step asks for a device
 }
 
 type imageKey struct {
@@ -187,7 +189,10 @@ func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, pa
 		if err := p.entitled(o); err != nil {
 			return nil, p.at(s, st.Range, st.Text, err)
 		}
-		w := &runWork{build: p.build, vertex: v, run: o}
+		w := &runWork{build: p.build, vertex: v, run: o, platform: s.Platform}
+		if err := p.resolveDevices(w); err != nil {
+			return nil, p.at(s, st.Range, st.Text, err)
+		}
 		if err := p.mountInputs(s, st, w); err != nil {
 			return nil, err
 		}

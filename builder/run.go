@@ -8,7 +8,11 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/strake-build/strake/builder/device"
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/dockerfile"
@@ -28,6 +32,11 @@ type runWork struct {
 	mountInputs []int
 	// inContext says for each mount that its input is a copy of a part of a context, at contextMount.
 	inContext []bool
+	// platform is that of the stage: what its programs are for.
+	platform v1.Platform
+	devices  *device.Registry // nil if the RUN asks for none
+	// found are the full names of the devices that it gets, missing those of the ones that are not there.
+	found, missing []string
 }
 
 func (w *runWork) parts(context.Context) ([]cache.Part, error) {
@@ -48,6 +57,9 @@ func (w *runWork) parts(context.Context) ([]cache.Part, error) {
 	if w.run.Security == dockerfile.SecurityInsecure {
 		parts = append(parts, cache.Part{Name: "security", Value: string(w.run.Security)})
 	}
+	for _, d := range w.found {
+		parts = append(parts, cache.Part{Name: "device", Value: d})
+	}
 	return append(parts, w.mountParts()...), nil
 }
 
@@ -63,9 +75,13 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 	if err != nil {
 		return err
 	}
+	needed, err := w.deviceEdits()
+	if err != nil {
+		return err
+	}
 	box := runner.Sandbox{
 		Root:     *overlay(active.Mount()),
-		Mounts:   mounted.mounts,
+		Mounts:   append(mounted.mounts, deviceMounts(needed)...),
 		Network:  w.network(),
 		Hostname: cmp.Or(w.opt.Sandbox.Hostname, hostname),
 		Stubs:    w.Stubs,
@@ -81,7 +97,7 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 	}
 	err = w.Sandbox.Run(ctx, box, runner.Process{
 		Args:   w.run.Args,
-		Env:    environ(w.run.Env, w.run.Proxy, mounted.env),
+		Env:    environ(w.run.Env, w.run.Proxy, mounted.env, needed.Env),
 		Dir:    w.run.Dir,
 		User:   w.run.User,
 		Stdout: &output{w.build, w.vertex.ID, progress.Stdout},
@@ -90,10 +106,33 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 	var exit *runner.ExitError
 	var start *runner.StartError
 	if errors.As(err, &exit) || errors.As(err, &start) {
+		if errors.Is(err, syscall.ENOEXEC) && w.foreign() {
+			err = &foreignError{step: w.platform, machine: w.opt.Settings.Build, err: err}
+		}
 		return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(w.run.Args, " "), err)
 	}
 	return err
 }
+
+// foreign says that the step's programs are for another kind of machine. Variants of one kind are none: of these,
+// the kernel starts the programs.
+func (w *runWork) foreign() bool {
+	build := w.opt.Settings.Build
+	return w.platform.Architecture != "" && build.Architecture != "" && w.platform.Architecture != build.Architecture
+}
+
+// foreignError is that a program of another platform could not be started, and how it can be.
+type foreignError struct {
+	step, machine v1.Platform
+	err           error
+}
+
+func (e *foreignError) Error() string {
+	return fmt.Sprintf("%v: the step is for %s and this machine runs %s: register an emulator with binfmt_misc, "+
+		"for example by apt-get install qemu-user-static binfmt-support", e.err, e.step, e.machine)
+}
+
+func (e *foreignError) Unwrap() error { return e.err }
 
 // network is what the RUN sees: the host's network, where the build says nothing else.
 func (w *runWork) network() runner.Network {

@@ -191,9 +191,6 @@ func (g *Graph) check(s *Stage) error {
 		return err
 	}
 	for _, i := range slices.Concat(triggers, s.body) {
-		if err := unsupported(i.cmd); err != nil && !g.settings.CheckOnly {
-			return g.failAt(s, i, err)
-		}
 		if err := g.checkForward(s, i.cmd); err != nil {
 			return g.failAt(s, i, err)
 		}

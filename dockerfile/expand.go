@@ -210,9 +210,6 @@ func (e *expander) instruction(i instruction) error {
 		return err
 	}
 	e.at, e.lint = i, e.found.with(c.Comments())
-	if err := unsupported(c); err != nil && !e.g.settings.CheckOnly {
-		return err
-	}
 	if err := e.expandWords(c); err != nil {
 		return err
 	}

@@ -221,10 +221,6 @@ func (e *expander) copy(c *instructions.CopyCommand) error {
 }
 
 func (e *expander) add(c *instructions.AddCommand) error {
-	// Variables may have made a source a URL.
-	if err := unsupported(c); err != nil && !e.g.settings.CheckOnly {
-		return err
-	}
 	op := &Copy{
 		Add: true, Chown: c.Chown, Chmod: c.Chmod, Link: c.Link, Exclude: c.ExcludePatterns,
 		Checksum: c.Checksum, Unpack: c.Unpack, KeepGitDir: c.KeepGitDir, Sources: c.SourcePaths,

@@ -52,7 +52,7 @@ const (
 	SecurityInsecure Security = "insecure" // needs the entitlement security.insecure
 )
 
-// Device is a RUN --device, a CDI name: "vendor.com/class=name" or "vendor.com/class".
+// Device is a RUN --device, a CDI name: "vendor.com/class=name", "vendor.com/class" for the first of a kind or "vendor.com/class=*" for all of it.
 type Device struct {
 	Name     string
 	Required bool // if not, a device that is not there is left out

@@ -3,20 +3,9 @@ package dockerfile
 import (
 	"fmt"
 	"strings"
-
-	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 )
 
-// This file is all that the language has and this release leaves out. Each is refused, none is ignored.
-
-// unsupported is the error for an instruction that needs something left out, or nil. It is asked before expansion, so that
-// a build fails before it starts, and again after it.
-func unsupported(c instructions.Command) error {
-	if run, ok := c.(*instructions.RunCommand); ok && len(instructions.GetDevices(run)) > 0 {
-		return refuse("RUN --device")
-	}
-	return nil
-}
+// This file is what the language has and this release leaves out. Each is refused, none is ignored.
 
 func refuse(what string) error {
 	return fmt.Errorf("%s is not supported by this release", what)

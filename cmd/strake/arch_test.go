@@ -36,6 +36,7 @@ var allowed = map[string][]string{
 	"builder/copier":              {"builder/source", "layer", "layer/*"},
 	"builder/export":              {"builder/*", "layer", "layer/*"},
 	"builder/agent":               {},
+	"builder/device":              {},
 	"builder/fetch":               {"layer", "layer/compress", "layer/rootfs"},
 	"builder":                     {"builder/*", "cache", "cache/*", "dockerfile", "dockerfile/*", "layer", "layer/*", "runner"},
 	"cmd/ui":                      {"builder/progress", "dockerfile"},
@@ -54,6 +55,7 @@ var owner = map[string][]string{
 	"github.com/spf13/pflag":         {"cmd/strake"},
 
 	"golang.org/x/crypto": {"builder/agent"},
+	"go.yaml.in/yaml":     {"builder/device"},
 
 	"github.com/google/go-containerregistry/pkg/authn":               {"layer/registry"},
 	"github.com/google/go-containerregistry/pkg/v1/remote":           {"layer/registry"},

@@ -12,15 +12,17 @@ import (
 
 // stepFlags are the flags about what every RUN of a build gets, as they were typed.
 type stepFlags struct {
-	hosts, allow []string
-	network      string
-	limits       limitFlags
+	hosts, allow  []string
+	deviceFolders []string
+	network       string
+	limits        limitFlags
 }
 
 func (f *stepFlags) add(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.hosts, "add-host", nil, "line of /etc/hosts for steps, as `NAME:IP` (repeatable)")
 	set.StringVar(&f.network, "network", "default", "network of steps that do not say: `default` (the host's), host or none")
-	set.StringArrayVar(&f.allow, "allow", nil, "`right` that steps may ask for: network.host or security.insecure (repeatable)")
+	set.StringArrayVar(&f.allow, "allow", nil, "`right` that steps may ask for: network.host, security.insecure, device or device=NAME[,alias=OTHER] (repeatable)")
+	set.StringArrayVar(&f.deviceFolders, "cdi-spec-dir", []string{"/etc/cdi", "/var/run/cdi"}, "`folder` of CDI specifications for RUN --device (repeatable)")
 	f.limits.add(set)
 }
 
@@ -46,14 +48,20 @@ func (f *stepFlags) decide() (builder.SandboxOptions, error) {
 	default:
 		return opt, usagef("invalid --network %q: it is default, host or none", f.network)
 	}
+	opt.DeviceFolders = f.deviceFolders
 	for _, a := range f.allow {
-		switch a {
-		case "network.host":
+		right, value, valued := strings.Cut(a, "=")
+		switch {
+		case a == "network.host":
 			opt.AllowHostNetwork = true
-		case "security.insecure":
+		case a == "security.insecure":
 			opt.AllowInsecure = true
+		case right == "device" && (!valued || value != ""):
+			if err := opt.Devices.Add(value); err != nil {
+				return opt, usagef("invalid --allow %q: %w", a, err)
+			}
 		default:
-			return opt, usagef("invalid --allow %q: it is network.host or security.insecure", a)
+			return opt, usagef("invalid --allow %q: it is network.host, security.insecure, device or device=NAME", a)
 		}
 	}
 	return opt, nil
