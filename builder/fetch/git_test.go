@@ -57,11 +57,11 @@ func runGit(t *testing.T, dir string, args ...string) string {
 // forge is a server of repositories, and what it was asked.
 type forge struct {
 	dir, url string
-	anySHA   bool   // gives every object by its id
-	auth     string // what the header Authorization must be, if not ""
 
-	mu    sync.Mutex
-	posts int // fetches and, with protocol 2, listings
+	mu     sync.Mutex // guards what follows
+	anySHA bool       // gives every object by its id
+	auth   string     // what the header Authorization must be, if not ""
+	posts  int        // fetches and, with protocol 2, listings
 }
 
 func newForge(t *testing.T) *forge {
@@ -69,7 +69,10 @@ func newForge(t *testing.T) *forge {
 	f := &forge{dir: t.TempDir(), anySHA: true}
 	program := needGit(t)
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if f.auth != "" && r.Header.Get("Authorization") != f.auth {
+		f.mu.Lock()
+		auth, anySHA := f.auth, f.anySHA
+		f.mu.Unlock()
+		if auth != "" && r.Header.Get("Authorization") != auth {
 			w.Header().Set("WWW-Authenticate", "Basic")
 			w.WriteHeader(http.StatusUnauthorized)
 			return
@@ -90,9 +93,9 @@ func newForge(t *testing.T) *forge {
 		env := []string{
 			"GIT_PROJECT_ROOT=" + f.dir, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_COUNT=2",
 			"GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
-			"GIT_CONFIG_KEY_1=uploadpack.allowAnySHA1InWant", fmt.Sprintf("GIT_CONFIG_VALUE_1=%v", f.anySHA),
+			"GIT_CONFIG_KEY_1=uploadpack.allowAnySHA1InWant", fmt.Sprintf("GIT_CONFIG_VALUE_1=%v", anySHA),
 		}
-		if !f.anySHA {
+		if !anySHA {
 			r.Header.Del("Git-Protocol") // version 2 always gives what is asked for
 		}
 		if p := r.Header.Get("Git-Protocol"); p != "" {
@@ -103,6 +106,13 @@ func newForge(t *testing.T) *forge {
 	t.Cleanup(s.Close)
 	f.url = s.URL
 	return f
+}
+
+// set changes how the server behaves from now on.
+func (f *forge) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
 }
 
 // tree is the folder in which the repository name is made; it is served as name/.git.
@@ -344,7 +354,7 @@ func TestGitServers(t *testing.T) {
 	}
 	runGit(t, f.tree("r"), "repack", "-a", "-d", "-q")
 	runGit(t, f.tree("r"), "update-server-info")
-	f.anySHA = false
+	f.set(func() { f.anySHA = false })
 	for _, url := range []string{f.url + "/r/.git", f.url + "/dumb/r/.git", f.url + "/moved/r/.git"} {
 		for ref, want := range map[string]string{"main": "a 644 a, b 644 2", "": "a 644 a, b 644 2", "v2": "a 644 a", old: "a 644 a, b 644 0"} {
 			if _, dir := checkout(t, client(t, Options{}), GitRequest{Remote: url, Ref: ref}); list(t, dir) != want {
@@ -410,7 +420,7 @@ func TestGitAuth(t *testing.T) {
 	url := f.repo(t, "r", map[string]string{"a": "a"})
 	host := strings.TrimPrefix(f.url, "http://")
 	token := "basic eC1hY2Nlc3MtdG9rZW46aHVzaA==" // x-access-token:hush
-	f.auth = token
+	f.set(func() { f.auth = token })
 	with := func(kv ...string) *Client {
 		return client(t, Options{Secret: func(id string) (string, bool, error) {
 			if i := slices.Index(kv, id); i >= 0 {
@@ -461,7 +471,7 @@ func TestGitSubmodules(t *testing.T) {
 		runGit(t, f.tree("r"), "submodule", "--quiet", "add", outer, "sub/mod")
 		runGit(t, f.tree("r"), "config", "-f", ".gitmodules", "submodule.sub/mod.url", "../../outer/.git")
 		f.commit(t, "r", nil)
-		f.anySHA = anySHA
+		f.set(func() { f.anySHA = anySHA })
 		req := GitRequest{Remote: url}
 		if _, dir := checkout(t, client(t, Options{}), req); !strings.HasSuffix(list(t, dir),
 			"sub/f 644 f, sub/mod 755, sub/mod/.gitmodules 644 "+strings.TrimSpace(read(t, filepath.Join(f.tree("outer"), ".gitmodules")))+
