@@ -215,7 +215,7 @@ func TestLimits(t *testing.T) {
 	opts, err := decideBuild(env, "--ulimit=nofile=10:20", "--ulimit=core=0", "--ulimit=nproc=-1", "--shm-size=1g", "-m", "64m", "--memory-swap=-1", "-c", "512",
 		"--cpu-period=50000", "--cpu-quota=25000", "--cpuset-cpus=0-1", "--cpuset-mems=0", "--cgroup-parent=/a", "--pids-limit=9")
 	want := builder.SandboxOptions{
-		Network: dockerfile.NetworkDefault, ShmSize: 1 << 30,
+		Network: dockerfile.NetworkDefault, ShmSize: 1 << 30, DeviceFolders: []string{"/etc/cdi", "/var/run/cdi"},
 		Ulimits: []runner.Ulimit{{Name: "nofile", Soft: 10, Hard: 20}, {Name: "core"}, {Name: "nproc", Soft: -1, Hard: -1}},
 		Limits:  runner.Limits{Memory: 64 << 20, MemorySwap: -1, CPUShares: 512, CPUPeriod: 50000, CPUQuota: 25000, CPUSet: "0-1", CPUSetMems: "0", CgroupParent: "/a", Pids: 9},
 	}
