@@ -65,7 +65,9 @@ type Options struct {
 	Agents      Agents        // nil for none
 	// Contexts are the --build-contexts by name, as in Settings.Contexts. One is opened when something needs it.
 	Contexts map[string]OpenContext
-	Sandbox  SandboxOptions
+	// ContextStages are --build-contexts that are stages of the same file, by the context's name; the names are in Settings.Contexts too.
+	ContextStages map[string]string
+	Sandbox       SandboxOptions
 	// FreshStages are names of stages whose steps run whatever the cache holds: --no-cache-filter.
 	FreshStages []string
 	// RewriteTimestamps: with SOURCE_DATE_EPOCH, no file in a new layer is later than it.
@@ -111,6 +113,7 @@ type Result struct {
 // Build builds the target and returns its image, which is not stored yet. An error at fault of the
 // Dockerfile, and that of a failed step, is a *dockerfile.Error.
 func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
+	opt = b.withContextStages(opt)
 	graph, err := opt.File.Graph(opt.Settings)
 	if err != nil {
 		return nil, err

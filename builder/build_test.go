@@ -387,6 +387,35 @@ func TestCheckErrorFailsBeforeAnythingRuns(t *testing.T) {
 	}
 }
 
+func TestContextThatIsAStage(t *testing.T) {
+	w := newWorld(t)
+	w.images["base"] = &image.Image{}
+	const text = `FROM scratch AS mine
+RUN ["write", "from", "mine"]
+ENV MINE=1
+FROM base
+COPY --from=other /from /copied
+`
+	img, err := w.build(text, func(o *builder.Options) {
+		o.Settings.Contexts = []string{"base", "other"}
+		o.ContextStages = map[string]string{"base": "mine", "other": "mine"}
+	})
+	must(t, err)
+	if w.read(img, "/from") != "mine" || w.read(img, "/copied") != "mine" || !slices.Contains(img.Config.Config.Env, "MINE=1") {
+		t.Errorf("ran %q; environment %q", w.ran, img.Config.Config.Env)
+	}
+	if len(w.ran) != 1 {
+		t.Errorf("ran %q", w.ran)
+	}
+	_, err = w.build(text, func(o *builder.Options) {
+		o.Settings.Contexts = []string{"base"}
+		o.ContextStages = map[string]string{"base": "mime"}
+	})
+	if err == nil || !strings.Contains(err.Error(), "did you mean mine") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestPlatformsShareWhatDoesNotDependOnThem(t *testing.T) {
 	w := newWorld(t)
 	f, err := dockerfile.Parse("Dockerfile", []byte(`FROM --platform=$BUILDPLATFORM scratch AS tools

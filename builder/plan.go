@@ -146,8 +146,10 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := p.newNumbers(s, steps)
-	if name := cmp.Or(s.Base.Image, s.Base.Context); name != "" && from.top == nil {
+	name := cmp.Or(s.Base.Image, s.Base.Context)
+	pulls := name != "" && from.top == nil
+	n := p.newNumbers(s, steps, pulls)
+	if pulls {
 		from.top = p.from(n.next()+"FROM "+name, name, s.Platform, from.base)
 	}
 	st := &planned{top: from.top, state: state, base: from.base, history: slices.Clone(from.history)}
@@ -330,7 +332,7 @@ type numbers struct {
 	i, last int
 }
 
-func (p *planner) newNumbers(s *dockerfile.Stage, steps []dockerfile.Step) *numbers {
+func (p *planner) newNumbers(s *dockerfile.Stage, steps []dockerfile.Step, pulls bool) *numbers {
 	n := &numbers{}
 	if p.opt.label != "" {
 		n.stage = p.opt.label + " "
@@ -338,7 +340,7 @@ func (p *planner) newNumbers(s *dockerfile.Stage, steps []dockerfile.Step) *numb
 	if len(p.graph.File.Stages) > 1 {
 		n.stage += stageName(s) + " "
 	}
-	if s.Base.Image != "" {
+	if pulls {
 		n.last++
 	}
 	for _, st := range steps {

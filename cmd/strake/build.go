@@ -93,7 +93,7 @@ func (f *buildFlags) add(set *pflag.FlagSet) {
 	set.StringVarP(&f.file, "file", "f", "", "Dockerfile (default CONTEXT/Dockerfile; \"-\" is standard input)")
 	set.StringVar(&f.target, "target", "", "`stage` to build (default: the last)")
 	set.StringArrayVar(&f.buildArgs, "build-arg", nil, "value of an ARG, as `K=V`, or K for its value in the environment (repeatable)")
-	set.StringArrayVar(&f.contexts, "build-context", nil, "further context, as `NAME=VALUE`: a folder, a URL, docker-image://NAME or oci-layout://FOLDER (repeatable)")
+	set.StringArrayVar(&f.contexts, "build-context", nil, "further context, as `NAME=VALUE`: a folder, a URL, docker-image://NAME, oci-layout://FOLDER or target:STAGE (repeatable)")
 	set.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret, as `id=ID[,src=FILE|,env=VARIABLE]` (repeatable)")
 	set.StringArrayVar(&f.ssh, "ssh", nil, "ssh agent or keys for RUN --mount=type=ssh, as `default|ID[=SOCKET|KEY,…]` (repeatable)")
 	set.StringArrayVar(&f.labels, "label", nil, "label of the image, as `K=V` (repeatable)")

@@ -174,7 +174,11 @@ func (j *job) bases(ctx context.Context) func(*dockerfile.Stage) (dockerfile.Sta
 	return func(s *dockerfile.Stage) (dockerfile.State, error) {
 		var config v1.ConfigFile
 		if s.Base.Context != "" {
-			c, err := j.named[s.Base.Context](ctx, s.Platform)
+			open := j.named[s.Base.Context]
+			if open == nil {
+				return dockerfile.State{}, nil // a stage: only a build tells what it has
+			}
+			c, err := open(ctx, s.Platform)
 			if err != nil {
 				return dockerfile.State{}, err
 			}

@@ -30,9 +30,9 @@ type contextFlag struct{ name, value string }
 func parseContext(value string) (contextFlag, error) {
 	name, v, ok := strings.Cut(value, "=")
 	if !ok || name == "" || v == "" {
-		return contextFlag{}, usagef("invalid --build-context %q: it is NAME=VALUE, where VALUE is a folder, docker-image://NAME, oci-layout://FOLDER or a URL", value)
+		return contextFlag{}, usagef("invalid --build-context %q: it is NAME=VALUE, where VALUE is a folder, docker-image://NAME, oci-layout://FOLDER, target:STAGE or a URL", value)
 	}
-	if strings.HasPrefix(v, "target:") || strings.HasPrefix(v, "input:") {
+	if v == "target:" || strings.HasPrefix(v, "input:") {
 		return contextFlag{}, usagef("invalid --build-context %q: it cannot refer to another build", value)
 	}
 	return contextFlag{name, v}, nil
@@ -50,6 +50,20 @@ type folder struct {
 	// file is the context's only file, which is a Dockerfile rather than a context; empty if it is none.
 	file string
 	time builder.TimeOf
+}
+
+// stageContext begins a context that is a stage of the Dockerfile.
+const stageContext = "target:"
+
+// contextStages are the contexts that are stages of the Dockerfile.
+func (j *job) contextStages() map[string]string {
+	stages := make(map[string]string)
+	for _, c := range j.opts.contexts {
+		if stage, ok := strings.CutPrefix(c.value, stageContext); ok {
+			stages[c.name] = stage
+		}
+	}
+	return stages
 }
 
 // isURL says whether a context is to be fetched, and how: by git, or with a nil ref by HTTP.
@@ -86,6 +100,9 @@ func localFolder(dir string) (folder, error) {
 func (j *job) namedContexts() (map[string]builder.OpenContext, error) {
 	named := make(map[string]builder.OpenContext)
 	for _, c := range j.opts.contexts {
+		if _, ok := strings.CutPrefix(c.value, stageContext); ok {
+			continue // the builder's
+		}
 		open, err := j.namedContext(c)
 		if err != nil {
 			return nil, fmt.Errorf("--build-context %s: %w", c.name, err)

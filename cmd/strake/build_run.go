@@ -162,7 +162,7 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	return b.BuildPlatforms(ctx, builder.Options{
 		File: file, Context: j.in.tree, ContextTime: j.in.time, Settings: j.settings(j.opts.platforms[0]),
 		Labels: j.opts.labels, Jobs: jobs, Progress: sink, FreshStages: j.opts.noCacheFilter, RewriteTimestamps: j.opts.rewrite,
-		Fetch: j.client, Secrets: j.secrets, Agents: j.agents, Contexts: j.named, Sandbox: steps,
+		Fetch: j.client, Secrets: j.secrets, Agents: j.agents, Contexts: j.named, ContextStages: j.contextStages(), Sandbox: steps,
 	}, j.opts.platforms)
 }
 
