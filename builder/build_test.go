@@ -30,7 +30,7 @@ func needRoot(t *testing.T) {
 	if os.Getuid() == 0 {
 		return
 	}
-	if os.Getenv("STRAKE_TEST_REQUIRE") == "1" && os.Getenv("STRAKE_TEST_ROOTLESS") == "" {
+	if os.Getenv("STRAKE_TEST_REQUIRE") == "1" {
 		t.Fatal("this test mounts overlays and needs root")
 	}
 	t.Skip("needs root: it mounts overlays")
