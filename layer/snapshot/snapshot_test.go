@@ -537,3 +537,29 @@ func TestConcurrentPrepare(t *testing.T) {
 		t.Error("left:", left)
 	}
 }
+
+// A crash between the two may leave a layer whose digest is known and that the index does not have.
+func TestDiffIDMendsTheIndex(t *testing.T) {
+	s, dir := newStore(t)
+	a, err := s.Prepare(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := a.Commit(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	diffID, _, err := s.DiffID(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "diffid", diffID.Hex)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.DiffID(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.ByDiffID(diffID); err != nil || got != id {
+		t.Errorf("%q, %v", got, err)
+	}
+}

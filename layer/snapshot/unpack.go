@@ -171,6 +171,10 @@ func (s *Store) DiffID(ctx context.Context, id ID) (v1.Hash, int64, error) {
 		return v1.Hash{}, 0, err
 	}
 	m, err := s.diffID(ctx, id)
+	if err == nil {
+		// Also when it was known: a crash, or the removal of a layer with the same content, may have left no entry.
+		err = s.addIndex(m.DiffID, id)
+	}
 	if err != nil {
 		return v1.Hash{}, 0, fmt.Errorf("hashing layer %s: %w", id, err)
 	}
