@@ -15,7 +15,7 @@ func overlay(t *testing.T, lower string) (merged, upper string) {
 	merged, upper = filepath.Join(top, "merged"), filepath.Join(top, "upper")
 	opt := "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + filepath.Join(top, "work")
 	if err := unix.Mount("overlay", merged, "overlay", 0, opt); err != nil {
-		t.Skip("overlayfs: ", err)
+		skip(t, "overlayfs: ", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(merged, unix.MNT_DETACH) })
 	return merged, upper

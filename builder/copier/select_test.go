@@ -168,7 +168,7 @@ func TestLinkAttributes(t *testing.T) {
 	build(t, src, "a=a")
 	build(t, below, "p/")
 	if err := unix.Setxattr(filepath.Join(below, "p"), "user.x", []byte("v"), 0); errors.Is(err, unix.EOPNOTSUPP) {
-		t.Skip("no extended attributes here")
+		skip(t, "no extended attributes here")
 	}
 	root, err := rootfs.Open(below)
 	if err != nil {
