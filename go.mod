@@ -2,6 +2,9 @@ module github.com/strake-build/strake
 
 go 1.26.8
 
+// What the targets of the Makefile build, stores with other people's files among it, is not code of this module.
+ignore ./bin
+
 require (
 	github.com/google/go-containerregistry v0.22.1
 	github.com/klauspost/compress v1.20.3
