@@ -19,6 +19,12 @@ type Isolation struct {
 	Reason string // one line: why this rung, for people
 	// UserNS: the process is in a user namespace: strake's own (after Enter), or the one of a container around it.
 	UserNS bool
+	// OneID: the user namespace has a single id. Who owns a file is recorded in the extended attribute
+	// user.containers.override_stat of it, by the init for what a step does.
+	OneID bool
+	// SharedPID: a box has no pid namespace of its own, since no /proc can be mounted for it. Its init finds and kills
+	// what the step leaves behind.
+	SharedPID bool
 }
 
 // Probe finds the best rung that works, or checks the one that is asked for. The error names the

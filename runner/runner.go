@@ -19,7 +19,9 @@ type Rung string
 const (
 	Auto     Rung = "auto"
 	Root     Rung = "root"     // real root with mounts
-	Rootless Rung = "rootless" // a user namespace with a subordinate id range
+	Rootless Rung = "rootless" // a user namespace
+	Chroot   Rung = "chroot"   // root that may neither mount nor make namespaces, as in a container with Docker's defaults
+	None     Rung = "none"     // no process can be run at all: builds without RUN work
 )
 
 // Overlay says how the root file system is stacked: host paths, topmost first.
