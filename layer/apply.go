@@ -32,7 +32,7 @@ const (
 //
 // An existing directory is kept under a directory entry, with the entry's mode,
 // owner and time; everything else is replaced. Missing parents are made with mode 0755, owner
-// 0:0 (or Owner) and the time of the entry that needs them. In Form Overlay an entry for the
+// 0:0 (or Owner) and the time of the entry that needs them. In a layer an entry for the
 // root directory sets its mode and owner, in Form Plain it is ignored, as BuildKit does.
 // An attribute that belongs to the layer and cannot be set is an error, so is an owner that the user
 // namespace does not have. After an error, what was unpacked so far is left for the caller to remove.
@@ -90,6 +90,8 @@ type unpacker struct {
 	dirName string
 	// times are the mtimes of directories, set when nothing changes in them any more.
 	times map[string]unix.Timespec
+	// marks says that there are whiteouts in Form Marked, which what is made takes the place of.
+	marks bool
 	buf   []byte
 }
 
@@ -111,7 +113,7 @@ func (u *unpacker) entry(ctx context.Context, hdr *tar.Header, r io.Reader) erro
 	if name == "" {
 		return u.rootEntry(hdr)
 	}
-	if u.opt.Form == Overlay && strings.Contains("/"+name, "/"+whiteoutPrefix) {
+	if u.opt.Form != Plain && strings.Contains("/"+name, "/"+whiteoutPrefix) {
 		return u.whiteout(hdr, name)
 	}
 	dir, err := u.parent(path.Dir(name), hdr)
@@ -230,13 +232,16 @@ func (u *unpacker) implyOne(dir *os.File, base, name string, hdr *tar.Header) (*
 // layer its target may be in a layer below, and is made here then. In a tree
 // a dangling link is an error, as in BuildKit.
 func (u *unpacker) throughLink(name string, e entry) (*os.File, error) {
-	if u.opt.Form == Overlay {
+	if u.opt.Form != Plain {
 		made, err := u.root.MkdirAll(name, uint32(e.hdr.Mode), e.hdr.Uid, e.hdr.Gid)
 		if err != nil {
 			return nil, err
 		}
 		for _, m := range made {
 			u.times[m] = mtime(e.hdr)
+			if err := u.replaceMarkOf(m); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return u.root.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY, 0)
@@ -263,6 +268,9 @@ func (u *unpacker) whiteout(hdr *tar.Header, name string) error {
 	if base == opaqueName {
 		return u.opaque(dir, ".")
 	}
+	if u.opt.Form == Marked {
+		return u.markHidden(dir, hidden)
+	}
 	err = rootfs.Mknod(dir, hidden, unix.S_IFCHR, 0)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
@@ -276,6 +284,9 @@ func (u *unpacker) whiteout(hdr *tar.Header, name string) error {
 
 // opaque marks a directory so that nothing of the layers below shows in it.
 func (u *unpacker) opaque(dir *os.File, base string) error {
+	if u.opt.Form == Marked {
+		return u.markOpaque(dir, base)
+	}
 	return rootfs.SetXattr(dir, base, u.opt.opaqueXattr(), []byte("y"))
 }
 

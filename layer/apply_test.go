@@ -63,38 +63,41 @@ func show(t testing.TB, dir string) string {
 	return strings.Join(s, " ")
 }
 
+// applied are tars of layers, and what they become in Form Overlay.
+var applied = []struct {
+	name string
+	tar  []h
+	want string
+}{
+	{"climbing out", []h{file("../../a", "1"), file("/abs", "2"), file("x/../../../b", "3"), dir("..")}, "a=1 abs=2 b=3"},
+	{"link to a directory of the layer", []h{dir("usr"), dir("usr/lib"), symlink("lib", "usr/lib"), file("lib/x", "1")}, "lib->usr/lib usr/ usr/lib/ usr/lib/x=1"},
+	{"link that leads out", []h{symlink("l", "../../.."), file("l/x", "1"), symlink("m", "/"), file("m/y", "2")}, "l->../../.. m->/ x=1 y=2"},
+	{"link into a layer below", []h{symlink("l", "/usr/lib"), file("l/x", "1")}, "l->/usr/lib usr/ usr/lib/ usr/lib/x=1"},
+	{"link swapped in under a later entry", []h{dir("d"), file("d/a", "1"), symlink("d", "/etc"), file("d/b", "2")}, "d->/etc etc/ etc/b=2"},
+	{"directory replaced twice", []h{file("d", "f"), dir("d"), file("d/x", "1")}, "d/opaque d/x=1"},
+	{"directory becomes a file", []h{dir("d"), file("d/x", "1"), file("d", "f")}, "d=f"},
+	{"duplicate files", []h{file("a", "1"), file("a", "2"), symlink("a", "x"), file("a", "3")}, "a=3"},
+	{"duplicate directory is kept", []h{dir("d"), file("d/x", "1"), dir("d")}, "d/ d/x=1"},
+	{"missing parents", []h{file("a/b/c", "1")}, "a/ a/b/ a/b/c=1"},
+	{"whiteouts", []h{file(".wh.a", ""), file("d/.wh.b", ""), dir("e"), file("e/.wh..wh..opq", "")}, "a!whiteout d/ d/b!whiteout e/opaque"},
+	{"whiteout, then the entry", []h{file(".wh.a", ""), file("a", "1"), file(".wh.d", ""), dir("d")}, "a=1 d/opaque"},
+	{"the entry, then its whiteout", []h{file("a", "1"), file(".wh.a", ""), dir("d"), file("d/x", "1"), file(".wh.d", "")}, "a=1 d/opaque d/x=1"},
+	{"entry below a whiteout", []h{file(".wh.d", ""), file("d/e/x", "1")}, "d/opaque d/e/ d/e/x=1"},
+	{"opaque after its content", []h{dir("d"), file("d/x", "1"), file("d/.wh..wh..opq", "")}, "d/opaque d/x=1"},
+	{"opaque of a missing directory", []h{file("d/.wh..wh..opq", "")}, "d/opaque"},
+	{"whiteout twice", []h{file(".wh.a", ""), file(".wh.a", "")}, "a!whiteout"},
+	{"files of aufs", []h{file(".wh..wh.aufs", ""), dir(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", ""), file("a", "1")}, "a=1"},
+	{"hard links", []h{file("a", "1"), hard("b", "a"), hard("c", "/b"), hard("d", "../../a"), hard("a", "a"), symlink("l", "a"), hard("m", "l")}, "a=1 b=1 c=1 d=1 l->a m->a"},
+	{"hard link replaces", []h{file("a", "1"), dir("d"), file("d/x", ""), hard("d", "a")}, "a=1 d=1"},
+	{"hard link through a link", []h{file("etc/passwd", "in"), symlink("l", "/etc"), hard("x", "l/passwd")}, "etc/ etc/passwd=in l->/etc x=in"},
+	{"nodes", []h{char("c", 1, 3), {tar.Header{Typeflag: tar.TypeFifo, Name: "p"}, ""}}, "c! p!"},
+	{"global header", []h{{tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}, ""}, file("a", "")}, "a="},
+	{"empty", nil, ""},
+}
+
 func TestApplyOverlay(t *testing.T) {
 	needRoot(t)
-	for _, c := range []struct {
-		name string
-		tar  []h
-		want string
-	}{
-		{"climbing out", []h{file("../../a", "1"), file("/abs", "2"), file("x/../../../b", "3"), dir("..")}, "a=1 abs=2 b=3"},
-		{"link to a directory of the layer", []h{dir("usr"), dir("usr/lib"), symlink("lib", "usr/lib"), file("lib/x", "1")}, "lib->usr/lib usr/ usr/lib/ usr/lib/x=1"},
-		{"link that leads out", []h{symlink("l", "../../.."), file("l/x", "1"), symlink("m", "/"), file("m/y", "2")}, "l->../../.. m->/ x=1 y=2"},
-		{"link into a layer below", []h{symlink("l", "/usr/lib"), file("l/x", "1")}, "l->/usr/lib usr/ usr/lib/ usr/lib/x=1"},
-		{"link swapped in under a later entry", []h{dir("d"), file("d/a", "1"), symlink("d", "/etc"), file("d/b", "2")}, "d->/etc etc/ etc/b=2"},
-		{"directory replaced twice", []h{file("d", "f"), dir("d"), file("d/x", "1")}, "d/opaque d/x=1"},
-		{"directory becomes a file", []h{dir("d"), file("d/x", "1"), file("d", "f")}, "d=f"},
-		{"duplicate files", []h{file("a", "1"), file("a", "2"), symlink("a", "x"), file("a", "3")}, "a=3"},
-		{"duplicate directory is kept", []h{dir("d"), file("d/x", "1"), dir("d")}, "d/ d/x=1"},
-		{"missing parents", []h{file("a/b/c", "1")}, "a/ a/b/ a/b/c=1"},
-		{"whiteouts", []h{file(".wh.a", ""), file("d/.wh.b", ""), dir("e"), file("e/.wh..wh..opq", "")}, "a!whiteout d/ d/b!whiteout e/opaque"},
-		{"whiteout, then the entry", []h{file(".wh.a", ""), file("a", "1"), file(".wh.d", ""), dir("d")}, "a=1 d/opaque"},
-		{"the entry, then its whiteout", []h{file("a", "1"), file(".wh.a", ""), dir("d"), file("d/x", "1"), file(".wh.d", "")}, "a=1 d/opaque d/x=1"},
-		{"entry below a whiteout", []h{file(".wh.d", ""), file("d/e/x", "1")}, "d/opaque d/e/ d/e/x=1"},
-		{"opaque after its content", []h{dir("d"), file("d/x", "1"), file("d/.wh..wh..opq", "")}, "d/opaque d/x=1"},
-		{"opaque of a missing directory", []h{file("d/.wh..wh..opq", "")}, "d/opaque"},
-		{"whiteout twice", []h{file(".wh.a", ""), file(".wh.a", "")}, "a!whiteout"},
-		{"files of aufs", []h{file(".wh..wh.aufs", ""), dir(".wh..wh.plnk"), file(".wh..wh.plnk/1.2", ""), file("a", "1")}, "a=1"},
-		{"hard links", []h{file("a", "1"), hard("b", "a"), hard("c", "/b"), hard("d", "../../a"), hard("a", "a"), symlink("l", "a"), hard("m", "l")}, "a=1 b=1 c=1 d=1 l->a m->a"},
-		{"hard link replaces", []h{file("a", "1"), dir("d"), file("d/x", ""), hard("d", "a")}, "a=1 d=1"},
-		{"hard link through a link", []h{file("etc/passwd", "in"), symlink("l", "/etc"), hard("x", "l/passwd")}, "etc/ etc/passwd=in l->/etc x=in"},
-		{"nodes", []h{char("c", 1, 3), {tar.Header{Typeflag: tar.TypeFifo, Name: "p"}, ""}}, "c! p!"},
-		{"global header", []h{{tar.Header{Typeflag: tar.TypeXGlobalHeader, PAXRecords: map[string]string{"comment": "x"}}, ""}, file("a", "")}, "a="},
-		{"empty", nil, ""},
-	} {
+	for _, c := range applied {
 		t.Run(c.name, func(t *testing.T) {
 			root, dir := newRoot(t)
 			apply(t, root, archive(t, c.tar...), layer.Options{})

@@ -34,6 +34,9 @@ func (u *unpacker) directory(e entry) error {
 	u.times[e.name] = mtime(e.hdr)
 	err := rootfs.MkdirMasked(e.dir, e.base, uint32(e.hdr.Mode))
 	if err == nil {
+		if err := u.replaceMark(e); err != nil {
+			return err
+		}
 		return u.settle(e)
 	}
 	if !errors.Is(err, fs.ErrExist) {
@@ -61,7 +64,7 @@ func (u *unpacker) replaceByDir(e entry) error {
 	if err := rootfs.Mkdir(e.dir, e.base, 0o700); err != nil {
 		return err
 	}
-	if u.opt.Form == Overlay {
+	if u.opt.Form != Plain {
 		return u.opaque(e.dir, e.base)
 	}
 	return nil
@@ -70,6 +73,9 @@ func (u *unpacker) replaceByDir(e entry) error {
 // place calls create, and again after removing what is in its way.
 func (u *unpacker) place(e entry, create func() error) error {
 	err := create()
+	if err == nil && u.marks {
+		_, err = unmark(e.dir, e.base)
+	}
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -198,6 +204,9 @@ func (u *unpacker) symlink(e entry) error {
 // entry's; those in the header repeat them.
 func (u *unpacker) hardLink(e entry) error {
 	target := path.Clean("/" + e.hdr.Linkname)
+	if u.opt.Form == Marked && strings.HasPrefix(path.Base(target), whiteoutPrefix) {
+		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, fs.ErrNotExist)
+	}
 	oldDir, oldBase, err := u.root.Parent(target)
 	if err != nil {
 		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, err)

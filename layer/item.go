@@ -2,6 +2,7 @@ package layer
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -40,6 +41,7 @@ type item struct {
 	name string // relative to the root
 	typ  uint8  // unix.DT_*
 	root bool
+	mark bool // a whiteout of Form Marked
 
 	err      error
 	st       unix.Stat_t
@@ -68,6 +70,10 @@ func (it *item) release(free chan<- []byte) {
 
 // read stats the entry and reads what the tar needs of it.
 func (it *item) read(opt Options, free <-chan []byte) error {
+	if it.mark {
+		it.whiteout = true
+		return nil
+	}
 	switch it.typ {
 	case unix.DT_REG:
 		return it.readFile(opt, free)
@@ -75,6 +81,12 @@ func (it *item) read(opt Options, free <-chan []byte) error {
 		fd := int(it.dir.file.Fd())
 		if err := unix.Fstat(fd, &it.st); err != nil {
 			return err
+		}
+		if opt.Form == Marked {
+			_, err := rootfs.StatEntry(it.dir.file, opaqueName)
+			if it.opaque = err == nil; err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 		return it.readXattrs(fd, opt)
 	}

@@ -4,6 +4,7 @@
 // On disk a layer is a directory in the form that overlayfs takes as a lower
 // directory: a whiteout is a character device 0:0, an opaque directory carries
 // the overlay.opaque xattr ("user." in a user namespace, "trusted." otherwise).
+// Where there is no overlayfs, these marks stay the files that a tar has (Form Marked).
 // Apply makes such a directory from a tar, Write makes the tar again; the same
 // directory always gives the same bytes.
 //
@@ -31,6 +32,9 @@ const (
 	Overlay Form = iota
 	// Plain is an ordinary tree: ".wh." has no meaning.
 	Plain
+	// Marked is a layer where there is no overlayfs: whiteouts and opaque marks are the empty files
+	// ".wh.NAME" and ".wh..wh..opq" that a tar has. A name of more than 251 bytes cannot be hidden in it.
+	Marked
 )
 
 // Options says how Apply and Write treat a directory.
@@ -40,6 +44,10 @@ type Options struct {
 	// user.overlay.*, and device nodes, which cannot be made there, are empty
 	// files whose user.containers.override_stat xattr says what they are.
 	UserXattr bool
+	// RecordOwners: the process cannot give files away, so owners are recorded (rootfs.Recorded), and device nodes
+	// made as with UserXattr. Without UserXattr there is no user namespace either, whose root may
+	// read every file and set file capabilities (rootfs.Unprivileged). A root that records owners implies it.
+	RecordOwners bool
 	// Dir is where in the root Apply puts the entries; "" is the root itself. It is made if
 	// missing. It is the "/" of the archive: links in it lead to nothing outside Dir.
 	Dir string

@@ -265,6 +265,13 @@ func TestRandomTrees(t *testing.T) {
 		if !bytes.Equal(write(t, copied, opt), first) {
 			t.Fatalf("seed %d: other bytes", seed)
 		}
+		if marked, _ := newRoot(t); opt.Form == layer.Overlay {
+			opt.Form = layer.Marked
+			apply(t, marked, first, opt)
+			if !bytes.Equal(write(t, marked, opt), first) {
+				t.Fatalf("seed %d: other bytes from the marked form", seed)
+			}
+		}
 		if d := diff(describe(t, dir), describe(t, dir2)); d != "" {
 			t.Fatalf("seed %d: the trees differ:\n%s", seed, d)
 		}

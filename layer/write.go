@@ -100,7 +100,7 @@ func (k *walker) dir(ctx context.Context, d *directory, name string) error {
 	if len(name) > maxName {
 		return fmt.Errorf("reading %.200q…: the name is too long", name)
 	}
-	if name == "" && k.opt.Form == Overlay {
+	if name == "" && k.opt.Form != Plain {
 		// The root has no entry, but may be opaque.
 		if err := k.send(ctx, &item{dir: d, base: ".", typ: unix.DT_DIR, root: true}); err != nil {
 			return err
@@ -110,11 +110,14 @@ func (k *walker) dir(ctx context.Context, d *directory, name string) error {
 	if err != nil {
 		return fmt.Errorf("reading /%s: %w", name, err)
 	}
+	if k.opt.Form == Marked {
+		entries = sortMarks(entries)
+	}
 	for _, e := range entries {
 		if e.Type == unix.DT_SOCK {
 			continue
 		}
-		it := &item{dir: d, base: e.Name, name: path.Join(name, e.Name), typ: e.Type}
+		it := &item{dir: d, base: e.Name, name: path.Join(name, e.Name), typ: e.Type, mark: k.opt.Form == Marked && isMark(e)}
 		if e.Type != unix.DT_DIR {
 			if err := k.send(ctx, it); err != nil {
 				return err
@@ -193,7 +196,11 @@ func (t *tarWriter) item(ctx context.Context, it *item) error {
 
 func (t *tarWriter) write(ctx context.Context, it *item) error {
 	if it.whiteout {
-		return t.header(&header{name: path.Join(path.Dir(it.name), whiteoutPrefix+path.Base(it.name)), typ: '0'})
+		name := it.name
+		if !it.mark {
+			name = path.Join(path.Dir(name), whiteoutPrefix+path.Base(name))
+		}
+		return t.header(&header{name: name, typ: '0'})
 	}
 	if !it.root {
 		h := it.header()

@@ -65,14 +65,17 @@ func (id ID) valid() bool {
 
 // Store is a directory of layers. It is safe for concurrent use, also by several processes.
 type Store struct {
-	dir       string
-	userXattr bool
-	locks     locks
+	dir          string
+	userXattr    bool
+	recordOwners bool
+	locks        locks
 }
 
 // Options configures a store.
 type Options struct {
 	UserXattr bool // the process is in a user namespace of its own
+	// RecordOwners: the process cannot give files away; see layer.Options.
+	RecordOwners bool
 }
 
 // Open opens or makes the store in dir, and removes what crashed processes left in it.
@@ -81,7 +84,7 @@ func Open(dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the layers: %w", err)
 	}
-	s := &Store{dir: dir, userXattr: opt.UserXattr, locks: newLocks(filepath.Join(dir, "lock"))}
+	s := &Store{dir: dir, userXattr: opt.UserXattr, recordOwners: opt.RecordOwners, locks: newLocks(filepath.Join(dir, "lock"))}
 	for _, d := range []string{s.temp(), s.index(), s.locks.dir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("opening the layers: %w", err)
@@ -113,7 +116,7 @@ func (s *Store) empty(i int) string {
 
 // options says how layers are applied and written.
 func (s *Store) options() layer.Options {
-	return layer.Options{Form: layer.Overlay, UserXattr: s.userXattr}
+	return layer.Options{Form: layer.Overlay, UserXattr: s.userXattr, RecordOwners: s.recordOwners}
 }
 
 // Has says whether the store holds the complete layer id.
