@@ -28,7 +28,7 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 		return nil, nil, errors.New("the size of /dev/shm is negative")
 	}
 	if !s.Insecure {
-		c.Filter = l.filter
+		c.Filter, c.Supervise = l.filter, l.supervised()
 	}
 	var err error
 	if c.Limits, err = rlimits(s.Ulimits); err != nil {

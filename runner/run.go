@@ -50,11 +50,7 @@ const boxName = "box-%d-"
 // prepare does what all boxes need, once.
 func (l *Linux) prepare() error {
 	l.once.Do(func() {
-		filter := sandbox.Filter
-		if l.Isolation.UserNS {
-			filter = sandbox.DeviceFilter
-		}
-		if l.filter, l.err = filter(sandbox.Capabilities); l.err != nil {
+		if l.filter, l.err = sandbox.SupervisedFilter(sandbox.Capabilities, l.supervised()...); l.err != nil {
 			return
 		}
 		if l.exe, l.err = openSelf(); l.err != nil {
@@ -65,6 +61,15 @@ func (l *Linux) prepare() error {
 		go l.start()
 	})
 	return l.err
+}
+
+// supervised says what the init of a box has to do in the kernel's place.
+func (l *Linux) supervised() []sandbox.RuleSet {
+	var sets []sandbox.RuleSet
+	if l.Isolation.UserNS {
+		sets = append(sets, sandbox.Devices)
+	}
+	return sets
 }
 
 // Close frees what Run keeps between boxes. No box may be running.

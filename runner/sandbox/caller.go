@@ -26,19 +26,19 @@ type caller struct {
 	namespace  bool // it is in the init's user namespace
 }
 
-// caller reads all that is to be known of the caller of n. The pid is the caller's for sure only if n is still valid afterwards.
-func (d *nodes) caller(n *notification, a nodeArgs) (*caller, error) {
-	dir, err := unix.Openat(d.proc, strconv.Itoa(int(n.pid)), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// newCaller reads all that is to be known of the caller of r. The pid is the caller's for sure only if r is still valid afterwards.
+func newCaller(r *request, a nodeArgs) (*caller, error) {
+	dir, err := unix.Openat(r.s.proc, strconv.Itoa(int(r.pid)), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(dir)
-	if err := d.valid(n); err != nil {
+	if err := r.valid(); err != nil {
 		return nil, err
 	}
 	// From here on dir is of this thread for ever: it has no files any more when that ends.
 	c := &caller{root: -1, base: -1}
-	if err := c.read(d.proc, dir, a); err != nil {
+	if err := c.read(r.s.proc, dir, a); err != nil {
 		c.close()
 		return nil, err
 	}

@@ -31,9 +31,10 @@ type Config struct {
 	Terminal  bool
 	Rows      uint16 // of the terminal
 	Cols      uint16
-	Filter    []byte // seccomp program, as the kernel takes it; none if Insecure
-	Insecure  bool   // all capabilities and devices, nothing masked
-	ShmSize   int64  // of /dev/shm; 0 is the default
+	Filter    []byte    // seccomp program, as the kernel takes it; none if Insecure
+	Supervise []RuleSet // calls that Filter reports, for the init to answer
+	Insecure  bool      // all capabilities and devices, nothing masked
+	ShmSize   int64     // of /dev/shm; 0 is the default
 	Limits    []Limit
 	Cgroup    bool // this process is in a control group for the box
 }

@@ -1,37 +1,12 @@
 package sandbox
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
 	"slices"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
-
-// deviceRules come before those of the profile in DeviceFilter: mknod and mknodat of block devices and of character devices, but for
-// 0:0, which the kernel lets everybody make (overlayfs's whiteout). A masked comparison has the mask first; 61440 is S_IFMT.
-const deviceRules = `{"syscalls": [
-	{"names": ["mknod"], "action": "SCMP_ACT_NOTIFY", "args": [
-		{"index": 1, "value": 61440, "valueTwo": 8192, "op": "SCMP_CMP_MASKED_EQ"}, {"index": 2, "value": 0, "op": "SCMP_CMP_NE"}]},
-	{"names": ["mknod"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 1, "value": 61440, "valueTwo": 24576, "op": "SCMP_CMP_MASKED_EQ"}]},
-	{"names": ["mknodat"], "action": "SCMP_ACT_NOTIFY", "args": [
-		{"index": 2, "value": 61440, "valueTwo": 8192, "op": "SCMP_CMP_MASKED_EQ"}, {"index": 3, "value": 0, "op": "SCMP_CMP_NE"}]},
-	{"names": ["mknodat"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 2, "value": 61440, "valueTwo": 24576, "op": "SCMP_CMP_MASKED_EQ"}]}
-]}`
-
-// DeviceFilter is Filter for boxes in a user namespace: calls that make devices, which the kernel refuses there, are
-// answered by the init (see nodes). Where the kernel cannot do that, the init makes of it what Filter returns.
-func DeviceFilter(caps uint64) ([]byte, error) {
-	var first, p profile
-	if err := errors.Join(json.Unmarshal([]byte(deviceRules), &first), json.Unmarshal(defaultProfile, &p)); err != nil {
-		return nil, fmt.Errorf("reading the seccomp profile: %w", err)
-	}
-	p.Syscalls = slices.Concat(first.Syscalls, p.Syscalls)
-	return p.filter(caps)
-}
 
 // withoutNotify returns the program that allows what prog asks the init for; nil if that is nothing.
 func withoutNotify(prog *unix.SockFprog) *unix.SockFprog {

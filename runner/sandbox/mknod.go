@@ -1,13 +1,9 @@
 package sandbox
 
 import (
-	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync"
-	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,13 +16,8 @@ import (
 // step makes are brought into it when the step ends, for the first maxDevices devices. One that a later step changes stays
 // what it was.
 type nodes struct {
-	listener int
-	proc     int // of the init's pid namespace
-	req, res []byte
-
-	mu    sync.Mutex
-	ended bool
-	made  []madeDevice
+	mu   sync.Mutex
+	made []madeDevice
 }
 
 // maxDevices limits how many devices of a step are followed: each keeps a file open.
@@ -42,107 +33,16 @@ type madeDevice struct {
 	value string // of the attribute
 }
 
-// notification is struct seccomp_notif.
-type notification struct {
-	id         uint64
-	pid, flags uint32
-	nr         int32
-	arch       uint32
-	ip         uint64
-	args       [6]uint64
-}
-
-// response is struct seccomp_notif_resp.
-type response struct {
-	id    uint64
-	val   int64
-	err   int32
-	flags uint32
-}
-
-// serveNodes answers what comes from listener until all processes with the filter are gone. It takes both descriptors.
-func serveNodes(listener, proc int) (*nodes, error) {
-	var sizes [3]uint16 // struct seccomp_notif_sizes
-	if _, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_NOTIF_SIZES, 0, uintptr(unsafe.Pointer(&sizes))); e != 0 {
-		return nil, fmt.Errorf("asking for the size of seccomp notifications: %w", e)
-	}
-	d := &nodes{
-		listener: listener, proc: proc,
-		req: make([]byte, max(uintptr(sizes[0]), unsafe.Sizeof(notification{}))),
-		res: make([]byte, max(uintptr(sizes[1]), unsafe.Sizeof(response{}))),
-	}
-	go d.serve()
-	return d, nil
-}
-
-func (d *nodes) serve() {
-	for {
-		fds := []unix.PollFd{{Fd: int32(d.listener), Events: unix.POLLIN}}
-		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
-			return
-		}
-		switch {
-		case fds[0].Revents&unix.POLLIN != 0:
-			d.next()
-		case fds[0].Revents != 0:
-			return // nobody is left
-		}
-	}
-}
-
-// next answers one notification.
-func (d *nodes) next() {
-	clear(d.req) // or the kernel refuses it
-	if d.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&d.req[0])) != 0 {
-		return // the caller has been killed
-	}
-	n := *(*notification)(unsafe.Pointer(&d.req[0]))
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.ended {
-		return
-	}
-	clear(d.res)
-	r := (*response)(unsafe.Pointer(&d.res[0]))
-	r.id = n.id
-	err := d.mknod(&n)
-	switch {
-	case errors.Is(err, errKernel):
-		r.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
-		if d.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(r)) != unix.EINVAL {
-			return
-		}
-		r.flags, r.err = 0, -int32(unix.EPERM) // a kernel before 5.5
-	case err != nil:
-		e := errno(err)
-		if e == 0 {
-			e = unix.EPERM
-		}
-		r.err = -int32(e)
-	}
-	_ = d.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(r)) // ENOENT: the caller has been killed
-}
-
-func (d *nodes) ioctl(request uintptr, p unsafe.Pointer) syscall.Errno {
-	for {
-		_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(d.listener), request, uintptr(p))
-		if e != unix.EINTR {
-			return e
-		}
-	}
-}
-
-// valid says whether the caller still waits for the answer to n: if so, its pid was its own until now.
-func (d *nodes) valid(n *notification) error {
-	id := n.id
-	if e := d.ioctl(unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&id)); e != 0 {
-		return e
-	}
-	return nil
-}
-
-// errKernel says that the kernel itself is to answer a call.
-var errKernel = errors.New("left to the kernel")
+// deviceRules are for mknod and mknodat of block devices and of character devices, but for
+// 0:0, which the kernel lets everybody make (overlayfs's whiteout). A masked comparison has the mask first; 61440 is S_IFMT.
+const deviceRules = `{"syscalls": [
+	{"names": ["mknod"], "action": "SCMP_ACT_NOTIFY", "args": [
+		{"index": 1, "value": 61440, "valueTwo": 8192, "op": "SCMP_CMP_MASKED_EQ"}, {"index": 2, "value": 0, "op": "SCMP_CMP_NE"}]},
+	{"names": ["mknod"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 1, "value": 61440, "valueTwo": 24576, "op": "SCMP_CMP_MASKED_EQ"}]},
+	{"names": ["mknodat"], "action": "SCMP_ACT_NOTIFY", "args": [
+		{"index": 2, "value": 61440, "valueTwo": 8192, "op": "SCMP_CMP_MASKED_EQ"}, {"index": 3, "value": 0, "op": "SCMP_CMP_NE"}]},
+	{"names": ["mknodat"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 2, "value": 61440, "valueTwo": 24576, "op": "SCMP_CMP_MASKED_EQ"}]}
+]}`
 
 // nodeArgs are the arguments of mknod and mknodat.
 type nodeArgs struct {
@@ -153,20 +53,11 @@ type nodeArgs struct {
 	minor uint32
 }
 
-// nodeCall reads the arguments of n. Registers are the caller's no more: what the filter saw is what is here.
-func nodeCall(n *notification) (nodeArgs, bool) {
-	all := architectures()
-	i := slices.IndexFunc(all, func(a architecture) bool { return a.audit == n.arch })
-	if i < 0 {
-		return nodeArgs{}, false
-	}
-	j := slices.IndexFunc(all[i].calls, func(c call) bool { return c.number == uint32(n.nr) })
-	if j < 0 {
-		return nodeArgs{}, false
-	}
+// nodeCall reads the arguments of r.
+func nodeCall(r *request) (nodeArgs, bool) {
 	a := nodeArgs{dir: unix.AT_FDCWD}
-	args := n.args[:]
-	switch all[i].calls[j].name {
+	args := r.args[:]
+	switch r.name {
 	case "mknod":
 	case "mknodat":
 		a.dir, args = int(int32(args[0])), args[1:]
@@ -188,27 +79,33 @@ func (a nodeArgs) kind() string {
 	return kind + "-" + strconv.Itoa(int(a.major)) + "-" + strconv.Itoa(int(a.minor))
 }
 
-// mknod does what n asks for.
-func (d *nodes) mknod(n *notification) error {
-	a, ok := nodeCall(n)
+func (d *nodes) calls() map[string]handler {
+	return map[string]handler{"mknod": d.mknod, "mknodat": d.mknod}
+}
+
+func (d *nodes) prepare(*supervisor) error { return nil }
+
+// mknod does what r asks for.
+func (d *nodes) mknod(r *request) (int64, error) {
+	a, ok := nodeCall(r)
 	if !ok {
-		return errKernel
+		return 0, errKernel
 	}
-	c, err := d.caller(n, a)
+	c, err := newCaller(r, a)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer c.close()
 	// The path and all of c are the caller's if it still waits now.
-	if err := d.valid(n); err != nil {
-		return err
+	if err := r.valid(); err != nil {
+		return 0, err
 	}
 	if !c.mayMake() {
-		return errKernel // it knows best how to refuse
+		return 0, errKernel // it knows best how to refuse
 	}
 	node, err := c.create(a.mode & 0o7777)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer unix.Close(node.dir)
 	m := madeDevice{fd: node.fd, kind: a.kind()}
@@ -216,14 +113,16 @@ func (d *nodes) mknod(n *notification) error {
 		// Nobody but the caller's fellows can have put another file there, which they may remove themselves.
 		_ = unix.Unlinkat(node.dir, node.name, 0)
 		unix.Close(m.fd)
-		return unix.EPERM
+		return 0, unix.EPERM
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if len(d.made) < maxDevices {
 		d.made = append(d.made, m)
 	} else {
 		unix.Close(m.fd)
 	}
-	return nil
+	return 0, nil
 }
 
 // mark writes the attribute as the file is now.
@@ -240,14 +139,10 @@ func (m *madeDevice) mark() error {
 	return unix.Fsetxattr(m.fd, overrideStat, []byte(value), 0)
 }
 
-// end answers no more, and brings the attributes of the devices up to date. The step is dead; d may be nil.
+// end brings the attributes of the devices up to date.
 func (d *nodes) end() error {
-	if d == nil {
-		return nil
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.ended = true
 	var first error
 	for i := range d.made {
 		if err := d.made[i].mark(); err != nil && first == nil {

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"encoding/binary"
+	"errors"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -23,7 +24,7 @@ func insns(t *testing.T, filter func(uint64) ([]byte, error)) []unix.SockFilter 
 
 // The filter with devices is the usual one but for the calls that make devices, and becomes it for kernels without listeners.
 func TestDeviceFilter(t *testing.T) {
-	usual, with := insns(t, Filter), insns(t, DeviceFilter)
+	usual, with := insns(t, Filter), insns(t, func(caps uint64) ([]byte, error) { return SupervisedFilter(caps, Devices) })
 	plain := withoutNotify(&unix.SockFprog{Len: uint16(len(with)), Filter: &with[0]})
 	if plain == nil {
 		t.Fatal("the filter reports nothing")
@@ -97,14 +98,15 @@ func TestNodeCall(t *testing.T) {
 			if nr < 0 {
 				continue
 			}
-			got, ok := nodeCall(&notification{nr: nr, arch: arch.audit, args: c.args})
+			got, ok := nodeCall(&request{notification: notification{args: c.args}, served: served{name: nameOf(arch, uint32(nr))}})
 			if ok != (c.kind != "") || ok && (got != c.want || got.kind() != c.kind) {
 				t.Errorf("%s %v on %#x: got %+v, %v", c.name, c.args, arch.audit, got, ok)
 			}
 		}
 	}
-	if _, ok := nodeCall(&notification{arch: unix.AUDIT_ARCH_S390X}); ok {
-		t.Error("a call of an unknown architecture is served")
+	s := &supervisor{}
+	if _, err := (&request{notification: notification{arch: unix.AUDIT_ARCH_S390X}, s: s}).answer(); !errors.Is(err, errKernel) {
+		t.Errorf("a call of an unknown architecture: %v", err)
 	}
 }
 

@@ -25,15 +25,15 @@ import (
 // box is the state of the init.
 type box struct {
 	Config
-	root    int       // the new root, O_PATH
-	rootDev uint64    // its device
-	proc    int       // a proc file system that shows this process: the host's, or in a user namespace an own one, at /proc; not used once the step runs, but by nodes
-	made    []made    // mount points that were not there before
-	mounted []string  // where user mounts are, for taking them down
-	console *os.File  // the slave of the terminal
-	master  int       // and its master, or -1
-	who     *Identity // whom the process runs as
-	nodes   *nodes    // answers calls of the step; nil if it need not
+	root    int         // the new root, O_PATH
+	rootDev uint64      // its device
+	proc    int         // a proc file system that shows this process: the host's, or in a user namespace an own one, at /proc; not used once the step runs, but by super
+	made    []made      // mount points that were not there before
+	mounted []string    // where user mounts are, for taking them down
+	console *os.File    // the slave of the terminal
+	master  int         // and its master, or -1
+	who     *Identity   // whom the process runs as
+	super   *supervisor // answers calls of the step; nil if it need not
 
 	mu      sync.Mutex
 	pid     int // of the step, 0 before and after it runs
@@ -91,7 +91,7 @@ func run() int {
 	if err != nil {
 		return report(Report{Kind: Failed, Text: err.Error()})
 	}
-	if err := b.nodes.end(); err != nil {
+	if err := b.super.end(); err != nil {
 		return report(Report{Kind: Failed, Text: err.Error()})
 	}
 	b.cleanup()
@@ -284,18 +284,14 @@ func (b *box) launch() error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := s.exec(); err != nil {
+	if err := s.exec(b.supervise); err != nil {
 		var se *startError
 		if errors.As(err, &se) {
 			se.path, se.err = b.Args[0], fmt.Errorf("exec %s: %w", path, se.err)
 		}
 		return err
 	}
-	if s.listener >= 0 {
-		if b.nodes, err = serveNodes(s.listener, b.proc); err != nil {
-			return err
-		}
-	} else if b.UserNS {
+	if b.super == nil && b.UserNS {
 		unix.Close(b.proc)
 	}
 	b.pid = pid
@@ -303,6 +299,20 @@ func (b *box) launch() error {
 		_ = unix.Kill(pid, s)
 	}
 	return nil
+}
+
+// supervise answers the calls that come from listener.
+func (b *box) supervise(listener int) error {
+	duties, err := b.duties()
+	if err != nil {
+		return err
+	}
+	s, err := newSupervisor(listener, b.proc, duties)
+	if err != nil {
+		return err
+	}
+	b.super = s
+	return s.start(supervisorThreads)
 }
 
 // startError is why the step could not be started.

@@ -178,14 +178,18 @@ func (s *step) start() (int, error) {
 	return pid, nil
 }
 
-// exec lets the step go on, and returns when it has executed its program, or what kept it from that.
-func (s *step) exec() error {
+// exec lets the step go on, and returns when it has executed its program, or what kept it from that. From supervise on, which is given the
+// listener of the filter if there is one, the child's calls may need answers.
+func (s *step) exec(supervise func(listener int) error) error {
 	defer unix.Close(s.sockInit)
 	if _, err := unix.Write(s.sockInit, []byte{1}); err != nil {
 		return fmt.Errorf("starting the process: %w", err)
 	}
 	state, err := s.read()
-	if err == nil && state.errno == 0 { // it was the listener
+	if err == nil && state.errno == 0 && s.listener >= 0 {
+		if err := supervise(s.listener); err != nil {
+			return err
+		}
 		state, err = s.read()
 	}
 	if errors.Is(err, errClosed) {

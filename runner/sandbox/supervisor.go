@@ -1,0 +1,223 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// supervisor answers system calls of a step in the kernel's place: those for which the step's filter says so (RuleSet). What it does is the sum of
+// its duties.
+type supervisor struct {
+	listener int
+	proc     int // a /proc that shows the step's processes by the pids that the init sees
+	sizes    [3]uint16
+	handlers map[uint32]map[int32]served // by audit number of the ABI, and number of the call
+	duties   []duty
+
+	mu    sync.RWMutex // held for reading while a call is served
+	ended bool
+}
+
+// supervisorThreads is how many threads serve: with more than one, a slow answer does not hold the others.
+const supervisorThreads = 2
+
+// duty is something that the init does for a step by answering some of its calls. All of its functions
+// may be called by several threads at once, but for prepare and end.
+type duty interface {
+	// calls returns the handlers by the names of the calls; a name that an ABI does not have is ignored there.
+	calls() map[string]handler
+	// prepare readies a thread that serves calls; it is not used for anything else.
+	prepare(s *supervisor) error
+	// end is called once, when no call will be served any more.
+	end() error
+}
+
+// handler answers a call with a value, or an error: errKernel leaves the call to the kernel, errServed says that the answer has been sent. Any other one should
+// wrap the syscall.Errno that the caller gets, which otherwise is EPERM.
+type handler func(*request) (int64, error)
+
+// served is a call that has a handler.
+type served struct {
+	name    string
+	compat  bool // of the machine's 32-bit ABI
+	handler handler
+}
+
+// request is a call that waits for its answer.
+type request struct {
+	notification
+	served
+	s *supervisor
+}
+
+// notification is struct seccomp_notif. The pid is that of the calling thread, in the namespace of the init. Arguments are those that the filter saw.
+type notification struct {
+	id         uint64
+	pid, flags uint32
+	nr         int32
+	arch       uint32
+	ip         uint64
+	args       [6]uint64
+}
+
+// response is struct seccomp_notif_resp.
+type response struct {
+	id    uint64
+	val   int64
+	err   int32
+	flags uint32
+}
+
+var (
+	// errKernel says that the kernel itself is to answer a call.
+	errKernel = errors.New("left to the kernel")
+	// errServed says that a call has been answered.
+	errServed = errors.New("answered already")
+)
+
+// newSupervisor makes a supervisor that serves nothing yet. It owns both descriptors from then on.
+func newSupervisor(listener, proc int, duties []duty) (*supervisor, error) {
+	s := &supervisor{listener: listener, proc: proc, duties: duties, handlers: map[uint32]map[int32]served{}}
+	if _, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_NOTIF_SIZES, 0, uintptr(unsafe.Pointer(&s.sizes))); e != 0 {
+		return nil, fmt.Errorf("asking for the size of seccomp notifications: %w", e)
+	}
+	for i, a := range architectures() {
+		table := map[int32]served{}
+		for _, d := range duties {
+			handlers := d.calls()
+			for _, c := range a.calls {
+				if h := handlers[c.name]; h != nil {
+					table[int32(c.number)] = served{c.name, i > 0, h}
+				}
+			}
+		}
+		s.handlers[a.audit] = table
+	}
+	return s, nil
+}
+
+// start serves with n threads until all processes with the filter are gone.
+func (s *supervisor) start(n int) error {
+	failed := make(chan error)
+	for range n {
+		go func() {
+			runtime.LockOSThread() // and never unlocked: prepare may have made it unlike the others
+			for _, d := range s.duties {
+				if err := d.prepare(s); err != nil {
+					failed <- err
+					return
+				}
+			}
+			failed <- nil
+			s.serve()
+		}()
+	}
+	var err error
+	for range n {
+		err = errors.Join(err, <-failed)
+	}
+	return err
+}
+
+func (s *supervisor) serve() {
+	req := make([]byte, max(uintptr(s.sizes[0]), unsafe.Sizeof(notification{})))
+	res := make([]byte, max(uintptr(s.sizes[1]), unsafe.Sizeof(response{})))
+	fds := []unix.PollFd{{Fd: int32(s.listener), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+		switch {
+		case fds[0].Revents&unix.POLLIN != 0:
+			s.next(req, res)
+		case fds[0].Revents != 0:
+			return // nobody is left
+		}
+	}
+}
+
+// next answers one notification. Another thread may have been faster; then it waits for the one that comes next.
+func (s *supervisor) next(req, res []byte) {
+	clear(req) // or the kernel refuses it
+	if s.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&req[0])) != 0 {
+		return // the caller has been killed
+	}
+	r := &request{notification: *(*notification)(unsafe.Pointer(&req[0])), s: s}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.ended {
+		return
+	}
+	val, err := r.answer()
+	if errors.Is(err, errServed) {
+		return
+	}
+	clear(res)
+	out := (*response)(unsafe.Pointer(&res[0]))
+	out.id = r.id
+	switch {
+	case errors.Is(err, errKernel):
+		out.flags = unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+		if s.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(out)) != unix.EINVAL {
+			return
+		}
+		out.flags, out.err = 0, -int32(unix.EPERM) // a kernel before 5.5
+	case err != nil:
+		e := errno(err)
+		if e == 0 {
+			e = unix.EPERM
+		}
+		out.err = -int32(e)
+	default:
+		out.val = val
+	}
+	_ = s.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(out)) // ENOENT: the caller has been killed
+}
+
+// answer finds the handler and asks it.
+func (r *request) answer() (int64, error) {
+	var ok bool
+	if r.served, ok = r.s.handlers[r.arch][r.nr]; !ok {
+		return 0, errKernel
+	}
+	return r.handler(r)
+}
+
+func (s *supervisor) ioctl(request uintptr, p unsafe.Pointer) syscall.Errno {
+	for {
+		_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), request, uintptr(p))
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// valid says whether the caller still waits for the answer: if so, its pid was its own until now.
+func (r *request) valid() error {
+	id := r.id
+	if e := r.s.ioctl(unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&id)); e != 0 {
+		return e
+	}
+	return nil
+}
+
+// end answers no more, and lets the duties end. The step is dead; s may be nil.
+func (s *supervisor) end() error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	var err error
+	for _, d := range s.duties {
+		err = errors.Join(err, d.end())
+	}
+	return err
+}
