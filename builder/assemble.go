@@ -38,7 +38,7 @@ func (b *build) assemble(ctx context.Context, p *planned, f filesystem) (*image.
 	if p.base != nil {
 		base = p.base.Config.History
 	}
-	config.History, config.Created = history(base, p.history, b.clamped(made))
+	config.History, config.Created = history(base, p.history, made, times{b.epoch, b.bound})
 	if len(b.opt.Labels) > 0 {
 		labels := maps.Clone(config.Config.Labels)
 		if labels == nil {
@@ -56,24 +56,28 @@ func (b *build) assemble(ctx context.Context, p *planned, f filesystem) (*image.
 	return img, err
 }
 
-// clamped are times that are not later than SOURCE_DATE_EPOCH.
-func (b *build) clamped(made []time.Time) []time.Time {
-	if b.epoch == nil {
-		return made
+// times are what the build says of the times of entries, in seconds since 1970; nil is nothing.
+type times struct {
+	epoch *int64 // what every entry has
+	bound *int64 // what none is later than
+}
+
+// of is the time of an entry whose layer was made at t.
+func (b times) of(t v1.Time) v1.Time {
+	if b.epoch != nil {
+		t.Time = time.Unix(*b.epoch, 0).UTC()
 	}
-	epoch := time.Unix(*b.epoch, 0).UTC()
-	for i, t := range made {
-		if t.After(epoch) {
-			made[i] = epoch
-		}
+	if b.bound != nil && t.After(time.Unix(*b.bound, 0)) {
+		t.Time = time.Unix(*b.bound, 0).UTC()
 	}
-	return made
+	return t
 }
 
 // history joins the base's entries and the build's, and gives each of the build's a time: that of its
 // layer, or for an entry without one that of the layer before it, or else of the first layer made. So a
-// cached build, whose layers keep their times, gives the same bytes. The time of the image is that of its last entry.
-func history(base, own []v1.History, made []time.Time) ([]v1.History, v1.Time) {
+// cached build, whose layers keep their times, gives the same bytes. Limits are for the build's entries. The time of the image is that
+// of its last entry.
+func history(base, own []v1.History, made []time.Time, limits times) ([]v1.History, v1.Time) {
 	all := append([]v1.History{}, base...)
 	var now v1.Time
 	if len(made) > 0 {
@@ -85,8 +89,11 @@ func history(base, own []v1.History, made []time.Time) ([]v1.History, v1.Time) {
 		if !h.EmptyLayer && len(made) > 0 {
 			now.Time, made = made[0], made[1:]
 		}
-		h.Created = now
+		h.Created = limits.of(now)
 		all = append(all, h)
+	}
+	if len(own) > 0 {
+		now = limits.of(now)
 	}
 	return all, now
 }

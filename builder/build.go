@@ -72,6 +72,8 @@ type Options struct {
 	FreshStages []string
 	// RewriteTimestamps: with SOURCE_DATE_EPOCH, no file in a new layer is later than it.
 	RewriteTimestamps bool
+	// ExportEpoch, if not nil, stands for SOURCE_DATE_EPOCH in what bounds the times of the image and its files.
+	ExportEpoch *Epoch
 
 	label string // tells the steps of one platform from those of others
 }
@@ -127,7 +129,10 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	h := hasher{snapshots: b.Snapshots, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	defer h.wg.Wait()
 	defer cancel(nil) // before the wait: a failed build needs no digests
-	bd := &build{Builder: b, opt: opt, epoch: epoch, hash: func(id snapshot.ID) { h.start(ctx, id) }}
+	bd := &build{Builder: b, opt: opt, epoch: epoch, bound: epoch, hash: func(id snapshot.ID) { h.start(ctx, id) }}
+	if opt.ExportEpoch != nil {
+		bd.bound = opt.ExportEpoch.Seconds
+	}
 	p, err := bd.plan(ctx, graph)
 	if err != nil {
 		return nil, err
@@ -171,6 +176,8 @@ type build struct {
 	opt Options
 	// epoch is SOURCE_DATE_EPOCH in seconds; nil if there is none.
 	epoch *int64
+	// bound is what no time of the image is later than, in seconds: epoch, or ExportEpoch. nil is none.
+	bound *int64
 	// hash begins to compute the diffID of a layer, for as long as the build lasts.
 	hash func(snapshot.ID)
 }

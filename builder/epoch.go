@@ -14,6 +14,19 @@ import (
 // TimeOf tells the time that a context has for SOURCE_DATE_EPOCH: of its commit, or of the file that it was. Zero is none.
 type TimeOf func(ctx context.Context) (time.Time, error)
 
+// Epoch is a time that stands for SOURCE_DATE_EPOCH.
+type Epoch struct {
+	Seconds *int64 // since 1970; nil is none
+}
+
+// Equal says whether two mean the same, of which each may be nil for none given.
+func (e *Epoch) Equal(other *Epoch) bool {
+	if e == nil || other == nil || e.Seconds == nil || other.Seconds == nil {
+		return e == other || e != nil && other != nil && e.Seconds == other.Seconds
+	}
+	return *e.Seconds == *other.Seconds
+}
+
 // resolveEpoch resolves SOURCE_DATE_EPOCH: where it names a context or a stage, their time is found and the graph made again with it.
 func (b *Builder) resolveEpoch(ctx context.Context, g *dockerfile.Graph, opt Options) (*dockerfile.Graph, *int64, error) {
 	e := g.Epoch()

@@ -32,13 +32,13 @@ type step struct {
 func (s *step) Parts(ctx context.Context) ([]cache.Part, error) {
 	parts, err := s.work.parts(ctx)
 	if err == nil && s.clamps() {
-		parts = append(parts, cache.Part{Name: "clamp", Value: strconv.FormatInt(*s.epoch, 10)})
+		parts = append(parts, cache.Part{Name: "clamp", Value: strconv.FormatInt(*s.bound, 10)})
 	}
 	return parts, err
 }
 
-// clamps says that no file of the layer is later than SOURCE_DATE_EPOCH.
-func (s *step) clamps() bool { return s.epoch != nil && s.opt.RewriteTimestamps }
+// clamps says that no file of the layer is later than the bound.
+func (s *step) clamps() bool { return s.bound != nil && s.opt.RewriteTimestamps }
 
 // ContentParts name the layers below, which are what they are however they were made, and the files that are read.
 func (s *step) ContentParts(ctx context.Context, parent filesystem, inputs []filesystem) ([]cache.Part, error) {
@@ -93,7 +93,7 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem) 
 		return none, cache.Record{}, err
 	}
 	if s.clamps() {
-		active.Clamp(*s.epoch)
+		active.Clamp(*s.bound)
 	}
 	id, err := active.Commit(ctx)
 	if err != nil {
@@ -111,10 +111,17 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem) 
 }
 
 // workdirWork makes a working directory.
-type workdirWork struct{ dir, user string }
+type workdirWork struct {
+	dir, user string
+	at        *int64 // SOURCE_DATE_EPOCH; nil for none
+}
 
 func (w *workdirWork) parts(context.Context) ([]cache.Part, error) {
-	return []cache.Part{{Name: "instruction", Value: "WORKDIR"}, {Name: "dir", Value: w.dir}, {Name: "user", Value: w.user}}, nil
+	parts := []cache.Part{{Name: "instruction", Value: "WORKDIR"}, {Name: "dir", Value: w.dir}, {Name: "user", Value: w.user}}
+	if w.at != nil {
+		parts = append(parts, cache.Part{Name: "time", Value: strconv.FormatInt(*w.at, 10)})
+	}
+	return parts, nil
 }
 
 func (w *workdirWork) content(context.Context, []snapshot.ID, []filesystem) ([]cache.Part, error) {
@@ -129,7 +136,7 @@ func (w *workdirWork) do(_ context.Context, active *snapshot.Active, _ []snapsho
 		return err
 	}
 	defer root.Close()
-	if err := copier.MakeDir(root, w.dir, w.user); err != nil {
+	if err := copier.MakeDir(root, w.dir, w.user, w.at); err != nil {
 		return fmt.Errorf("making the working directory %s: %w", w.dir, err)
 	}
 	return nil

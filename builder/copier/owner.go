@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -156,8 +157,8 @@ func lookUp(root *rootfs.Root, file, name string, fields int) ([]string, error) 
 }
 
 // MakeDir makes a working directory (WORKDIR): 0755, owned by user, as are the parents that are missing; one that exists is left alone.
-// user is as for Owner.
-func MakeDir(root *rootfs.Root, dir, user string) error {
+// user is as for Owner. at is the modification time of what is made, in seconds since 1970; nil is now.
+func MakeDir(root *rootfs.Root, dir, user string, at *int64) error {
 	st, err := root.Stat(dir)
 	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return nil
@@ -166,6 +167,24 @@ func MakeDir(root *rootfs.Root, dir, user string) error {
 	if err != nil {
 		return err
 	}
-	_, err = root.MkdirAll(dir, 0o755, o.UID, o.GID)
-	return err
+	made, err := root.MkdirAll(dir, 0o755, o.UID, o.GID)
+	if err != nil || at == nil {
+		return err
+	}
+	for _, name := range slices.Backward(made) { // what is made in a folder changes its time
+		if err := setTime(root, name, *at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setTime sets the modification time of a directory.
+func setTime(root *rootfs.Root, name string, at int64) error {
+	f, err := root.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // what is set is no data
+	return rootfs.Utimes(f, ".", unix.Timespec{Nsec: unix.UTIME_OMIT}, unix.Timespec{Sec: at})
 }

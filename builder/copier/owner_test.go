@@ -137,7 +137,7 @@ func TestMakeDir(t *testing.T) {
 		{"/file", "", "not a directory"},
 		{"/file/x", "", "not a directory"},
 	} {
-		err := MakeDir(root, c.dir, c.user)
+		err := MakeDir(root, c.dir, c.user, nil)
 		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: %v, want %s", c.dir, err, c.err)
 		}
@@ -145,5 +145,21 @@ func TestMakeDir(t *testing.T) {
 	want := "a/ a/b/ etc/ etc/passwd=user:x:1000:1001::/: file=x link->there new/ new/w/ out->/../../new there/%1777@3:4 there/x/@1000:1001 there/x/y/@1000:1001 there/z/@4242:4343"
 	if got := show(t, dir); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestMakeDirTime(t *testing.T) {
+	needRoot(t)
+	root, dir := userRoot(t, "", "")
+	build(t, dir, "there/")
+	at := int64(1000)
+	if err := MakeDir(root, "/there/x/y", "", &at); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"there/x/y": true, "there/x": true, "there": false} {
+		st, err := root.Stat(name)
+		if err != nil || (st.Mtim.Sec == at) != want {
+			t.Errorf("%s: %+v, %v", name, st.Mtim, err)
+		}
 	}
 }

@@ -48,13 +48,21 @@ func (a Artifact) check() error {
 // Options say how layers and manifests are written.
 type Options struct {
 	Codec compress.Algorithm // for layers that were never compressed
+	Level *int               // of Codec; see compress.Encoder
 	// Force: layers that came in another compression are compressed again with Codec.
 	Force bool
 	// DockerTypes: manifests, configurations and layers get docker's media types instead of OCI's. There is none for zstd.
 	DockerTypes bool
 	// Archive adds what docker load reads to a layout. An index cannot be in it.
-	Archive     bool
+	Archive bool
+	// ByDigest pushes the manifest under its digest and no tag.
+	ByDigest    bool
 	Annotations []Annotation
+}
+
+// encoder compresses layers that were never compressed.
+func (o Options) encoder() compress.Encoder {
+	return compress.Encoder{Algorithm: o.Codec, Level: o.Level}
 }
 
 // AnnotationKind says what an annotation is put on.

@@ -137,7 +137,7 @@ func TestForce(t *testing.T) {
 	_, err = plain.ReadFrom(r)
 	must(t, err)
 	must(t, r.Close())
-	w, err := compress.Gzip.NewWriter(&packed)
+	w, err := compress.Gzip.Encoder().NewWriter(&packed)
 	must(t, err)
 	_, err = w.Write(plain.Bytes())
 	must(t, err)

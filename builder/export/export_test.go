@@ -288,7 +288,7 @@ func TestPushSendsNothingTwice(t *testing.T) {
 	if m.Manifest.Config.Digest != img.ID {
 		t.Errorf("pushed configuration %s", m.Manifest.Config.Digest)
 	}
-	if d, ok := e.Layers.Descriptor(img.Layers[0], compress.Gzip); !ok || d.Digest != m.Manifest.Layers[0].Digest {
+	if d, ok := e.Layers.Descriptor(img.Layers[0], compress.Gzip.Encoder()); !ok || d.Digest != m.Manifest.Layers[0].Digest {
 		t.Errorf("the blob's digest is not remembered: %v", d)
 	}
 }

@@ -200,15 +200,15 @@ func (e *Exporter) compressed(ctx context.Context, img *image.Image, o Options) 
 	g.SetLimit(2)
 	for i, l := range img.Layers {
 		g.Go(func() (err error) {
-			blobs[i], err = e.compress(ctx, e.form(l, o), o.Codec)
+			blobs[i], err = e.compress(ctx, e.form(l, o), o.encoder())
 			return err
 		})
 	}
 	return blobs, g.Wait()
 }
 
-func (e *Exporter) compress(ctx context.Context, l formed, codec compress.Algorithm) (b compressedBlob, err error) {
-	known, ok := e.Layers.Descriptor(l.Layer, codec)
+func (e *Exporter) compress(ctx context.Context, l formed, with compress.Encoder) (b compressedBlob, err error) {
+	known, ok := e.Layers.Descriptor(l.Layer, with)
 	if ok {
 		if f, err := e.Blobs.Open(known.Digest); err == nil {
 			return compressedBlob{known, f}, nil
@@ -219,7 +219,7 @@ func (e *Exporter) compress(ctx context.Context, l formed, codec compress.Algori
 		return b, fmt.Errorf("making a temporary file in %s: %w", e.Temp, err)
 	}
 	b.file = os.NewFile(uintptr(fd), "compressed layer")
-	r, err := e.open(ctx, l, codec)
+	r, err := e.open(ctx, l, with)
 	if err != nil {
 		return b, err
 	}
@@ -228,12 +228,12 @@ func (e *Exporter) compress(ctx context.Context, l formed, codec compress.Algori
 	if err := errors.Join(err, r.Close()); err != nil {
 		return b, fmt.Errorf("compressing layer %s: %w", l.DiffID, err)
 	}
-	b.desc = v1.Descriptor{MediaType: mediaType(codec), Size: n, Digest: v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", h.Sum(nil))}}
+	b.desc = v1.Descriptor{MediaType: mediaType(with.Algorithm), Size: n, Digest: v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", h.Sum(nil))}}
 	if l.Blob != nil {
 		b.desc = *l.Blob
 		return b, nil
 	}
-	return b, e.Layers.Remember(l.Layer, codec, b.desc)
+	return b, e.Layers.Remember(l.Layer, with, b.desc)
 }
 
 // tarFiles is a layout in a tar. Times are zero: the same image gives the same tar.

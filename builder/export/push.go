@@ -44,6 +44,9 @@ func (e *Exporter) Push(ctx context.Context, a Artifact, ref name.Reference, o O
 	if index == nil {
 		index = &manifests[0]
 	}
+	if o.ByDigest {
+		ref = ref.Context().Digest(index.digest.String())
+	}
 	if err := e.Client.PushManifest(ctx, ref, index.raw, index.mediaType); err != nil {
 		return Result{}, err
 	}
@@ -57,7 +60,7 @@ func (e *Exporter) pushImage(ctx context.Context, img *image.Image, repo name.Re
 	g.SetLimit(pushes)
 	for i, l := range img.Layers {
 		g.Go(func() (err error) {
-			layers[i], err = e.pushLayer(gctx, repo, e.form(l, o), o.Codec, progress)
+			layers[i], err = e.pushLayer(gctx, repo, e.form(l, o), o.encoder(), progress)
 			return err
 		})
 	}
@@ -75,15 +78,15 @@ func (e *Exporter) pushImage(ctx context.Context, img *image.Image, repo name.Re
 	return e.manifest(img, layers, o)
 }
 
-func (e *Exporter) pushLayer(ctx context.Context, repo name.Repository, l formed, codec compress.Algorithm, progress func(v1.Hash, int64)) (v1.Descriptor, error) {
+func (e *Exporter) pushLayer(ctx context.Context, repo name.Repository, l formed, with compress.Encoder, progress func(v1.Hash, int64)) (v1.Descriptor, error) {
 	u := registry.Upload{
-		MediaType: mediaType(codec),
-		Open:      func(ctx context.Context) (io.ReadCloser, error) { return e.open(ctx, l, codec) },
+		MediaType: mediaType(with.Algorithm),
+		Open:      func(ctx context.Context) (io.ReadCloser, error) { return e.open(ctx, l, with) },
 	}
 	if progress != nil {
 		u.Progress = func(current int64) { progress(l.DiffID, current) }
 	}
-	if known, ok := e.Layers.Descriptor(l.Layer, codec); ok {
+	if known, ok := e.Layers.Descriptor(l.Layer, with); ok {
 		u.Known, u.MediaType = &known, known.MediaType
 	}
 	if l.Origin != "" {
@@ -93,5 +96,5 @@ func (e *Exporter) pushLayer(ctx context.Context, repo name.Repository, l formed
 	if err != nil || l.Blob != nil {
 		return d, err
 	}
-	return d, e.Layers.Remember(l.Layer, codec, d)
+	return d, e.Layers.Remember(l.Layer, with, d)
 }

@@ -31,20 +31,20 @@ func sameCodec(t types.MediaType, codec compress.Algorithm) bool {
 	return ociLayer(t) == mediaType(codec)
 }
 
-// open streams a layer compressed with codec, or in the compression that it keeps.
-func (e *Exporter) open(ctx context.Context, l formed, codec compress.Algorithm) (io.ReadCloser, error) {
+// open streams a layer compressed with that encoder, or in the compression that it keeps.
+func (e *Exporter) open(ctx context.Context, l formed, with compress.Encoder) (io.ReadCloser, error) {
 	if l.from == nil {
-		return e.Layers.Compressed(ctx, l.Layer, codec)
+		return e.Layers.Compressed(ctx, l.Layer, with)
 	}
 	plain, err := e.Layers.Uncompressed(ctx, *l.from)
-	if err != nil || codec == compress.None {
+	if err != nil || with.Algorithm == compress.None {
 		return plain, err
 	}
 	r, w := io.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		c, err := codec.NewWriter(w)
+		c, err := with.NewWriter(w)
 		if err == nil {
 			_, err = io.Copy(c, plain)
 			err = errors.Join(err, c.Close())

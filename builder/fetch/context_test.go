@@ -21,7 +21,7 @@ func archive(t *testing.T, a compress.Algorithm, names ...string) []byte {
 	var b bytes.Buffer
 	var w io.Writer = &b
 	if a != compress.None {
-		z, err := a.NewWriter(&b)
+		z, err := a.Encoder().NewWriter(&b)
 		if err != nil {
 			t.Fatal(err)
 		}

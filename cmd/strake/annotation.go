@@ -7,6 +7,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/builder/export"
+	"github.com/strake-build/strake/layer/compress"
 )
 
 // The forms of annotations: as an attribute of -o, annotation[-KIND][[PLATFORM]].KEY, and in --annotation, [KIND[,KIND…][[PLATFORM]]:]KEY=VALUE.
@@ -17,7 +18,7 @@ var (
 
 // given says whether something is asked for about manifests or compression.
 func (o *output) given() bool {
-	return o.options.Force || o.options.DockerTypes || o.options.Codec != "gzip" || len(o.options.Annotations) > 0
+	return o.options.Force || o.options.DockerTypes || o.options.Codec != compress.Gzip || o.options.Level != nil || len(o.options.Annotations) > 0
 }
 
 // addAnnotation adds the annotation of an attribute of -o.

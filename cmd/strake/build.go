@@ -46,8 +46,9 @@ type buildOptions struct {
 	iidFile       string
 	metadataFile  string
 	outputs       []output
-	rewrite       bool // no file in a new layer is later than SOURCE_DATE_EPOCH
-	jobs          int  // 0 is the builder's default
+	rewrite       bool           // no file in a new layer is later than SOURCE_DATE_EPOCH
+	epoch         *builder.Epoch // of the image; nil is SOURCE_DATE_EPOCH
+	jobs          int            // 0 is the builder's default
 	isolation     runner.Rung
 	secrets       []secretFlag
 	ssh           []sshFlag
@@ -109,7 +110,7 @@ func (f *buildFlags) add(set *pflag.FlagSet) {
 	set.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
 	set.StringVar(&f.metadataFile, "metadata-file", "", "write what was built, as JSON, to this `file`")
 	set.BoolVar(&f.outputs.push, "push", false, "push the image under its names")
-	set.StringArrayVarP(&f.outputs.values, "output", "o", nil, "where the result goes: a folder, or `TYPE`: type=image|registry|oci|docker|tar|local[,dest=PATH] (repeatable)")
+	set.StringArrayVarP(&f.outputs.values, "output", "o", nil, "where the result goes: a folder, or `TYPE`: type=image|registry|oci|docker|tar|local|cacheonly[,dest=PATH][,KEY=VALUE…] (repeatable)")
 	set.IntVar(&f.jobs, "jobs", 0, "steps that run at once (default: by the number of CPUs)")
 	f.steps.add(set)
 }
@@ -160,7 +161,7 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 	if opts.outputs, err = f.outputs.decide(env, opts.tags, opts.index); err != nil {
 		return opts, err
 	}
-	opts.rewrite, err = rewrites(opts.outputs)
+	opts.rewrite, opts.epoch, err = times(opts.outputs)
 	return opts, err
 }
 

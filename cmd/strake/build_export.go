@@ -32,10 +32,9 @@ func (j *job) export(ctx context.Context, results []*builder.Result, sink progre
 	artifact := export.Artifact{Index: j.opts.index}
 	for _, r := range results {
 		artifact.Images = append(artifact.Images, r.Image)
-		artifact.Epochs = append(artifact.Epochs, r.Epoch)
 	}
 	for i, out := range j.opts.outputs {
-		artifact.Names = out.tags
+		artifact.Names, artifact.Epochs = out.tags, out.epochs(results)
 		id := fmt.Sprintf("export-%d", i)
 		sink(progress.Event{Time: s.env.now(), Kind: progress.Declared, Vertex: id, Name: out.name()})
 		sink(progress.Event{Time: s.env.now(), Kind: progress.Started, Vertex: id})
@@ -51,6 +50,18 @@ func (j *job) export(ctx context.Context, results []*builder.Result, sink progre
 		}
 	}
 	return made, nil
+}
+
+// epochs are the times of the files that a tar or a folder gets.
+func (o output) epochs(results []*builder.Result) []*int64 {
+	epochs := make([]*int64, len(results))
+	for i, r := range results {
+		epochs[i] = r.Epoch
+		if o.epoch != nil {
+			epochs[i] = o.epoch.Seconds
+		}
+	}
+	return epochs
 }
 
 // name is how people see an output.
@@ -82,6 +93,13 @@ func (s *store) exportOne(ctx context.Context, e *export.Exporter, out output, a
 		for _, t := range out.tags {
 			if err := s.images.Tag(t, img.ID); err != nil {
 				return res, fmt.Errorf("storing the image as %s: %w", t, err)
+			}
+		}
+		if out.unpack {
+			for _, l := range img.Layers {
+				if _, err := s.layers.Unpacked(ctx, l, nil); err != nil {
+					return res, fmt.Errorf("unpacking the image: %w", err)
+				}
 			}
 		}
 		return res, nil

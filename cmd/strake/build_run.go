@@ -161,7 +161,7 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	steps.Hostname = j.language.Hostname
 	return b.BuildPlatforms(ctx, builder.Options{
 		File: file, Context: j.in.tree, ContextTime: j.in.time, Settings: j.settings(j.opts.platforms[0]),
-		Labels: j.opts.labels, Jobs: jobs, Progress: sink, FreshStages: j.opts.noCacheFilter, RewriteTimestamps: j.opts.rewrite,
+		Labels: j.opts.labels, Jobs: jobs, Progress: sink, FreshStages: j.opts.noCacheFilter, RewriteTimestamps: j.opts.rewrite, ExportEpoch: j.opts.epoch,
 		Fetch: j.client, Secrets: j.secrets, Agents: j.agents, Contexts: j.named, ContextStages: j.contextStages(), Sandbox: steps,
 	}, j.opts.platforms)
 }

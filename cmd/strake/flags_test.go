@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/builder/export"
 	"github.com/strake-build/strake/layer/compress"
 	"github.com/strake-build/strake/runner"
@@ -101,13 +102,48 @@ func TestOutputs(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", in, got, err, want)
 		}
 	}
+	level, seconds := 9, int64(7)
+	for in, want := range map[string]output{
+		"type=image,store=false,push=,push-by-digest=": {kind: outputRegistry, push: true, skip: true, options: export.Options{ByDigest: true}},
+		"type=image,unpack=":                           {kind: outputImage, unpack: true},
+		"type=oci,dest=x,compression-level=9,source-date-epoch=7,oci-artifact=false,prefer-nondist-layers=true": {
+			kind: outputOCI, dest: "x", epoch: &builder.Epoch{Seconds: &seconds}, options: export.Options{Level: &level}},
+		"type=local,dest=x,source-date-epoch=,mode=copy": {kind: outputLocal, dest: "x", epoch: &builder.Epoch{}},
+	} {
+		want.options.Codec = compress.Gzip
+		got, err := outputFlags{values: []string{in}}.decide(env, nil, false)
+		if want.kind == outputRegistry { // it wants a name
+			got, err = outputFlags{values: []string{in + ",name=localhost:5000/b"}}.decide(env, nil, false)
+			want.tags = got[0].tags
+		}
+		if err != nil || len(got) != 1 || !reflect.DeepEqual(got[0], want) {
+			t.Errorf("%s: %+v, %v; want %+v", in, got, err, want)
+		}
+	}
+	if got, err := (outputFlags{values: []string{"type=cacheonly"}}).decide(env, tags, false); err != nil || len(got) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, in := range [][]string{
+		{"type=oci,dest=a,source-date-epoch=1", "type=oci,dest=b,source-date-epoch=2"}, {"type=oci,dest=a,source-date-epoch=1", "type=image"},
+		{"type=oci,dest=a,source-date-epoch=", "type=oci,dest=b"}, {"type=oci,dest=a,rewrite-timestamp=true", "type=image"},
+	} {
+		outputs, err := outputFlags{values: in}.decide(env, tags, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := times(outputs); err == nil {
+			t.Errorf("%s make one image", in)
+		}
+	}
 	got, err := outputFlags{values: []string{"type=image,name=localhost:5000/b,push=true"}}.decide(env, tags, false)
 	if err != nil || len(got) != 2 || got[1].kind != outputRegistry || got[1].tags[0].String() != "localhost:5000/b" {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for _, in := range []string{
 		"type=oci,tar=false", "type=local,dest=-", "type=tar,compression=zstd", "type=oci,compression=xz", "type=image,dest=x",
-		"type=tar,tar=false,dest=x", "type=oci,push=true", "type=oci,push=maybe", "type=oci,bare", "\"", "type=oci,compression=estargz", "type=oci,compression-level=3", "type=docker,oci-mediatypes=false,compression=zstd",
+		"type=tar,tar=false,dest=x", "type=oci,push=true", "type=oci,push=maybe", "type=oci,bare", "\"", "type=oci,compression=estargz", "type=oci,compression-level=10", "type=oci,compression-level=x", "type=oci,compression=uncompressed,compression-level=1", "type=tar,compression-level=1",
+		"type=oci,source-date-epoch=x", "type=image,push-by-digest=true", "type=oci,unpack=true", "type=oci,store=false", "type=oci,dangling-name-prefix=x", "type=image,name=a:1,push=true,push-by-digest=true",
+		"type=image,unpack=true,rewrite-timestamp=true", "type=oci,attest:sbom=true", "type=oci,oci-artifact=true", "type=local,dest=x,mode=delete", "type=nothing", "type=docker,oci-mediatypes=false,compression=zstd",
 		"type=image,force-compression=true", "type=local,dest=x,annotation.a=b", "type=oci,platform-split=true", "type=oci,annotation-nothing.a=b", "type=oci,annotation=x",
 		"type=oci,annotation-index.a=b",
 	} {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 
+	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/builder/export"
 	"github.com/strake-build/strake/layer/compress"
 )
@@ -16,12 +17,13 @@ type outputType string
 
 // The types of outputs.
 const (
-	outputImage    outputType = "image"    // strake's store
-	outputRegistry outputType = "registry" // pushed under its names
-	outputOCI      outputType = "oci"      // an OCI layout in a tar, or in a folder with tar=false
-	outputDocker   outputType = "docker"   // a tar that docker load takes
-	outputTar      outputType = "tar"      // the file system as a tar
-	outputLocal    outputType = "local"    // the file system as a folder
+	outputImage    outputType = "image"     // strake's store
+	outputRegistry outputType = "registry"  // pushed under its names
+	outputOCI      outputType = "oci"       // an OCI layout in a tar, or in a folder with tar=false
+	outputDocker   outputType = "docker"    // a tar that docker load takes
+	outputTar      outputType = "tar"       // the file system as a tar
+	outputLocal    outputType = "local"     // the file system as a folder
+	outputNone     outputType = "cacheonly" // nothing: the build is for the cache, or for its steps
 )
 
 // output is one place that the result of a build goes to.
@@ -33,7 +35,12 @@ type output struct {
 	// split says whether local and tar have a folder for each platform; nil is only if there are several.
 	split   *bool
 	rewrite bool // rewrite-timestamp
-	options export.Options
+	// epoch is source-date-epoch, where it is given.
+	epoch  *builder.Epoch
+	unpack bool // image: layers are unpacked, also those of the base
+	// push, and store=false, ask for the outputs that pushed and skipped make.
+	push, skip bool
+	options    export.Options
 }
 
 // outputFlags are the flags that say where the result of a build goes, as they were typed.
@@ -48,19 +55,20 @@ func (f outputFlags) decide(env *environment, tags []name.Tag, index bool) ([]ou
 	var outputs []output
 	stdout := 0
 	for _, v := range f.values {
-		o, pushed, err := parseOutput(env, v, tags)
+		o, err := parseOutput(env, v, tags)
 		if err != nil {
 			return nil, err
 		}
-		if !pushed || !index {
-			outputs = append(outputs, o)
-		}
-		if pushed {
-			o.kind = outputRegistry
-			outputs = append(outputs, o)
-		}
 		if o.dest == "-" {
 			stdout++
+		}
+		push := o
+		if !o.skip && o.kind != outputNone && (!o.push || !index) {
+			outputs = append(outputs, o)
+		}
+		if o.push && o.kind != outputRegistry {
+			push.kind = outputRegistry
+			outputs = append(outputs, push)
 		}
 	}
 	if stdout > 1 {
@@ -92,110 +100,84 @@ func (f outputFlags) decide(env *environment, tags []name.Tag, index bool) ([]ou
 }
 
 // parseOutput parses one value of -o, in docker's syntax: a folder, "-", or type=TYPE,KEY=VALUE…
-func parseOutput(env *environment, value string, tags []name.Tag) (o output, push bool, err error) {
+func parseOutput(env *environment, value string, tags []name.Tag) (o output, err error) {
 	o = output{tags: tags, options: export.Options{Codec: compress.Gzip}}
 	fields, err := csv.NewReader(strings.NewReader(value)).Read()
 	if err != nil {
-		return o, false, usagef("invalid -o %q: %w", value, err)
+		return o, usagef("invalid -o %q: %w", value, err)
 	}
 	if len(fields) == 1 && !strings.Contains(value, "=") {
 		o.kind, o.dest = outputLocal, value
 		if value == "-" {
 			o.kind = outputTar
 		}
-		return o, false, o.checkDest(env, value)
+		return o, o.checkDest(env, value)
 	}
 	for _, field := range fields {
 		k, v, ok := strings.Cut(field, "=")
 		if !ok {
-			return o, false, usagef("invalid -o %q: %q is not KEY=VALUE", value, field)
+			return o, usagef("invalid -o %q: %q is not KEY=VALUE", value, field)
 		}
-		if lower := strings.ToLower(strings.TrimSpace(k)); lower == "push" {
-			push, err = parseBool(value, k, v)
-		} else {
-			err = o.set(env, value, lower, strings.TrimSpace(k), v)
-		}
-		if err != nil {
-			return o, false, err
+		k = strings.TrimSpace(k)
+		if err := o.set(env, value, strings.ToLower(k), k, v); err != nil {
+			return o, err
 		}
 	}
-	return o, push, o.check(env, value, push)
+	return o, o.check(env, value)
 }
 
-// set sets one attribute of -o. key is lower-case, given as it was typed.
-func (o *output) set(env *environment, value, key, given, v string) (err error) {
-	switch key {
-	case "type":
-		o.kind = outputType(v)
-	case "dest", "output":
-		o.dest = v
-	case "name":
-		o.tags, err = parseTags(env, strings.Split(v, ","))
-	case "tar":
-		var tar bool
-		tar, err = parseBool(value, key, v)
-		o.folder = !tar
-	case "compression":
-		codec, ok := map[string]compress.Algorithm{"gzip": compress.Gzip, "zstd": compress.Zstd, "uncompressed": compress.None}[v]
-		if !ok {
-			return usagef("invalid -o %q: compression is gzip, zstd or uncompressed", value)
-		}
-		o.options.Codec = codec
-	case "force-compression":
-		o.options.Force, err = parseBool(value, key, v)
-	case "oci-mediatypes":
-		var oci bool
-		oci, err = parseBool(value, key, v)
-		o.options.DockerTypes = !oci
-	case "platform-split":
-		var split bool
-		split, err = parseBool(value, key, v)
-		o.split = &split
-	case "rewrite-timestamp":
-		o.rewrite, err = parseBool(value, key, v)
-	case "compression-level":
-		return usagef("invalid -o %q: the level of compression cannot be chosen, so that the same image always has the same bytes", value)
-	default:
-		if strings.HasPrefix(key, "annotation") {
-			return o.addAnnotation(value, given, v)
-		}
-		return usagef("invalid -o %q: %q is not supported", value, given)
-	}
-	return err
-}
-
-// rewrites says whether the outputs want times set back. It is the image that has them, so they must agree.
-func rewrites(outputs []output) (bool, error) {
-	for _, o := range outputs {
+// times say what the outputs want of the times in the image. It is the image that has them, so all that write one must agree.
+func times(outputs []output) (rewrite bool, epoch *builder.Epoch, err error) {
+	var first *output
+	for i := range outputs {
+		o := &outputs[i]
 		if o.rewrite != outputs[0].rewrite {
-			return false, usagef("rewrite-timestamp makes another image: ask for it in every output, or build twice")
+			return false, nil, usagef("rewrite-timestamp makes another image: ask for it in every output, or build twice")
+		}
+		if o.kind == outputTar || o.kind == outputLocal {
+			continue // the times of their files are their own
+		}
+		if first == nil {
+			first = o
+		}
+		if !o.epoch.Equal(first.epoch) {
+			return false, nil, usagef("source-date-epoch makes another image: give every output the same, or build twice")
 		}
 	}
-	return outputs[0].rewrite, nil
+	if len(outputs) > 0 {
+		rewrite = outputs[0].rewrite
+	}
+	if first != nil {
+		epoch = first.epoch
+	}
+	return rewrite, epoch, nil
 }
 
 // check refuses attributes that the type does not have.
-func (o *output) check(env *environment, value string, push bool) error {
+func (o *output) check(env *environment, value string) error {
+	if o.kind == outputNone {
+		return nil
+	}
 	switch o.kind {
 	case outputImage, outputRegistry:
 		if o.dest != "" {
 			return usagef("invalid -o %q: type=%s has no dest", value, o.kind)
 		}
 	case outputOCI, outputDocker, outputTar, outputLocal:
-		if push {
-			return usagef("invalid -o %q: type=%s has no push", value, o.kind)
-		}
 	case "":
 		return usagef("invalid -o %q: it has no type", value)
 	default:
-		return usagef("invalid -o %q: the type is image, registry, oci, docker, tar or local", value)
+		return usagef("invalid -o %q: the type is image, registry, oci, docker, tar, local or cacheonly", value)
+	}
+	if err := o.checkPush(value); err != nil {
+		return err
 	}
 	if o.folder && o.kind != outputOCI {
 		return usagef("invalid -o %q: type=%s has no tar", value, o.kind)
 	}
 	if files := o.kind == outputTar || o.kind == outputLocal; files {
 		switch {
-		case o.options.Codec != compress.Gzip || o.options.Force:
+		case o.options.Codec != compress.Gzip || o.options.Force || o.options.Level != nil:
 			return usagef("invalid -o %q: type=%s has no compression", value, o.kind)
 		case o.options.DockerTypes:
 			return usagef("invalid -o %q: type=%s has no media types", value, o.kind)
@@ -205,11 +187,14 @@ func (o *output) check(env *environment, value string, push bool) error {
 	} else if o.split != nil {
 		return usagef("invalid -o %q: type=%s has no platform-split", value, o.kind)
 	}
-	if o.kind == outputImage && !push && o.given() {
+	if o.kind == outputImage && !o.push && o.given() {
 		return usagef("invalid -o %q: the store keeps layers as they are; compression, media types and annotations are for pushing and for archives", value)
 	}
 	if o.options.DockerTypes && o.options.Codec == compress.Zstd {
 		return usagef("invalid -o %q: docker has no media type for zstd", value)
+	}
+	if err := (compress.Encoder{Algorithm: o.options.Codec, Level: o.options.Level}).Check(); err != nil {
+		return usagef("invalid -o %q: compression-level: %w", value, err)
 	}
 	o.options.Archive = o.kind == outputDocker
 	return o.checkDest(env, value)

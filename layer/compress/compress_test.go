@@ -34,7 +34,7 @@ func sample(size int) []byte {
 func pack(t testing.TB, a Algorithm, data []byte, cores, chunk int) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	w, err := a.newWriter(&b, cores)
+	w, err := a.Encoder().newWriter(&b, cores)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestSameBytesOnAnyMachine(t *testing.T) {
 	}{{Gzip, "b9fc6d1989ff0b6ad48b83725c70ce48a73d3de3fdf7e546f4c512b467d12164"}, {Zstd, "e404074224eede36d049955e391a36392c9d1374eed75eadcdeafb07ae17693d"}} {
 		first := sha256.Sum256(pack(t, c.a, data, 1, len(data)))
 		if got := fmt.Sprintf("%x", first); got != c.want {
-			t.Errorf("%s: the output is %s, with %s it was %s", c.a, got, c.a.Version(), c.want)
+			t.Errorf("%s: the output is %s, with %s it was %s", c.a, got, c.a.Encoder().Version(), c.want)
 		}
 		for _, cores := range []int{2, 3, 8} {
 			if sha256.Sum256(pack(t, c.a, data, cores, 1<<(4*cores)%50001+999)) != first {
@@ -114,8 +114,8 @@ func TestVersionNamesLinkedLibraries(t *testing.T) {
 			t.Errorf("another version of %s is linked than %s; its output may differ", path, version)
 		}
 	}
-	if Gzip.Version() == Zstd.Version() || !strings.Contains(Gzip.Version(), klauspostVersion) || XZ.Version() != "" {
-		t.Error(Gzip.Version(), Zstd.Version())
+	if gz := Gzip.Encoder().Version(); gz == Zstd.Encoder().Version() || !strings.Contains(gz, klauspostVersion) || XZ.Encoder().Version() != "" {
+		t.Error(gz, Zstd.Encoder().Version())
 	}
 }
 
@@ -242,7 +242,7 @@ func TestNothingRuns(t *testing.T) {
 	data := sample(4 << 20)
 	for _, a := range []Algorithm{Gzip, Zstd} {
 		for _, after := range []int{0, 100, 1 << 20} {
-			w, err := a.newWriter(&failing{after}, 4)
+			w, err := a.Encoder().newWriter(&failing{after}, 4)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -274,7 +274,7 @@ func TestNothingRuns(t *testing.T) {
 
 func TestOnlyRead(t *testing.T) {
 	for _, a := range []Algorithm{Bzip2, XZ, "lz4"} {
-		if _, err := a.NewWriter(io.Discard); err == nil {
+		if _, err := a.Encoder().NewWriter(io.Discard); err == nil {
 			t.Errorf("%s can be written", a)
 		}
 	}
@@ -287,7 +287,7 @@ func benchmark(b *testing.B, a Algorithm) {
 	data := sample(32 << 20)
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
-		w, err := a.NewWriter(io.Discard)
+		w, err := a.Encoder().NewWriter(io.Discard)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -325,4 +325,44 @@ func FuzzReader(f *testing.F) {
 		}
 		r.Close()
 	})
+}
+
+func TestLevels(t *testing.T) {
+	data := sample(1 << 20)
+	level := func(n int) *int { return &n }
+	size := func(e Encoder) int {
+		var b bytes.Buffer
+		w, err := e.NewWriter(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = w.Write(data)
+		if err := errors.Join(err, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := unpack(t, b.Bytes()); !bytes.Equal(got, data) {
+			t.Errorf("%+v: other bytes come back", e)
+		}
+		return b.Len()
+	}
+	for _, a := range []Algorithm{Gzip, Zstd} {
+		few, many := Encoder{a, level(1)}, Encoder{a, level(9)}
+		if few.Version() == many.Version() || few.Version() == a.Encoder().Version() {
+			t.Errorf("%s: one version for several levels", a)
+		}
+		if f, m := size(few), size(many); f <= m {
+			t.Errorf("%s: %d bytes with level 1, %d with 9", a, f, m)
+		}
+	}
+	if (Encoder{Gzip, level(gzipLevel)}).Version() != Gzip.Encoder().Version() || (Encoder{Zstd, level(3)}).Version() != Zstd.Encoder().Version() {
+		t.Error("strake's own level, when it is named, is another one")
+	}
+	if n := size(Encoder{Gzip, level(0)}); n < len(data) {
+		t.Errorf("level 0 compresses to %d bytes", n)
+	}
+	for _, e := range []Encoder{{Gzip, level(10)}, {Gzip, level(-1)}, {Zstd, level(23)}, {None, level(1)}, {XZ, nil}} {
+		if e.Check() == nil {
+			t.Errorf("%+v is accepted", e)
+		}
+	}
 }

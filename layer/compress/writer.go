@@ -1,6 +1,7 @@
 package compress
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -20,17 +21,59 @@ const (
 	pgzipVersion     = "v1.3.0"
 )
 
-// Version names the encoder and its parameters: the same Algorithm, Version and
+// Encoder is a format to write, with how much work goes into making it small.
+type Encoder struct {
+	Algorithm Algorithm
+	Level     *int // 0 to 9 for gzip, 0 to 22 for zstd; nil is strake's own choice
+}
+
+// Encoder is that of strake's own level.
+func (a Algorithm) Encoder() Encoder { return Encoder{Algorithm: a} }
+
+// Check says whether there are such an encoder and such a level.
+func (e Encoder) Check() error {
+	most := map[Algorithm]int{Gzip: 9, Zstd: 22}[e.Algorithm]
+	switch {
+	case e.Algorithm == Bzip2 || e.Algorithm == XZ:
+		return fmt.Errorf("%s can only be read", e.Algorithm)
+	case e.Algorithm != None && most == 0:
+		return fmt.Errorf("unknown compression %q", string(e.Algorithm))
+	case e.Level == nil:
+		return nil
+	case e.Algorithm == None:
+		return errors.New("there is no level where nothing is compressed")
+	case *e.Level < 0 || *e.Level > most:
+		return fmt.Errorf("the level of %s is 0 to %d", e.Algorithm, most)
+	}
+	return nil
+}
+
+func (e Encoder) gzipLevel() int {
+	if e.Level == nil {
+		return gzipLevel
+	}
+	return *e.Level
+}
+
+// zstdLevel is the encoder's level, which stands for several of the format's.
+func (e Encoder) zstdLevel() zstd.EncoderLevel {
+	if e.Level == nil {
+		return zstd.SpeedDefault
+	}
+	return zstd.EncoderLevelFromZstd(*e.Level)
+}
+
+// Version names the encoder and its parameters: the same Encoder, Version and
 // input give the same bytes on every machine. It is part of what strake
 // remembers about a compressed layer. It is empty for what can only be read.
-func (a Algorithm) Version() string {
-	switch a {
+func (e Encoder) Version() string {
+	switch e.Algorithm {
 	case None:
 		return "none"
 	case Gzip:
-		return fmt.Sprintf("pgzip %s, compress %s, level %d, block %d", pgzipVersion, klauspostVersion, gzipLevel, gzipBlockSize)
+		return fmt.Sprintf("pgzip %s, compress %s, level %d, block %d", pgzipVersion, klauspostVersion, e.gzipLevel(), gzipBlockSize)
 	case Zstd:
-		return fmt.Sprintf("zstd, compress %s, level default", klauspostVersion)
+		return fmt.Sprintf("zstd, compress %s, level %s", klauspostVersion, e.zstdLevel())
 	case Bzip2, XZ:
 	}
 	return ""
@@ -39,17 +82,18 @@ func (a Algorithm) Version() string {
 // NewWriter returns a writer that compresses to w on all cores. Close ends the
 // stream and does not close w; it must be called, also after an error, to end the goroutines.
 // An error of w may show at a later Write, or at Close.
-func (a Algorithm) NewWriter(w io.Writer) (io.WriteCloser, error) {
-	return a.newWriter(w, runtime.GOMAXPROCS(0))
+func (e Encoder) NewWriter(w io.Writer) (io.WriteCloser, error) {
+	return e.newWriter(w, runtime.GOMAXPROCS(0))
 }
 
-func (a Algorithm) newWriter(w io.Writer, cores int) (io.WriteCloser, error) {
-	switch a {
-	case None:
-		return nopCloser{w}, nil
+func (e Encoder) newWriter(w io.Writer, cores int) (io.WriteCloser, error) {
+	if err := e.Check(); err != nil {
+		return nil, err
+	}
+	switch e.Algorithm {
 	case Gzip:
 		s := &sticky{w: w}
-		z, err := pgzip.NewWriterLevel(s, gzipLevel)
+		z, err := pgzip.NewWriterLevel(s, e.gzipLevel())
 		if err != nil {
 			return nil, err
 		}
@@ -59,11 +103,10 @@ func (a Algorithm) newWriter(w io.Writer, cores int) (io.WriteCloser, error) {
 		z.ModTime = time.Unix(0, 0) // "no time" (RFC 1952); the zero Time is none of its values
 		return &gzipWriter{Writer: z, out: s}, nil
 	case Zstd:
-		return zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(cores))
-	case Bzip2, XZ:
-		return nil, fmt.Errorf("%s can only be read", a)
+		return zstd.NewWriter(w, zstd.WithEncoderLevel(e.zstdLevel()), zstd.WithEncoderConcurrency(cores))
+	default:
+		return nopCloser{w}, nil
 	}
-	return nil, fmt.Errorf("unknown compression %q", string(a))
 }
 
 type nopCloser struct{ io.Writer }

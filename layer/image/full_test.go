@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/layer/blob"
+	"github.com/strake-build/strake/layer/compress"
 	"github.com/strake-build/strake/layer/image"
 )
 
@@ -66,7 +67,7 @@ func TestFullDisk(t *testing.T) {
 	full("an image", s.Put(newImage(t, "new", 2)))
 	full("another name", s.Tag(ref(t, "app:2"), old))
 	known := image.Layers{Blobs: blobs, Dir: filepath.Join(disk, "images")}
-	full("a layer's blob", known.Remember(image.Layer{DiffID: digest(nil)}, "gzip", v1.Descriptor{Digest: digest(nil)}))
+	full("a layer's blob", known.Remember(image.Layer{DiffID: digest(nil)}, compress.Gzip.Encoder(), v1.Descriptor{Digest: digest(nil)}))
 	if img, err := s.Find("app:1"); err != nil || img.ID != old {
 		t.Errorf("reading on a full disk: %v", err)
 	}

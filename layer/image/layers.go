@@ -30,7 +30,7 @@ type Layers struct {
 	Blobs     *blob.Store
 	Snapshots *snapshot.Store
 	Remote    Fetcher // nil: what is not here is an error
-	Dir       string  // remembers (diffID, codec) → descriptor
+	Dir       string  // remembers (diffID, encoder) → descriptor
 }
 
 // MediaType is the media type of a layer that strake compressed with a (OCI image specification, layer.md).
@@ -134,12 +134,12 @@ func (l *Layers) source(ctx context.Context, layer Layer, done func(current, tot
 }
 
 // Descriptor returns the compressed form of the layer if it is known: the layer's own Blob, or what
-// Remember was told of this algorithm.
-func (l *Layers) Descriptor(layer Layer, a compress.Algorithm) (v1.Descriptor, bool) {
+// Remember was told of this encoder.
+func (l *Layers) Descriptor(layer Layer, e compress.Encoder) (v1.Descriptor, bool) {
 	if layer.Blob != nil {
 		return *layer.Blob, true
 	}
-	path, err := l.path(layer.DiffID, a)
+	path, err := l.path(layer.DiffID, e)
 	if err != nil {
 		return v1.Descriptor{}, false
 	}
@@ -151,9 +151,9 @@ func (l *Layers) Descriptor(layer Layer, a compress.Algorithm) (v1.Descriptor, b
 	return d, true
 }
 
-// Remember records what compressing the layer with a gave.
-func (l *Layers) Remember(layer Layer, a compress.Algorithm, d v1.Descriptor) error {
-	path, err := l.path(layer.DiffID, a)
+// Remember records what compressing the layer with e gave.
+func (l *Layers) Remember(layer Layer, e compress.Encoder, d v1.Descriptor) error {
+	path, err := l.path(layer.DiffID, e)
 	if err == nil {
 		err = os.MkdirAll(l.Dir, 0o700)
 	}
@@ -170,12 +170,12 @@ func (l *Layers) Remember(layer Layer, a compress.Algorithm, d v1.Descriptor) er
 	return nil
 }
 
-// path is the file of what compressing a layer gave. The version is part of it: another encoder gives other bytes.
-func (l *Layers) path(diffID v1.Hash, a compress.Algorithm) (string, error) {
+// path is the file of what compressing a layer gave. The version, with the level, is part of it: another encoder gives other bytes.
+func (l *Layers) path(diffID v1.Hash, e compress.Encoder) (string, error) {
 	if h, err := v1.NewHash(diffID.String()); err != nil || h != diffID {
 		return "", fmt.Errorf("%q is not a digest", diffID.String())
 	}
-	return filepath.Join(l.Dir, diffID.Hex+"."+url.QueryEscape(string(a)+" "+a.Version())), nil
+	return filepath.Join(l.Dir, diffID.Hex+"."+url.QueryEscape(string(e.Algorithm)+" "+e.Version())), nil
 }
 
 // forget removes what Remember was told of a layer.
@@ -209,12 +209,12 @@ func replaceFile(path string, data []byte) error {
 }
 
 // Compressed streams the layer's compressed bytes: its own Blob if it has one (local, else fetched,
-// and checked: a wrong digest is an error from Read), else the tar of its directory compressed with a.
-func (l *Layers) Compressed(ctx context.Context, layer Layer, a compress.Algorithm) (io.ReadCloser, error) {
+// and checked: a wrong digest is an error from Read), else the tar of its directory compressed with e.
+func (l *Layers) Compressed(ctx context.Context, layer Layer, e compress.Encoder) (io.ReadCloser, error) {
 	if layer.Blob != nil {
 		return l.checked(ctx, layer)
 	}
-	if d, ok := l.Descriptor(layer, a); ok {
+	if d, ok := l.Descriptor(layer, e); ok {
 		if f, err := l.Blobs.Open(d.Digest); err == nil {
 			return newSource(f, d), nil
 		}
@@ -223,11 +223,11 @@ func (l *Layers) Compressed(ctx context.Context, layer Layer, a compress.Algorit
 	if err != nil {
 		return nil, err
 	}
-	if a == compress.None {
+	if e.Algorithm == compress.None {
 		return l.tar(ctx, id), nil
 	}
 	return stream(ctx, func(ctx context.Context, w io.Writer) error {
-		c, err := a.NewWriter(w)
+		c, err := e.NewWriter(w)
 		if err != nil {
 			return err
 		}

@@ -83,7 +83,7 @@ func compressed(t testing.TB, a compress.Algorithm, b []byte) []byte {
 		return b
 	}
 	var out bytes.Buffer
-	w, err := a.NewWriter(&out)
+	w, err := a.Encoder().NewWriter(&out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestUnpackedFetchesOnce(t *testing.T) {
 			if _, err := w.blobs.Size(l.Blob.Digest); err != nil {
 				t.Error("the blob was not kept:", err)
 			}
-			r, err := w.layers.Compressed(t.Context(), l, compress.Zstd)
+			r, err := w.layers.Compressed(t.Context(), l, compress.Zstd.Encoder())
 			if b, err := readAll(t, r, err); err != nil || digest(b) != l.Blob.Digest {
 				t.Error("Compressed:", err)
 			}
@@ -267,7 +267,7 @@ func TestBadLayers(t *testing.T) {
 			if c.l.Blob == nil || c.canceled || name == "wrong diffID" {
 				return
 			}
-			r, err := w.layers.Compressed(ctx, c.l, compress.Gzip)
+			r, err := w.layers.Compressed(ctx, c.l, compress.Gzip.Encoder())
 			if _, err := readAll(t, r, err); err == nil {
 				t.Error("Compressed: no error")
 			}
@@ -302,7 +302,7 @@ func TestDamagedBlob(t *testing.T) {
 			if _, err := w.layers.Unpacked(t.Context(), alone, nil); err == nil || !strings.Contains(err.Error(), "damaged") {
 				t.Errorf("%s: %v", name, err)
 			}
-			r, err := w.layers.Compressed(t.Context(), alone, a)
+			r, err := w.layers.Compressed(t.Context(), alone, a.Encoder())
 			if _, err := readAll(t, r, err); err == nil || !strings.Contains(err.Error(), "damaged") {
 				t.Errorf("Compressed, %s: %v", name, err)
 			}
@@ -323,27 +323,27 @@ func TestMadeLayer(t *testing.T) {
 	if got, err := w.layers.Unpacked(t.Context(), l, nil); got != id || err != nil {
 		t.Errorf("Unpacked = %q, %v", got, err)
 	}
-	if _, ok := w.layers.Descriptor(l, compress.Gzip); ok {
+	if _, ok := w.layers.Descriptor(l, compress.Gzip.Encoder()); ok {
 		t.Error("a descriptor of what was never compressed")
 	}
 	for _, a := range []compress.Algorithm{compress.Gzip, compress.Zstd, compress.None} {
-		r, err := w.layers.Compressed(t.Context(), l, a)
+		r, err := w.layers.Compressed(t.Context(), l, a.Encoder())
 		b, err := readAll(t, r, err)
 		if err != nil || compress.Detect(b) != a {
 			t.Fatal(a, err)
 		}
 		d := v1.Descriptor{Digest: digest(b), Size: int64(len(b)), MediaType: types.OCILayer}
-		if err := w.layers.Remember(l, a, d); err != nil {
+		if err := w.layers.Remember(l, a.Encoder(), d); err != nil {
 			t.Fatal(err)
 		}
-		if got, ok := w.layers.Descriptor(l, a); !ok || got.Digest != d.Digest || got.Size != d.Size {
+		if got, ok := w.layers.Descriptor(l, a.Encoder()); !ok || got.Digest != d.Digest || got.Size != d.Size {
 			t.Errorf("%s: Descriptor = %v, %v", a, got, ok)
 		}
 		// The remembered blob serves when it is in the store.
 		if _, err := w.blobs.PutBytes(b); err != nil {
 			t.Fatal(err)
 		}
-		r, err = w.layers.Compressed(t.Context(), l, a)
+		r, err = w.layers.Compressed(t.Context(), l, a.Encoder())
 		if again, err := readAll(t, r, err); err != nil || !bytes.Equal(b, again) {
 			t.Error(a, err)
 		}
@@ -352,7 +352,7 @@ func TestMadeLayer(t *testing.T) {
 		}
 	}
 	// A reader that is closed early ends its writer.
-	r, err := w.layers.Compressed(t.Context(), l, compress.Gzip)
+	r, err := w.layers.Compressed(t.Context(), l, compress.Gzip.Encoder())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,7 +375,7 @@ func TestRemove(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := w.layers.Remember(made, compress.Gzip, v1.Descriptor{Digest: digest(nil)}); err != nil {
+	if err := w.layers.Remember(made, compress.Gzip.Encoder(), v1.Descriptor{Digest: digest(nil)}); err != nil {
 		t.Fatal(err)
 	}
 	manifest, err := w.blobs.PutBytes([]byte("manifest"))
@@ -422,7 +422,7 @@ func TestRemove(t *testing.T) {
 			t.Errorf("layer %s: %v", h, err)
 		}
 	}
-	if _, ok := w.layers.Descriptor(made, compress.Gzip); ok {
+	if _, ok := w.layers.Descriptor(made, compress.Gzip.Encoder()); ok {
 		t.Error("a removed layer is remembered")
 	}
 	if err := w.images.Remove(one, w.layers, keep); !errors.Is(err, image.ErrNotFound) {
