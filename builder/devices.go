@@ -41,10 +41,24 @@ func (w *runWork) deviceEdits() (device.Edits, error) {
 func deviceMounts(e device.Edits) []runner.Mount {
 	var mounts []runner.Mount
 	for _, m := range e.Mounts {
+		if m.Tmpfs {
+			mounts = append(mounts, runner.Mount{
+				Type: runner.Tmpfs, Target: m.Target, ReadOnly: m.ReadOnly, NoExec: m.NoExec, Mode: m.Mode, Size: m.Size, UID: m.UID, GID: m.GID,
+			})
+			continue
+		}
 		mounts = append(mounts, runner.Mount{
 			Type: runner.Bind, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly,
 			NoSuid: m.NoSuid, NoDev: m.NoDev, NoExec: m.NoExec,
 		})
 	}
 	return mounts
+}
+
+func deviceHooks(e device.Edits) []runner.Hook {
+	var hooks []runner.Hook
+	for _, h := range e.Hooks {
+		hooks = append(hooks, runner.Hook{Kind: runner.HookKind(h.Name), Path: h.Path, Args: h.Args, Env: h.Env, Timeout: h.Timeout})
+	}
+	return hooks
 }

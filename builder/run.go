@@ -91,6 +91,7 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 		Insecure:   w.run.Security == dockerfile.SecurityInsecure,
 		Ulimits:    w.opt.Sandbox.Ulimits,
 		Limits:     w.opt.Sandbox.Limits,
+		Hooks:      deviceHooks(needed),
 	}
 	if s := w.run.Script; s != nil {
 		box.Mounts = append(box.Mounts, runner.Mount{Type: runner.Bind, Target: path.Join("/dev/pipes", s.Name), Data: s.Data, Mode: 0o755, ReadOnly: true})
@@ -100,6 +101,7 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 		Env:    environ(w.run.Env, w.run.Proxy, mounted.env, needed.Env),
 		Dir:    w.run.Dir,
 		User:   w.run.User,
+		Groups: needed.Groups,
 		Stdout: &output{w.build, w.vertex.ID, progress.Stdout},
 		Stderr: &output{w.build, w.vertex.ID, progress.Stderr},
 	})

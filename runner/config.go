@@ -22,7 +22,7 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 		ReadOnly: s.ReadOnly, Loopback: s.Network == NoNetwork, Hostname: s.Hostname, UserNS: l.Isolation.UserNS,
 		Args: p.Args, Env: slices.Clone(p.Env), Dir: p.Dir, User: p.User,
 		NullStdin: p.Stdin == nil && p.Terminal == nil, Terminal: p.Terminal != nil,
-		Insecure: s.Insecure, ShmSize: s.ShmSize,
+		Insecure: s.Insecure, ShmSize: s.ShmSize, Groups: p.Groups,
 	}
 	if s.ShmSize < 0 {
 		return nil, nil, errors.New("the size of /dev/shm is negative")
@@ -30,7 +30,10 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 	if !s.Insecure {
 		c.Filter, c.Supervise = l.filter, l.supervised()
 	}
-	var err error
+	err := l.checkGroups(p.Groups)
+	if err != nil {
+		return nil, nil, err
+	}
 	if c.Limits, err = rlimits(s.Ulimits); err != nil {
 		return nil, nil, err
 	}
@@ -70,6 +73,35 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 	return c, done, nil
 }
 
+// checkGroups says whether a process may have groups.
+func (l *Linux) checkGroups(groups []uint32) error {
+	if len(groups) == 0 || !l.Isolation.UserNS {
+		return nil
+	}
+	const remedy = "give the user subordinate group ids (see docs/rootless.md) that reach to it, or build as root"
+	setgroups, err := os.ReadFile("/proc/self/setgroups")
+	if err == nil && strings.TrimSpace(string(setgroups)) == "deny" {
+		return fmt.Errorf("supplementary group %d: this user namespace has no such groups: %s", groups[0], remedy)
+	}
+	data, err := os.ReadFile("/proc/self/gid_map")
+	if err != nil {
+		return fmt.Errorf("reading the own ids: %w", err)
+	}
+	for _, g := range groups {
+		mapped := false
+		for line := range strings.Lines(string(data)) {
+			var inside, outside, size uint64
+			if n, _ := fmt.Sscan(line, &inside, &outside, &size); n == 3 {
+				mapped = mapped || uint64(g) >= inside && uint64(g) < inside+size
+			}
+		}
+		if !mapped {
+			return fmt.Errorf("supplementary group %d: it is not in this user namespace: %s", g, remedy)
+		}
+	}
+	return nil
+}
+
 // mountConfig makes the init's form of m.
 func mountConfig(m Mount) (sandbox.Mount, error) {
 	c := sandbox.Mount{
@@ -88,8 +120,6 @@ func mountConfig(m Mount) (sandbox.Mount, error) {
 		return c, fmt.Errorf("unknown type %q", m.Type)
 	case m.Type == Tmpfs && (m.Overlay != nil || m.Source != "" || m.Inside != "" || m.Data != nil):
 		return c, errors.New("a tmpfs has no source")
-	case m.Type == Tmpfs && (m.NoSuid || m.NoDev || m.NoExec):
-		return c, errors.New("a tmpfs cannot be restricted")
 	case m.Data != nil && (m.Overlay != nil || m.Source != "" || m.Inside != ""):
 		return c, errors.New("a file with data has no source")
 	}

@@ -101,6 +101,9 @@ func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
 	defer done()
 	b := &box{linux: l, process: p, oom: l.oom}
 	defer b.close()
+	if err := b.hook(s, cfg); err != nil {
+		return err
+	}
 	if s.Limits.Any() {
 		if err := b.limit(s.Limits); err != nil {
 			return err
@@ -110,7 +113,8 @@ func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
 	if err := b.start(cfg); err != nil {
 		return err
 	}
-	return b.wait(ctx)
+	err = b.wait(ctx)
+	return b.hooks.after(ctx, err, p.Stderr)
 }
 
 // box is the parent's side of a running box.
@@ -124,6 +128,7 @@ type box struct {
 	record  string        // the directory that remembers group
 	oom     oomFile
 	oomed   uint64 // counter of kills before the start
+	hooks   *hooks // nil without any
 
 	mu  sync.Mutex
 	end bool // the init is gone
@@ -183,7 +188,7 @@ func configFile(cfg *sandbox.Config) (*os.File, error) {
 func (b *box) wait(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, b.kill)
 	reports := make(chan []sandbox.Report, 1)
-	go func() { reports <- b.listen() }()
+	go func() { reports <- b.listen(ctx) }()
 	signals := b.passSignals()
 
 	state, err := b.init.Wait()
@@ -199,6 +204,9 @@ func (b *box) wait(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("waiting for the sandbox: %w", err)
+	}
+	if b.hooks.failed() != nil {
+		return b.hooks.failed()
 	}
 	if copyErr != nil { // the process may have died of it
 		return copyErr
@@ -218,7 +226,7 @@ func (b *box) kill() {
 // result makes an error of what the init reported last.
 func (b *box) result(got []sandbox.Report, state *os.ProcessState) error {
 	oom := func() bool { return b.oom.count() > b.oomed }
-	if len(got) == 0 || got[len(got)-1].Kind == sandbox.Started {
+	if len(got) == 0 || got[len(got)-1].Kind == sandbox.Started || got[len(got)-1].Kind == sandbox.Created {
 		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 			return &ExitError{Code: 128 + int(ws.Signal()), Signal: ws.Signal(), OOM: oom()}
 		}
@@ -230,7 +238,7 @@ func (b *box) result(got []sandbox.Report, state *os.ProcessState) error {
 		return fmt.Errorf("making the sandbox: %s", r.Text)
 	case sandbox.NoStart:
 		return &StartError{Code: r.Code, Path: r.Path, Err: &remoteError{r.Text, syscall.Errno(r.Errno)}}
-	case sandbox.Started, sandbox.Ended: // Ended: Started was dealt with
+	case sandbox.Created, sandbox.Started, sandbox.Ended: // Ended: the others were dealt with
 	}
 	ws := syscall.WaitStatus(r.Status)
 	switch {
@@ -258,7 +266,7 @@ func (e *remoteError) Unwrap() error {
 }
 
 // listen reads the reports of the init until it is gone.
-func (b *box) listen() (got []sandbox.Report) {
+func (b *box) listen(ctx context.Context) (got []sandbox.Report) {
 	conn, err := b.sock.SyscallConn()
 	if err != nil {
 		return nil
@@ -280,6 +288,7 @@ func (b *box) listen() (got []sandbox.Report) {
 		var r sandbox.Report
 		if json.Unmarshal(buf[:n], &r) == nil {
 			got = append(got, r)
+			b.hooked(ctx, r.Kind)
 		}
 		if fd, ok := passedFD(oob[:oobn]); ok {
 			b.io.join(fd)
@@ -336,4 +345,5 @@ func (b *box) close() {
 	if b.record != "" {
 		os.RemoveAll(b.record)
 	}
+	b.hooks.close()
 }

@@ -56,7 +56,7 @@ type Mount struct {
 	// Inside, for Bind, is a path in Source, which is then not the host's to trust: links in it are resolved inside Source.
 	Inside   string
 	UID, GID int // of Data's file, or of the tmpfs
-	// NoSuid, NoDev and NoExec restrict a Bind as mount(8) says.
+	// NoSuid, NoDev and NoExec restrict a mount as mount(8) says; a tmpfs is always without setuid programs and devices.
 	NoSuid, NoDev, NoExec bool
 }
 
@@ -90,6 +90,8 @@ type Sandbox struct {
 	Ulimits  []Ulimit
 	// Limits need a control group. Where none can be made, Run fails.
 	Limits Limits
+	// Hooks are programs of the host. They come from its administrator, never from what is built.
+	Hooks []Hook
 }
 
 // Process is what runs in the box.
@@ -98,6 +100,8 @@ type Process struct {
 	Env  []string
 	Dir  string // working directory, made if missing
 	User string // user[:group], names looked up in the root's /etc/passwd and /etc/group; empty is 0:0
+
+	Groups []uint32 // more supplementary groups than those of User
 
 	Stdin          io.Reader // nil is /dev/null
 	Stdout, Stderr io.Writer

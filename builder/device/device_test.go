@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/strake-build/strake/builder/device"
 )
@@ -165,13 +166,40 @@ func TestEdits(t *testing.T) {
 	}
 }
 
+// Hooks, groups and file systems of their own, as programs that write specifications have them.
+func TestEditsOfABox(t *testing.T) {
+	got, err := open(t, folder(t, map[string]string{"a.json": one("x", `
+		"hooks": [
+			{"hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook", "args": ["nvidia-cdi-hook", "create-symlinks", "--link", "a::/b"], "env": ["A=1"]},
+			{"hookName": "poststop", "path": "/bin/x", "timeout": 3}],
+		"additionalGids": [0, 44, 109, 44],
+		"mounts": [{"hostPath": "tmpfs", "containerPath": "/t", "type": "tmpfs", "options": ["mode=1770", "size=2M", "uid=3", "gid=4", "noexec", "nosuid"]}]`),
+	})).Edits([]string{"v.org/c=x"})
+	want := device.Edits{
+		Hooks: []device.Hook{
+			{Name: "createContainer", Path: "/usr/bin/nvidia-cdi-hook", Args: []string{"nvidia-cdi-hook", "create-symlinks", "--link", "a::/b"}, Env: []string{"A=1"}},
+			{Name: "poststop", Path: "/bin/x", Timeout: 3 * time.Second},
+		},
+		Groups: []uint32{44, 109},
+		Mounts: []device.Mount{{Target: "/t", Tmpfs: true, Mode: 0o1770, Size: 2 << 20, UID: 3, GID: 4, NoExec: true, NoSuid: true}},
+	}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
 // What cannot be done is an error that names it, of those who ask for the device only.
 func TestEditsThatAreNotMade(t *testing.T) {
 	for edits, want := range map[string]string{
-		`"hooks": [{"hookName": "createContainer", "path": "/bin/x"}]`:                               "asks for hooks, which",
-		`"intelRdt": {"closID": "x"}, "additionalGids": [3]`:                                         "asks for intelRdt, additionalGids, which",
+		`"hooks": [{"hookName": "startContainer", "path": "/bin/x"}]`:                                "asks for a startContainer hook, which",
+		`"intelRdt": {"closID": "x"}, "additionalGids": [3]`:                                         "asks for intelRdt, which",
 		`"netDevices": [{"hostInterfaceName": "a", "name": "b"}]`:                                    "asks for netDevices, which",
-		`"mounts": [{"hostPath": "/a", "containerPath": "/b", "type": "tmpfs"}]`:                     `type "tmpfs"`,
+		`"mounts": [{"hostPath": "/a", "containerPath": "/b", "type": "ext4"}]`:                      `type "ext4"`,
+		`"mounts": [{"hostPath": "/a", "containerPath": "/b", "options": ["size=1m"]}]`:              `option "size=1m"`,
+		`"mounts": [{"containerPath": "/b", "type": "tmpfs", "options": ["size=x"]}]`:                `option "size=x": "x" is not a number`,
+		`"mounts": [{"containerPath": "/b", "type": "tmpfs", "options": ["size="]}]`:                 `option "size=": "" is not a number`,
+		`"mounts": [{"containerPath": "/b", "type": "tmpfs", "options": ["mode=999"]}]`:              `option "mode=999": "999" is not a number`,
+		`"mounts": [{"containerPath": "/b", "type": "tmpfs", "options": ["huge=always"]}]`:           `option "huge=always" is not supported`,
 		`"mounts": [{"hostPath": "/a", "containerPath": "/b", "options": ["rshared"]}]`:              `option "rshared"`,
 		`"deviceNodes": [{"path": "/dev/no-such-device"}]`:                                           "no such file",
 		`"deviceNodes": [{"path": "/etc"}]`:                                                          "not a device",
@@ -196,18 +224,22 @@ func TestBadSpecifications(t *testing.T) {
 		"a: [":                                 "did not find",
 		"":                                     "unknown CDI version",
 		strings.Replace(fine, "0.6.0", "7", 1): `unknown CDI version "7"`,
-		strings.Replace(fine, "v.org/c", "v.org", 1):                     `invalid kind "v.org"`,
-		strings.Replace(fine, "v.org/c", "v.org/c/d", 1):                 "invalid kind",
-		strings.Replace(fine, `"x"`, `"-x"`, 1):                          `invalid device name "-x"`,
-		strings.Replace(fine, "devices", "devize", 1):                    "unknown field",
-		strings.Replace(fine, "A=1", "A", 1):                             `invalid environment variable "A"`,
-		one("x", ""):                                                     "no containerEdits",
-		one("x", `"mounts": [{"hostPath": "a", "containerPath": "/b"}]`): "not absolute",
-		one("x", `"deviceNodes": [{"path": "../a"}]`):                    "not absolute",
-		one("x", `"deviceNodes": [{"path": "/a", "type": "q"}]`):         "unknown type",
-		one("x", `"deviceNodes": [{"path": "/a", "permissions": "q"}]`):  "invalid permissions",
-		`{"cdiVersion": "0.6.0", "kind": "v.org/c"}`:                     "no devices",
-		fine + strings.Repeat(" ", 4<<20):                                "longer than",
+		strings.Replace(fine, "v.org/c", "v.org", 1):                                `invalid kind "v.org"`,
+		strings.Replace(fine, "v.org/c", "v.org/c/d", 1):                            "invalid kind",
+		strings.Replace(fine, `"x"`, `"-x"`, 1):                                     `invalid device name "-x"`,
+		strings.Replace(fine, "devices", "devize", 1):                               "unknown field",
+		strings.Replace(fine, "A=1", "A", 1):                                        `invalid environment variable "A"`,
+		one("x", ""):                                                                "no containerEdits",
+		one("x", `"mounts": [{"hostPath": "a", "containerPath": "/b"}]`):            "not absolute",
+		one("x", `"deviceNodes": [{"path": "../a"}]`):                               "not absolute",
+		one("x", `"deviceNodes": [{"path": "/a", "type": "q"}]`):                    "unknown type",
+		one("x", `"deviceNodes": [{"path": "/a", "permissions": "q"}]`):             "invalid permissions",
+		one("x", `"hooks": [{"hookName": "x", "path": "/a"}]`):                      "invalid hookName",
+		one("x", `"hooks": [{"hookName": "poststop", "path": "a"}]`):                "not absolute",
+		one("x", `"hooks": [{"hookName": "poststop", "path": "/a", "timeout": 0}]`): "not positive",
+		one("x", `"hooks": [{"hookName": "poststop", "path": "/a", "env": ["A"]}]`): "invalid environment variable",
+		`{"cdiVersion": "0.6.0", "kind": "v.org/c"}`:                                "no devices",
+		fine + strings.Repeat(" ", 4<<20):                                           "longer than",
 	} {
 		ext := ".yaml"
 		if strings.HasPrefix(text, "{") {

@@ -5,8 +5,10 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,16 +17,30 @@ import (
 type Edits struct {
 	Env    []string // VARIABLE=VALUE, over the step's own
 	Mounts []Mount  // in the order in which they are mounted; device nodes are the last
+	Groups []uint32 // supplementary groups of the step, each once
+	Hooks  []Hook   // in the order in which those of a kind are run
 }
 
-// Mount shows a file, a folder or a device node of the host.
+// Mount shows a file, a folder or a device node of the host, or is a new tmpfs.
 type Mount struct {
-	Source, Target                  string // absolute paths: on the host, in the box
+	Source, Target                  string // absolute paths: on the host, in the box; a tmpfs has no source
 	ReadOnly, NoSuid, NoDev, NoExec bool
+	Tmpfs                           bool
+	Mode                            uint32 // permissions of the tmpfs; 0 is the kernel's default
+	Size                            int64  // of the tmpfs, in bytes; 0 is the kernel's default
+	UID, GID                        int    // of the tmpfs
+}
+
+// Hook is a program of the host that prepares the box of a step (CDI, SPEC.md, "hooks"; OCI runtime specification, "POSIX-platform Hooks").
+type Hook struct {
+	Name      string // prestart, createRuntime, createContainer, poststart or poststop
+	Path      string // absolute
+	Args, Env []string
+	Timeout   time.Duration // 0 is none
 }
 
 // Edits returns what the devices need, whose full names are given. A specification's own edits come once, before those of its first device; what comes later
-// replaces what is at the same place. Edits that strake does not make (hooks and the like) are an error.
+// replaces what is at the same place. Edits that strake cannot make (intelRdt, netDevices) are an error.
 func (r *Registry) Edits(names []string) (Edits, error) {
 	var all Edits
 	var nodes []Mount
@@ -40,10 +56,18 @@ func (r *Registry) Edits(names []string) (Edits, error) {
 			parts = []*edits{&d.spec.Edits, &d.device.Edits}
 		}
 		for _, e := range parts {
-			if undone := e.undone(); len(undone) > 0 {
-				return all, fmt.Errorf("device %s: its specification asks for %s, which is not supported", name, strings.Join(undone, ", "))
+			if err := e.possible(); err != nil {
+				return all, fmt.Errorf("device %s: its specification asks for %w", name, err)
 			}
 			all.Env = append(all.Env, e.Env...)
+			for _, g := range e.Groups {
+				if g > 0 && !slices.Contains(all.Groups, g) { // CDI: 0 is as if it were not there
+					all.Groups = append(all.Groups, g)
+				}
+			}
+			for _, h := range e.Hooks {
+				all.Hooks = append(all.Hooks, h.hook())
+			}
 			for _, m := range e.Mounts {
 				mount, err := m.mount()
 				if err != nil {
@@ -74,10 +98,19 @@ func replace(list []Mount, m Mount) []Mount {
 // mount reads the options (OCI runtime specification, config.md, "Linux mount options").
 func (m mountSpec) mount() (Mount, error) {
 	mount := Mount{Source: m.HostPath, Target: path.Clean(m.ContainerPath)}
-	if m.Type != "" && m.Type != "none" && m.Type != "bind" {
+	switch m.Type {
+	case "", "none", "bind":
+	case "tmpfs":
+		mount.Source, mount.Tmpfs = "", true
+	default:
 		return mount, fmt.Errorf("the type %q is not supported", m.Type)
 	}
 	for _, o := range m.Options {
+		if known, err := mount.tmpfsOption(o); err != nil {
+			return mount, fmt.Errorf("the option %q: %w", o, err)
+		} else if known {
+			continue
+		}
 		switch o {
 		case "ro":
 			mount.ReadOnly = true
@@ -95,6 +128,39 @@ func (m mountSpec) mount() (Mount, error) {
 		}
 	}
 	return mount, nil
+}
+
+// tmpfsOption reads an option that only a tmpfs has (tmpfs(5)).
+func (m *Mount) tmpfsOption(o string) (known bool, err error) {
+	key, value, ok := strings.Cut(o, "=")
+	if !m.Tmpfs || !ok {
+		return false, nil
+	}
+	number := func(base, bits int) (n uint64) {
+		if n, err = strconv.ParseUint(value, base, bits); err != nil {
+			err = fmt.Errorf("%q is not a number", value)
+		}
+		return n
+	}
+	switch key {
+	case "mode":
+		m.Mode = uint32(number(8, 12))
+	case "uid":
+		m.UID = int(number(10, 31))
+	case "gid":
+		m.GID = int(number(10, 31))
+	case "size":
+		shift := 0
+		for i, unit := range []string{"k", "m", "g"} {
+			if v, ok := strings.CutSuffix(strings.ToLower(value), unit); ok {
+				value, shift = v, 10*(i+1)
+			}
+		}
+		m.Size = int64(number(10, 32)) << shift
+	default:
+		return false, nil
+	}
+	return true, err
 }
 
 // check says whether the host's node, which is shown as it is, is what the specification asks for.

@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -41,10 +42,47 @@ type edits struct {
 	Nodes  []nodeSpec  `json:"deviceNodes"`
 	Mounts []mountSpec `json:"mounts"`
 
-	Hooks      []json.RawMessage `json:"hooks"`
+	Hooks  []hookSpec `json:"hooks"`
+	Groups []uint32   `json:"additionalGids"`
+
 	Rdt        json.RawMessage   `json:"intelRdt"`
-	Groups     []json.RawMessage `json:"additionalGids"`
 	NetDevices []json.RawMessage `json:"netDevices"`
+}
+
+type hookSpec struct {
+	Name    string   `json:"hookName"`
+	Path    string   `json:"path"`
+	Args    []string `json:"args"`
+	Env     []string `json:"env"`
+	Timeout *int     `json:"timeout"` // in seconds
+}
+
+func (h hookSpec) hook() Hook {
+	hook := Hook{Name: h.Name, Path: h.Path, Args: h.Args, Env: h.Env}
+	if h.Timeout != nil {
+		hook.Timeout = time.Duration(*h.Timeout) * time.Second
+	}
+	return hook
+}
+
+// hookNames are those of CDI (SPEC.md, "hookName").
+var hookNames = []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
+
+func (h hookSpec) validate() error {
+	switch {
+	case !slices.Contains(hookNames, h.Name):
+		return fmt.Errorf("invalid hookName %q", h.Name)
+	case !filepath.IsAbs(h.Path):
+		return fmt.Errorf("%s hook: its path %q is not absolute", h.Name, h.Path)
+	case h.Timeout != nil && *h.Timeout <= 0:
+		return fmt.Errorf("%s hook: its timeout is not positive", h.Name)
+	}
+	for _, kv := range h.Env {
+		if name, _, ok := strings.Cut(kv, "="); !ok || name == "" || strings.Contains(kv, "\x00") {
+			return fmt.Errorf("%s hook: invalid environment variable %q", h.Name, kv)
+		}
+	}
+	return nil
 }
 
 type nodeSpec struct {
@@ -159,28 +197,36 @@ func (s *spec) validate() error {
 }
 
 func (e *edits) empty() bool {
-	return len(e.Env)+len(e.Nodes)+len(e.Mounts) == 0 && len(e.undone()) == 0
+	return len(e.Env)+len(e.Nodes)+len(e.Mounts)+len(e.Hooks)+len(e.Groups)+len(e.NetDevices) == 0 && !e.hasRdt()
 }
 
-// undone names what of the edits strake does not do.
-func (e *edits) undone() []string {
-	var names []string
-	add := func(name string, there bool) {
-		if there {
-			names = append(names, name)
+func (e *edits) hasRdt() bool { return len(e.Rdt) > 0 && string(e.Rdt) != "null" }
+
+// possible says what of the edits strake cannot make, and why.
+func (e *edits) possible() error {
+	switch {
+	case e.hasRdt():
+		return errors.New("intelRdt, which is not supported: strake makes no group in the host's resctrl")
+	case len(e.NetDevices) > 0:
+		return errors.New("netDevices, which is not supported: a step has the host's network or none")
+	}
+	for _, h := range e.Hooks {
+		if h.Name == "startContainer" {
+			return errors.New("a startContainer hook, which is not supported: its program would be one of the image")
 		}
 	}
-	add("hooks", len(e.Hooks) > 0)
-	add("intelRdt", len(e.Rdt) > 0 && string(e.Rdt) != "null")
-	add("additionalGids", len(e.Groups) > 0)
-	add("netDevices", len(e.NetDevices) > 0)
-	return names
+	return nil
 }
 
 func (e *edits) validate() error {
 	for _, kv := range e.Env {
 		if name, _, ok := strings.Cut(kv, "="); !ok || name == "" || strings.Contains(kv, "\x00") {
 			return fmt.Errorf("invalid environment variable %q", kv)
+		}
+	}
+	for _, h := range e.Hooks {
+		if err := h.validate(); err != nil {
+			return err
 		}
 	}
 	for _, n := range e.Nodes {
@@ -194,7 +240,7 @@ func (e *edits) validate() error {
 		}
 	}
 	for _, m := range e.Mounts {
-		if !filepath.IsAbs(m.HostPath) || !filepath.IsAbs(m.ContainerPath) {
+		if m.Type != "tmpfs" && !filepath.IsAbs(m.HostPath) || !filepath.IsAbs(m.ContainerPath) {
 			return fmt.Errorf("mount of %q at %q: its paths are not absolute", m.HostPath, m.ContainerPath)
 		}
 	}

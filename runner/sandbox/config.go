@@ -1,5 +1,7 @@
 package sandbox
 
+import "time"
+
 // Marker is the name (os.Args[0]) under which the program is executed as the
 // init of a box.
 const Marker = "strake-init"
@@ -37,7 +39,22 @@ type Config struct {
 	ShmSize   int64     // of /dev/shm; 0 is the default
 	Limits    []Limit
 	Cgroup    bool // this process is in a control group for the box
+
+	Groups []uint32 // more supplementary groups of the process
+	Hooks  []Hook   // run while the host is still in sight, before the box lets go of it
+	State  []byte   // what hooks read, all but the pid that they see
+	Sync   bool     // report Created before Hooks and wait for GoOn
 }
+
+// Hook is a program of the host that is run in the box's namespaces; see runner.Hook for the meaning of the fields.
+type Hook struct {
+	Path      string
+	Args, Env []string
+	Timeout   time.Duration
+}
+
+// GoOn is what the parent writes instead of a signal when its answer to Created is to go on.
+const GoOn = 0
 
 // Limit is a resource limit of the step (setrlimit).
 type Limit struct {
@@ -66,7 +83,7 @@ type Mount struct {
 	Size     int64
 	UID, GID int
 
-	NoSuid, NoDev, NoExec bool // of a bind
+	NoSuid, NoDev, NoExec bool // of a bind; a tmpfs is always without setuid and devices
 }
 
 // Kind says what a Report reports.
@@ -74,6 +91,7 @@ type Kind string
 
 // The reports of an init, in the order in which they may come.
 const (
+	Created Kind = "created" // the box is made, and waits for GoOn
 	Started Kind = "started" // the process runs; carries the terminal's master if there is one
 	Failed  Kind = "failed"  // the box could not be made: Text
 	NoStart Kind = "nostart" // the process could not be started: Code, Path, Text

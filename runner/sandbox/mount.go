@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -128,9 +129,26 @@ func (b *box) mountAll(mounts []Mount, fds []int) error {
 
 func under(name, dir string) bool { return len(name) > len(dir) && name[:len(dir)+1] == dir+"/" }
 
-// pathOf returns the path of fd inside the root.
-// Preconditions: the root is the process's root.
+// pathOf returns the path of fd inside the root, which need not be the process's root yet.
 func (b *box) pathOf(fd int) (string, error) {
+	root, err := b.nameOf(b.root)
+	if err != nil {
+		return "", err
+	}
+	p, err := b.nameOf(fd)
+	switch {
+	case err != nil:
+		return "", err
+	case root == "/" || p == root:
+		return path.Join("/", strings.TrimPrefix(p, root)), nil
+	case under(p, root):
+		return p[len(root):], nil
+	}
+	return "", errors.New("it is outside of the root")
+}
+
+// nameOf returns the path of fd as the process sees it.
+func (b *box) nameOf(fd int) (string, error) {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(b.proc, path.Join("self/fd", strconv.Itoa(fd)), buf)
 	if err != nil {
@@ -170,6 +188,9 @@ func (m Mount) tmpfs() (int, error) {
 	attrs := noDev
 	if m.ReadOnly {
 		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	if m.NoExec {
+		attrs |= unix.MOUNT_ATTR_NOEXEC
 	}
 	return newFS("tmpfs", attrs, opts...)
 }

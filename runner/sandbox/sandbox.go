@@ -35,6 +35,8 @@ type box struct {
 	who     *Identity   // whom the process runs as
 	super   *supervisor // answers calls of the step; nil if it need not
 
+	goOn chan struct{} // the parent's answer to Created
+
 	mu      sync.Mutex
 	pid     int // of the step, 0 before and after it runs
 	waiting []unix.Signal
@@ -66,7 +68,7 @@ func ignoreSignals() {
 }
 
 func run() int {
-	b := &box{master: -1}
+	b := &box{master: -1, goOn: make(chan struct{}, 1)}
 	if err := b.readConfig(); err != nil {
 		return report(Report{Kind: Failed, Text: err.Error()})
 	}
@@ -190,6 +192,13 @@ func (b *box) watch() {
 		}
 		if err != nil || n == 0 {
 			os.Exit(128 + int(unix.SIGKILL))
+		}
+		if buf[0] == GoOn {
+			select {
+			case b.goOn <- struct{}{}:
+			default:
+			}
+			continue
 		}
 		b.signal(unix.Signal(buf[0]))
 	}

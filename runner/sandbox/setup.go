@@ -26,8 +26,14 @@ func (b *box) setup() error {
 		return err
 	}
 	trees.root.close()
-	if err := b.pivot(root); err != nil {
+	if err := b.attachRoot(root); err != nil {
 		return err
+	}
+	hooked := b.Sync || len(b.Hooks) > 0
+	if !hooked {
+		if err := b.pivot(); err != nil {
+			return err
+		}
 	}
 	steps := []func(hostTrees) error{b.mountProc, b.mountDev, b.mountSys, b.mountUser, b.identity}
 	for _, f := range steps {
@@ -39,6 +45,14 @@ func (b *box) setup() error {
 		return err
 	}
 	unix.Umask(0o022)
+	if hooked {
+		if err := b.runHooks(); err != nil {
+			return err
+		}
+		if err := b.pivot(); err != nil {
+			return err
+		}
+	}
 	if err := b.enterDir(); err != nil {
 		return err
 	}
@@ -54,12 +68,22 @@ func (b *box) setup() error {
 	return nil
 }
 
-// pivot makes the detached mount root the root and lets go of the old one.
-func (b *box) pivot(root int) error {
+// attachRoot mounts the detached mount root over Attach.
+func (b *box) attachRoot(root int) error {
 	if err := unix.MoveMount(root, "", unix.AT_FDCWD, b.Attach, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("mounting the root over %s: %w", b.Attach, err)
 	}
-	if err := unix.Fchdir(root); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(root, &st); err != nil {
+		return fmt.Errorf("mounting the root: %w", err)
+	}
+	b.root, b.rootDev = root, st.Dev
+	return nil
+}
+
+// pivot makes the root the process's root and lets go of the old one.
+func (b *box) pivot() error {
+	if err := unix.Fchdir(b.root); err != nil {
 		return fmt.Errorf("entering the root: %w", err)
 	}
 	if err := unix.PivotRoot(".", "."); err != nil {
@@ -71,11 +95,6 @@ func (b *box) pivot(root int) error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("entering the root: %w", err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(root, &st); err != nil {
-		return fmt.Errorf("entering the root: %w", err)
-	}
-	b.root, b.rootDev = root, st.Dev
 	return nil
 }
 

@@ -208,6 +208,7 @@ func (b *box) identity(hostTrees) error {
 	if b.who, err = LookupUser(b.User, passwd, group); err != nil {
 		return err
 	}
+	b.who.Groups = append(b.who.Groups, b.Groups...)
 	for i, e := range b.Env {
 		if home, ok := strings.CutPrefix(e, "HOME="); ok {
 			if home == "" {
