@@ -36,7 +36,7 @@ func Enter(i Isolation) error {
 	if i.Rung != Rootless || i.UserNS {
 		return nil
 	}
-	m, err := mappingFor()
+	m, err := mappingFor(i.OneID)
 	if err != nil {
 		return fmt.Errorf("entering a user namespace: %w", err)
 	}
@@ -46,39 +46,6 @@ func Enter(i Isolation) error {
 	}
 	os.Exit(code)
 	return nil
-}
-
-// mappingFor finds out what to map: for root, all that it has, as it is.
-func mappingFor() (mapping, error) {
-	if os.Geteuid() != 0 {
-		return userMap()
-	}
-	own := func(file string) (idMap, error) {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("reading the own ids: %w", err)
-		}
-		var m idMap
-		for line := range strings.Lines(string(data)) {
-			f := strings.Fields(line)
-			if len(f) != 3 {
-				continue
-			}
-			start, err1 := strconv.ParseUint(f[0], 10, 32)
-			size, err2 := strconv.ParseUint(f[2], 10, 32)
-			if err1 != nil || err2 != nil {
-				return nil, fmt.Errorf("reading the own ids: %q", line)
-			}
-			m = append(m, syscall.SysProcIDMap{ContainerID: int(start), HostID: int(start), Size: int(size)})
-		}
-		return m, nil
-	}
-	uids, err := own("/proc/self/uid_map")
-	if err != nil {
-		return mapping{}, err
-	}
-	gids, err := own("/proc/self/gid_map")
-	return mapping{uids: uids, gids: gids}, err
 }
 
 // enter runs this program in a user namespace with the ids of m and returns its exit code.
@@ -149,6 +116,12 @@ func fromTerminal(s os.Signal) bool {
 // write maps the ids of the namespace that pid is in.
 func (m mapping) write(pid int) error {
 	if m.newuidmap == "" {
+		if m.gids.size() == 1 {
+			// Without this the kernel lets nobody map his own group alone.
+			if err := os.WriteFile(fmt.Sprintf("/proc/%d/setgroups", pid), []byte("deny"), 0); err != nil {
+				return fmt.Errorf("mapping ids: %w", err)
+			}
+		}
 		for _, f := range []struct {
 			name string
 			ids  idMap

@@ -4,11 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"runtime"
-	"strconv"
+	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,309 +16,360 @@ type Isolation struct {
 	Reason string // one line: why this rung, for people
 	// UserNS: the process is in a user namespace: strake's own (after Enter), or the one of a container around it.
 	UserNS bool
-	// OneID: the user namespace has a single id. Who owns a file is recorded in the extended attribute
-	// user.containers.override_stat of it, by the init for what a step does.
+	// OneID: files can be given to one user and group only, those of this process: the user namespace has a single id, or (on None) the
+	// process may not change owners. Who owns a file is recorded in the extended attribute user.containers.override_stat of it, by the init
+	// for what a step does.
 	OneID bool
 	// SharedPID: a box has no pid namespace of its own, since no /proc can be mounted for it. Its init finds and kills
 	// what the step leaves behind.
 	SharedPID bool
+	// NoOverlay: there is no overlay file system, or the store's directory cannot hold an upper directory (ProbeStore):
+	// snapshots are copies.
+	NoOverlay bool
+	// Better are the rungs above this one, which do not work.
+	Better []Finding
+}
+
+// RecordsOwners says whether owners of files are recorded instead of given.
+func (i Isolation) RecordsOwners() bool { return i.OneID }
+
+// CheckRun returns an error if no process can be boxed at all: it says what is in the way of each rung.
+func (i Isolation) CheckRun() error {
+	if i.Rung != None {
+		return nil
+	}
+	return &NoRunError{i.Better}
+}
+
+// NoRunError says that no process can be run in a box, and why.
+type NoRunError struct{ Better []Finding }
+
+func (e *NoRunError) Error() string {
+	text := "isolation none: no command can be run here"
+	for _, f := range e.Better {
+		text += fmt.Sprintf("\n  %s: %v", f.Name(), f.Obstacle)
+	}
+	if len(e.Better) == 0 {
+		text += ": it was asked for with --isolation none"
+	}
+	return text
+}
+
+// Hint is the one setting to change: that of the last rung that has one, which needs the least.
+func (e *NoRunError) Hint() string {
+	for _, f := range []Rung{Rootless, Root, Chroot} {
+		for i := len(e.Better) - 1; i >= 0; i-- {
+			if b := e.Better[i]; b.Rung == f && b.Obstacle != nil && b.Obstacle.Fix != "" {
+				return b.Obstacle.Fix
+			}
+		}
+	}
+	return "see \"strake doctor\""
+}
+
+// Finding is what was found about one rung of the ladder.
+type Finding struct {
+	Isolation           // if Obstacle is nil, how the rung works here
+	Obstacle  *Obstacle // why it does not work
+}
+
+// Name is the rung, with what tells it from another one of the same name.
+func (f Finding) Name() string {
+	if f.Rung == Rootless && f.OneID {
+		return "rootless, one id"
+	}
+	return string(f.Rung)
+}
+
+// prober looks at the rungs; it tries nothing twice.
+type prober struct {
+	machine
+	box   map[uintptr]boxResult // by the flags of clone, without a mapping
+	rungs []Finding
+}
+
+// boxResult is what became of boxAttempts.
+type boxResult struct {
+	obstacle  *Obstacle
+	sharedPID bool
+	noOverlay string // why there is no overlay
+}
+
+// Survey looks at all rungs, best first: root, rootless, rootless with one id, chroot, none.
+func Survey() []Finding {
+	p := newProber()
+	for n := range p.ladder() {
+		p.look(n)
+	}
+	return p.rungs
 }
 
 // Probe finds the best rung that works, or checks the one that is asked for. The error names the
 // setting to change. It takes about 2 ms and changes nothing.
 //
-// Root, and a process that is root in a user namespace already, try what a box needs on a thread of their own. An ordinary user tries to
-// make a user namespace, and looks for the subordinate ids and the helpers that Enter needs.
+// Nothing is concluded from names or versions: what a box needs is done in a process that is thrown away. Whether the store can hold
+// overlays is for ProbeStore to say, after Enter.
 func Probe(want Rung) (Isolation, error) {
+	p := newProber()
 	switch want {
-	case Auto, Root, Rootless:
+	case Auto, Root, Rootless, Chroot, None:
 	default:
-		return Isolation{}, fmt.Errorf("unknown isolation %q: it is auto, root or rootless", want)
+		return Isolation{}, fmt.Errorf("unknown isolation %q: it is auto, root, rootless, chroot or none", want)
 	}
-	inside := inUserNS()
-	if os.Geteuid() == 0 {
-		mountErr := tryMounts()
-		switch {
-		case mountErr == nil && inside && want != Root:
-			return Isolation{Rung: Rootless, Reason: "root in a user namespace", UserNS: true}, nil
-		case mountErr == nil && !inside && want != Rootless:
-			return Isolation{Rung: Root, Reason: "root that can mount"}, nil
-		case want == Root && inside:
-			return Isolation{}, errors.New("isolation root: this process is in a user namespace, where root is not the host's: use --isolation rootless")
-		case want == Root:
-			return Isolation{}, fmt.Errorf("isolation root: %w", mountErr)
+	var failed []Finding
+	for n, rung := range p.ladder() {
+		if want != Auto && rung != want {
+			continue
 		}
-		if err := tryUserNS(); err != nil {
-			if mountErr == nil { // rootless, asked for by root
-				return Isolation{}, fmt.Errorf("isolation rootless: %w", err)
-			}
-			return Isolation{}, fmt.Errorf("no isolation works: root: %w; rootless: %w", mountErr, err)
+		f := p.look(n)
+		if f.Obstacle == nil {
+			f.Better = failed
+			return f.Isolation, nil
 		}
-		return Isolation{Rung: Rootless, Reason: "root, in a user namespace of its own", UserNS: false}, nil
+		failed = append(failed, f)
 	}
-	if want == Root {
-		return Isolation{}, errors.New("isolation root: this process is not root: use sudo, or --isolation rootless")
-	}
-	if err := tryUserNS(); err != nil {
-		return Isolation{}, fmt.Errorf("isolation rootless: %w", err)
-	}
-	m, err := userMap()
-	if err != nil {
-		return Isolation{}, fmt.Errorf("isolation rootless: %w", err)
-	}
-	return Isolation{Rung: Rootless, Reason: fmt.Sprintf("user %d with %d subordinate ids", os.Getuid(), m.uids.size())}, nil
-}
-
-// initUserNS is the first user namespace (PROC_USER_INIT_INO in the kernel's sources).
-const initUserNS = "user:[4026531837]"
-
-// inUserNS says whether this process is in another user namespace than the first one.
-func inUserNS() bool {
-	name, err := os.Readlink("/proc/self/ns/user")
-	return err == nil && name != initUserNS
-}
-
-// tryMounts tries what a box needs in a mount namespace of a thread, which is thrown away with it.
-func tryMounts() error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread does not end, and would keep the mounts. While it is held here, another one is taken.
-			done <- tryMounts()
-			runtime.UnlockOSThread()
-			return
+	var reasons []string
+	for n, f := range failed {
+		if n > 0 && f.Obstacle.Error() == failed[n-1].Obstacle.Error() {
+			continue
 		}
-		done <- mountOnThread()
-	}()
-	return <-done
+		reasons = append(reasons, f.Obstacle.Error())
+	}
+	return Isolation{}, fmt.Errorf("isolation %s: %s", want, strings.Join(reasons, "; with one id: "))
 }
 
-// Preconditions: the goroutine is locked to its thread, which is thrown away.
-func mountOnThread() error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("making a mount namespace: %w%s", err, containerHint(err))
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("making mounts private: %w%s", err, containerHint(err))
-	}
-	const over = "/proc" // any directory that is there for sure
-	if err := unix.Mount("tmpfs", over, "tmpfs", 0, "mode=0700"); err != nil {
-		return fmt.Errorf("mounting a tmpfs: %w%s", err, containerHint(err))
-	}
-	if err := unix.Chdir(over); err != nil {
-		return fmt.Errorf("entering a tmpfs: %w", err)
-	}
-	for _, d := range []string{"a", "b"} {
-		if err := unix.Mkdir(d, 0o700); err != nil {
-			return fmt.Errorf("making a directory in a tmpfs: %w", err)
-		}
-	}
-	if err := unix.Mount("overlay", "a", "overlay", unix.MS_RDONLY, "lowerdir=a:b"); err != nil {
-		if errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("mounting an overlay: %w: the kernel has no overlay file system: modprobe overlay", err)
-		}
-		return fmt.Errorf("mounting an overlay: %w%s", err, containerHint(err))
-	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, "a", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("copying a mount: %w%s", err, kernelHint(err))
-	}
-	defer unix.Close(fd)
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NODEV}); err != nil {
-		return fmt.Errorf("changing a mount: %w%s", err, kernelHint(err))
-	}
-	return nil
+func newProber() *prober {
+	return &prober{machine: thisMachine(), box: make(map[uintptr]boxResult)}
 }
 
-// containerHint says what could be behind a refusal that root gets.
-func containerHint(err error) string {
-	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
-		return kernelHint(err)
+// ladder is all rungs, best first; there are two ways of Rootless, the second with one id.
+func (p *prober) ladder() []Rung { return []Rung{Root, Rootless, Rootless, Chroot, None} }
+
+// look finds out about the rung n of the ladder and adds it to p.rungs.
+func (p *prober) look(n int) Finding {
+	var f Finding
+	switch n {
+	case 0:
+		f = p.root()
+	case 1:
+		f = p.rootless()
+	case 2:
+		f = p.oneID()
+	case 3:
+		f = p.chroot()
+	default:
+		f = p.none()
 	}
-	if seccomp() {
-		return ": the container's seccomp profile or capabilities forbid it: run the container with --privileged, or with --security-opt seccomp=unconfined"
-	}
-	return ": this root has no CAP_SYS_ADMIN: run the container with --privileged"
+	p.rungs = append(p.rungs, f)
+	return f
 }
 
-func kernelHint(err error) string {
-	if errors.Is(err, unix.ENOSYS) {
-		return ": Linux 5.12 or newer is needed, or a container's seccomp profile forbids it"
-	}
-	return ""
-}
-
-// seccomp says whether a filter is on this process.
-func seccomp() bool {
-	mode, err := unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0)
-	return err != nil || mode != 0
-}
-
-// tryUserNS makes a user namespace and uses a privilege in it, in a child that has nothing to execute: that the
-// file is missing is the last thing that can go wrong.
-func tryUserNS() error {
-	try := func(chroot string) error {
-		_, err := syscall.ForkExec("/nonexistent/strake", []string{"strake"}, &syscall.ProcAttr{
-			Sys: &syscall.SysProcAttr{
-				Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,
-				UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-				GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-				Chroot:      chroot,
-			},
-		})
-		if errors.Is(err, unix.ENOENT) {
-			return nil
-		}
-		return err
-	}
-	if err := try(""); err != nil {
-		return fmt.Errorf("making a user namespace: %w: %s", err, userNSHint(err))
-	}
-	if err := try("/"); err != nil {
-		hint := "something forbids privileges in user namespaces"
-		if sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1" {
-			hint = "AppArmor forbids privileges in user namespaces: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or give strake an AppArmor profile with the rule «userns,»"
-		}
-		return fmt.Errorf("using a user namespace: %w: %s", err, hint)
-	}
-	return nil
-}
-
-// userNSHint says which setting is in the way of user namespaces.
-func userNSHint(err error) string {
+func (p *prober) root() Finding {
+	f := Finding{Isolation: Isolation{Rung: Root, Reason: "root that can mount"}}
 	switch {
-	case errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS):
-		return "the kernel has no user namespaces (CONFIG_USER_NS)"
-	case sysctl("user/max_user_namespaces") == "0":
-		return "sysctl -w user.max_user_namespaces=15000"
-	case errors.Is(err, unix.ENOSPC):
-		return "user.max_user_namespaces (or the depth of 32 namespaces) is used up"
-	case sysctl("kernel/unprivileged_userns_clone") == "0":
-		return "sysctl -w kernel.unprivileged_userns_clone=1"
-	case sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
-		return "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or give strake an AppArmor profile with the rule «userns,»"
-	case seccomp():
-		return "the container's seccomp profile forbids it: run the container with --security-opt seccomp=unconfined"
+	case p.euid != 0:
+		f.Obstacle = &Obstacle{Why: "this process is not root", Fix: "sudo strake …"}
+	case p.userNS:
+		f.Obstacle = &Obstacle{Why: "this process is in a user namespace, where root is not the host's"}
+	default:
+		f.take(p.try(0, nil))
 	}
-	return "the process may not: is it in a chroot?"
+	return f
 }
 
-// sysctl returns a kernel setting, empty if there is none.
-func sysctl(name string) string {
-	data, err := os.ReadFile("/proc/sys/" + name)
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(data))
-}
-
-// idMap is a mapping of a user namespace.
-type idMap []syscall.SysProcIDMap
-
-func (m idMap) size() (n int) {
-	for _, r := range m {
-		n += r.Size
-	}
-	return n
-}
-
-// args are the arguments of newuidmap and newgidmap.
-func (m idMap) args(pid int) []string {
-	out := []string{strconv.Itoa(pid)}
-	for _, r := range m {
-		out = append(out, strconv.Itoa(r.ContainerID), strconv.Itoa(r.HostID), strconv.Itoa(r.Size))
-	}
-	return out
-}
-
-// mapping is what Enter maps, and with which programs; they are empty if this process may write the maps itself.
-type mapping struct {
-	uids, gids           idMap
-	newuidmap, newgidmap string
-}
-
-// userMap finds the mapping for an ordinary user: root is the user itself, the other ids are its subordinate ones.
-func userMap() (mapping, error) {
-	var m mapping
-	var err error
-	if nnp, e := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); e == nil && nnp == 1 {
-		return m, errors.New("no_new_privs is set, so newuidmap cannot work: run the container without --security-opt no-new-privileges (Kubernetes: allowPrivilegeEscalation: true)")
-	}
-	if m.newuidmap, err = helper("newuidmap"); err != nil {
-		return m, err
-	}
-	if m.newgidmap, err = helper("newgidmap"); err != nil {
-		return m, err
-	}
-	name := userName(os.Getuid())
-	if m.uids, err = subIDs("/etc/subuid", "--add-subuids", name, os.Getuid(), os.Getuid()); err != nil {
-		return m, err
-	}
-	m.gids, err = subIDs("/etc/subgid", "--add-subgids", name, os.Getuid(), os.Getgid())
-	return m, err
-}
-
-// helper finds newuidmap or newgidmap and checks that it has the rights that it needs.
-func helper(name string) (string, error) {
-	file, err := exec.LookPath(name)
-	if err != nil {
-		return "", fmt.Errorf("%s is missing: install the package uidmap (shadow-utils on Fedora)", name)
-	}
-	st, err := os.Stat(file)
-	if err != nil {
-		return "", fmt.Errorf("looking at %s: %w", file, err)
-	}
-	if st.Mode()&os.ModeSetuid != 0 {
-		return file, nil
-	}
-	if n, err := unix.Getxattr(file, "security.capability", nil); err == nil && n > 0 {
-		return file, nil
-	}
-	return "", fmt.Errorf("%s is neither setuid nor has capabilities: chmod u+s %s", file, file)
-}
-
-// userName returns the name of uid, or its number.
-func userName(uid int) string {
-	name := strconv.Itoa(uid)
-	data, err := os.ReadFile("/etc/passwd")
-	if err != nil {
-		return name
-	}
-	for line := range strings.Lines(string(data)) {
-		if f := strings.Split(line, ":"); len(f) > 3 && f[2] == name {
-			return f[0]
+func (p *prober) rootless() Finding {
+	f := Finding{Isolation: Isolation{Rung: Rootless}}
+	if p.euid == 0 && p.userNS {
+		if r := p.try(0, nil); r.obstacle == nil {
+			if p.ids == 1 {
+				f.Obstacle = &Obstacle{Why: "the user namespace that this process is in has one id"}
+				return f
+			}
+			f.Reason, f.UserNS = "root in a user namespace", true
+			f.take(r)
+			return f
 		}
 	}
-	return name
+	m, err := mappingFor(false)
+	if err != nil {
+		f.Obstacle = asObstacle(err)
+		return f
+	}
+	if p.euid != 0 {
+		f.Reason = fmt.Sprintf("user %d with %d subordinate ids", p.uid, m.uids.size()-1)
+	} else if f.Reason = "root, in a user namespace of its own"; m.uids.size() == 1 {
+		f.Obstacle = &Obstacle{Why: "this process has one id"}
+		return f
+	}
+	f.take(p.try(unix.CLONE_NEWUSER, &m))
+	return f
 }
 
-// maxSubIDs is the number of subordinate ids that are mapped: with the user's own one, 0 to 65536.
-const maxSubIDs = 65536
+func (p *prober) oneID() Finding {
+	f := Finding{Isolation: Isolation{Rung: Rootless, OneID: true, Reason: fmt.Sprintf("user %d with one id", p.uid)}}
+	if p.euid == 0 && p.userNS && p.ids == 1 {
+		if r := p.try(0, nil); r.obstacle == nil {
+			f.Reason, f.UserNS = "root in a user namespace with one id", true
+			f.take(r)
+			return f
+		}
+	}
+	m := oneID(p.euid, os.Getegid())
+	f.take(p.try(unix.CLONE_NEWUSER, &m))
+	return f
+}
 
-// subIDs reads the subordinate ranges of a user (subuid(5)) and puts own at 0 before them.
-func subIDs(file, option, name string, uid, own int) (idMap, error) {
-	data, err := os.ReadFile(file)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("reading the subordinate ids: %w", err)
+func (p *prober) chroot() Finding {
+	f := Finding{Isolation: Isolation{Rung: Chroot, NoOverlay: true, Reason: "root that can neither mount nor make namespaces"}}
+	if p.euid != 0 {
+		f.Obstacle = &Obstacle{Why: "this process is not root", Fix: "run the container as root (Kubernetes: securityContext.runAsUser: 0)"}
+		return f
 	}
-	m, next := idMap{{ContainerID: 0, HostID: own, Size: 1}}, 1
-	for line := range strings.Lines(string(data)) {
-		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) != 3 || f[0] != name && f[0] != strconv.Itoa(uid) {
-			continue
+	attempts := chrootAttempts()
+	out, err := try(0, nil, attempts)
+	if err != nil {
+		f.Obstacle = asObstacle(err)
+		return f
+	}
+	if a, errno := failure(attempts, out); errno != 0 {
+		f.Obstacle = &Obstacle{What: a.what, Call: a.call, Err: errno}
+		if !p.has(capSysChroot) {
+			f.Obstacle.Why, f.Obstacle.Fix = "this root has no CAP_SYS_CHROOT", "run the container with --cap-add SYS_CHROOT"
 		}
-		start, err1 := strconv.ParseUint(f[1], 10, 32)
-		count, err2 := strconv.ParseUint(f[2], 10, 32)
-		size := min(int(count), maxSubIDs+1-next)
-		if err1 != nil || err2 != nil || size <= 0 {
-			continue
+		return f
+	}
+	for _, c := range []struct {
+		number int
+		name   string
+	}{{capChown, "CHOWN"}, {capDACOverride, "DAC_OVERRIDE"}, {capFowner, "FOWNER"}, {capSetgid, "SETGID"}, {capSetuid, "SETUID"}} {
+		if !p.has(c.number) {
+			f.Obstacle = &Obstacle{Why: "this root has no CAP_" + c.name, Fix: "run the container with --cap-add " + c.name}
+			return f
 		}
-		m = append(m, syscall.SysProcIDMap{ContainerID: next, HostID: int(start), Size: size})
-		next += size
 	}
-	if len(m) == 1 {
-		return nil, fmt.Errorf("user %s has no subordinate ids in %s: usermod %s 100000-165535 %s (or add the line «%s:100000:65536»)", name, file, option, name, name)
+	return f
+}
+
+// none works always. Only a root that may change owners gives files to others.
+func (p *prober) none() Finding {
+	own := p.euid == 0 && p.has(capChown) && p.has(capFowner) && p.has(capDACOverride) && p.ids != 1
+	return Finding{Isolation: Isolation{Rung: None, NoOverlay: true, OneID: !own, UserNS: p.userNS, Reason: "no command can be boxed here"}}
+}
+
+// take fills f with what became of boxAttempts.
+func (f *Finding) take(r boxResult) {
+	f.Obstacle, f.SharedPID, f.NoOverlay = r.obstacle, r.sharedPID, r.noOverlay != ""
+	if r.obstacle != nil {
+		return
 	}
-	return m, nil
+	if r.sharedPID {
+		f.Reason += ", without a pid namespace"
+	}
+	if r.noOverlay != "" {
+		f.Reason += ", without overlay (" + r.noOverlay + ")"
+	}
+}
+
+// try tries what a box needs, with a user namespace (flags) or without.
+func (p *prober) try(flags uintptr, m *mapping) boxResult {
+	if m == nil {
+		if r, ok := p.box[flags]; ok {
+			return r
+		}
+	}
+	attempts := boxAttempts()
+	flags |= unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	out, err := try(flags, m, attempts)
+	r := p.judge(attempts, out, err, flags&unix.CLONE_NEWUSER != 0)
+	if m == nil {
+		p.box[0] = r
+	}
+	return r
+}
+
+// judge says what the outcomes of boxAttempts mean.
+func (m machine) judge(attempts []attempt, out []outcome, err error, user bool) boxResult {
+	var mapping errMapping
+	switch {
+	case errors.As(err, &mapping):
+		o := asObstacle(mapping.error)
+		switch {
+		case o.Fix != "":
+		case m.euid == 0 && (!m.has(capSetuid) || !m.has(capSetgid) || !m.has(capSetfcap)):
+			o.Why, o.Fix = "this root has not CAP_SETUID, CAP_SETGID and CAP_SETFCAP", "run the container with --cap-add SETUID --cap-add SETGID --cap-add SETFCAP"
+		case m.euid != 0 && m.bounding&(1<<capSysAdmin) == 0:
+			o.Why = "a setuid newuidmap has no CAP_SYS_ADMIN in this container"
+			o.Fix = "chmod u-s /usr/bin/newuidmap /usr/bin/newgidmap; setcap cap_setuid=ep /usr/bin/newuidmap; setcap cap_setgid=ep /usr/bin/newgidmap (in the container's image)"
+		}
+		return boxResult{obstacle: o}
+	case err != nil:
+		return boxResult{obstacle: m.cloneHint(err, user)}
+	}
+	if a, errno := failure(attempts, out); errno != 0 {
+		return boxResult{obstacle: m.hint(a, errno, user || m.userNS)}
+	}
+	r := boxResult{sharedPID: out[procAttempt] != worked}
+	if e := out[overlayAttempt].errno(); e != 0 {
+		r.noOverlay = m.hint(attempts[overlayAttempt], e, user || m.userNS).Error()
+	}
+	return r
+}
+
+// asObstacle returns the *Obstacle that err is or wraps, else one with the text of err.
+func asObstacle(err error) *Obstacle {
+	var o *Obstacle
+	if errors.As(err, &o) {
+		return o
+	}
+	return &Obstacle{Err: err}
+}
+
+// ProbeStore finds out, by mounting one, whether an overlay's upper directory can be in dir, which must exist, and sets NoOverlay if not; it says
+// why in Reason. It must be called where boxes are made: after Enter.
+func ProbeStore(i Isolation, dir string) (Isolation, error) {
+	if i.NoOverlay {
+		return i, nil
+	}
+	o, err := tryStore(dir, i.UserNS)
+	if err != nil {
+		return i, err
+	}
+	if o != nil {
+		i.NoOverlay = true
+		i.Reason += fmt.Sprintf(", by copies (%v)", o)
+	}
+	return i, nil
+}
+
+// tryStore mounts an overlay in dir. A nil Obstacle says that it works.
+func tryStore(dir string, userXattr bool) (*Obstacle, error) {
+	temp, err := os.MkdirTemp(dir, ".probe-")
+	if err != nil {
+		return nil, fmt.Errorf("probing the store: %w", err)
+	}
+	defer os.RemoveAll(temp)
+	for _, d := range []string{"l", "u", "w", "m"} {
+		if err := os.Mkdir(filepath.Join(temp, d), 0o700); err != nil {
+			return nil, fmt.Errorf("probing the store: %w", err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(temp, "l/f"), nil, 0o600); err != nil {
+		return nil, fmt.Errorf("probing the store: %w", err)
+	}
+	attempts := storeAttempts(temp, userXattr)
+	out, err := try(unix.CLONE_NEWNS, nil, attempts)
+	if err != nil {
+		return nil, fmt.Errorf("probing the store: %w", err)
+	}
+	a, errno := failure(attempts, out)
+	if errno == 0 {
+		return nil, nil
+	}
+	o := &Obstacle{What: a.what, Call: a.call, Err: errno}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err == nil && st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		o.Why = "the store is on an overlay file system"
+	}
+	o.Fix = "put the store on a volume with --root (ext4, xfs, btrfs; tmpfs since Linux 6.6)"
+	return o, nil
 }

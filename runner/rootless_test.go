@@ -37,13 +37,21 @@ func TestMain(m *testing.M) {
 
 // helpers are what copies of the test program do.
 func helpers() map[string]func(args []string) error {
-	return map[string]func([]string) error{"rootless": helpRootless, "run": helpRun, "probe": helpProbe}
+	return map[string]func([]string) error{"rootless": helpRootless, "run": helpRun, "probe": helpProbe, "survey": helpSurvey}
 }
 
 // helpProbe prints what Probe finds.
 func helpProbe(args []string) error {
 	i, err := Probe(Rung(args[0]))
 	fmt.Printf("%+v %v\n", i, err)
+	return nil
+}
+
+// helpSurvey prints what is in the way of each rung.
+func helpSurvey([]string) error {
+	for _, f := range Survey() {
+		fmt.Printf("%s: %v\n", f.Name(), f.Obstacle)
+	}
 	return nil
 }
 
@@ -358,40 +366,5 @@ func TestEnterTerminal(t *testing.T) {
 	}
 	if err := c.Wait(); err == nil {
 		t.Error("Ctrl-C did not end the program")
-	}
-}
-
-func TestProbe(t *testing.T) {
-	needRoot(t)
-	i, err := Probe(Auto)
-	if err != nil || i.Rung != Root || i.UserNS || i.Reason == "" {
-		t.Errorf("Probe(auto) gave %+v, %v", i, err)
-	}
-	if _, err := Probe("chroot"); err == nil {
-		t.Error("Probe took an unknown rung")
-	}
-}
-
-func TestProbeNamesWhatIsMissing(t *testing.T) {
-	cred := user(t, false)
-	c := helperCommand(t, publicDir(t), "probe", "auto")
-	c.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	out, err := c.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "usermod --add-subuids 100000-165535 strk") {
-		t.Errorf("without subordinate ids: %s %v", out, err)
-	}
-	c = helperCommand(t, publicDir(t), "probe", "root")
-	c.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	if out, err := c.CombinedOutput(); err != nil || !strings.Contains(string(out), "not root") {
-		t.Errorf("root for a user: %s %v", out, err)
-	}
-}
-
-func BenchmarkProbe(b *testing.B) {
-	needRoot(b)
-	for b.Loop() {
-		if _, err := Probe(Auto); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

@@ -1,0 +1,223 @@
+package runner
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestProbe(t *testing.T) {
+	needRoot(t)
+	i, err := Probe(Auto)
+	if err != nil || i.Rung != Root || i.UserNS || i.OneID || i.SharedPID || i.NoOverlay || i.Reason == "" || len(i.Better) > 0 {
+		t.Errorf("Probe(auto) gave %+v, %v", i, err)
+	}
+	for _, want := range []Rung{Rootless, Chroot, None} {
+		i, err := Probe(want)
+		if err != nil || i.Rung != want || i.OneID || i.Reason == "" {
+			t.Errorf("Probe(%s) gave %+v, %v", want, i, err)
+		}
+		if want == None != (i.CheckRun() != nil) {
+			t.Errorf("%s: CheckRun gave %v", want, i.CheckRun())
+		}
+	}
+	if _, err := Probe("jail"); err == nil {
+		t.Error("Probe took an unknown rung")
+	}
+	dir := filepath.Join(publicDir(t), "store")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ProbeStore(i, dir); err != nil || got.NoOverlay {
+		t.Errorf("ProbeStore gave %+v, %v", got, err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("ProbeStore left %v", left)
+	}
+}
+
+// An overlay cannot have its upper directory on an overlay.
+func TestProbeStoreOnOverlay(t *testing.T) {
+	needRoot(t)
+	dir := publicDir(t)
+	for _, d := range []string{"l", "u", "w", "m"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := filepath.Join(dir, "m")
+	if err := unix.Mount("overlay", m, "overlay", 0, "lowerdir="+dir+"/l,upperdir="+dir+"/u,workdir="+dir+"/w"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(m, unix.MNT_DETACH)
+	i, err := ProbeStore(Isolation{Rung: Root, Reason: "root"}, m)
+	if err != nil || !i.NoOverlay || !strings.Contains(i.Reason, "the store is on an overlay file system") {
+		t.Errorf("got %+v, %v", i, err)
+	}
+}
+
+func TestSurvey(t *testing.T) {
+	needRoot(t)
+	var names []string
+	for _, f := range Survey() {
+		names = append(names, f.Name())
+		if f.Obstacle != nil {
+			t.Errorf("%s: %v", f.Name(), f.Obstacle)
+		}
+	}
+	if got := strings.Join(names, "; "); got != "root; rootless; rootless, one id; chroot; none" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestProbeAsUser(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		subordinate  bool
+		want, output string
+	}{
+		{"ranges", true, "auto", "with 65536 subordinate ids UserNS:false OneID:false SharedPID:false NoOverlay:false"},
+		{"ranges missing", false, "auto", "with one id UserNS:false OneID:true SharedPID:false NoOverlay:false"},
+		{"ranges missing", false, "rootless", "OneID:true"},
+		{"root", false, "root", "isolation root: this process is not root: sudo"},
+		{"chroot", false, "chroot", "isolation chroot: this process is not root"},
+		{"none", false, "none", "Rung:none"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cred := user(t, c.subordinate)
+			cmd := helperCommand(t, publicDir(t), "probe", c.want)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+			out, err := cmd.CombinedOutput()
+			if err != nil || !strings.Contains(string(out), c.output) {
+				t.Errorf("want %s, got %s %v", c.output, out, err)
+			}
+		})
+	}
+}
+
+// What is missing is named, with what mends it.
+func TestProbeNamesWhatIsMissing(t *testing.T) {
+	cred := user(t, false)
+	cmd := helperCommand(t, publicDir(t), "survey")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "usermod --add-subuids 100000-165535 strk") {
+		t.Errorf("without subordinate ids: %s %v", out, err)
+	}
+}
+
+// fullRoot is a root with all capabilities on a machine that restricts nothing.
+func fullRoot() machine {
+	return machine{caps: 1<<41 - 1, bounding: 1<<41 - 1, ids: 1 << 32, sysctl: func(string) string { return "" }}
+}
+
+func ordinary() machine {
+	m := fullRoot()
+	m.uid, m.euid, m.gid, m.caps = 1000, 1000, 1000, 0
+	return m
+}
+
+func TestHints(t *testing.T) {
+	set := func(name, value string) func(string) string {
+		return func(n string) string {
+			if n == name {
+				return value
+			}
+			return ""
+		}
+	}
+	docker := func(m machine) machine {
+		m.caps &= 0xa80425fb
+		m.bounding, m.seccomp = 0xa80425fb, true
+		return m
+	}
+	at := func(index int, e unix.Errno) []outcome {
+		out := make([]outcome, len(boxAttempts()))
+		for i := range index {
+			out[i] = worked
+		}
+		out[index] = outcome(e)
+		return out
+	}
+	for _, c := range []struct {
+		name    string
+		machine func() machine
+		user    bool // in a user namespace
+		out     []outcome
+		err     error
+		call    string
+		want    string // in the text
+	}{
+		{name: "docker's defaults, root", machine: func() machine { return docker(fullRoot()) }, err: unix.EPERM, call: "clone", want: "--privileged"},
+		{name: "docker's defaults, root, namespace", machine: func() machine { return docker(fullRoot()) }, user: true, err: unix.EPERM, call: "clone", want: "seccomp=unconfined"},
+		{name: "docker's defaults, user", machine: func() machine { return docker(ordinary()) }, user: true, err: unix.EPERM, call: "clone", want: "Kubernetes: securityContext.seccompProfile"},
+		{name: "SYS_ADMIN alone", machine: func() machine { m := fullRoot(); m.seccomp = true; return m }, out: at(11, unix.EPERM), call: "pivot_root", want: "seccomp=unconfined"},
+		{name: "docker's AppArmor", machine: func() machine { m := fullRoot(); m.apparmor = "docker-default (enforce)"; return m }, out: at(0, unix.EACCES), call: "mount", want: "apparmor=unconfined"},
+		{name: "Ubuntu 24.04", user: true, machine: func() machine {
+			m := ordinary()
+			m.sysctl = set("kernel/apparmor_restrict_unprivileged_userns", "1")
+			return m
+		}, out: at(0, unix.EACCES), call: "mount", want: "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or give strake an AppArmor profile with the rule «userns,»"},
+		{name: "Ubuntu 24.04, no namespace", user: true, machine: func() machine {
+			m := ordinary()
+			m.sysctl = set("kernel/apparmor_restrict_unprivileged_userns", "1")
+			return m
+		}, err: unix.EPERM, call: "clone", want: "kernel.apparmor_restrict_unprivileged_userns=0"},
+		{name: "none allowed", user: true, machine: func() machine { m := ordinary(); m.sysctl = set("user/max_user_namespaces", "0"); return m }, err: unix.ENOSPC, call: "clone", want: "sysctl -w user.max_user_namespaces=15000"},
+		{name: "used up", user: true, machine: ordinary, err: unix.ENOSPC, call: "clone", want: "used up"},
+		{name: "old Debian", user: true, machine: func() machine { m := ordinary(); m.sysctl = set("kernel/unprivileged_userns_clone", "0"); return m }, err: unix.EPERM, call: "clone", want: "sysctl -w kernel.unprivileged_userns_clone=1"},
+		{name: "no namespaces", user: true, machine: ordinary, err: unix.EINVAL, call: "clone", want: "CONFIG_USER_NS"},
+		{name: "in a chroot", user: true, machine: ordinary, err: unix.EPERM, call: "clone", want: "chroot"},
+		{name: "old kernel", machine: fullRoot, out: at(8, unix.ENOSYS), call: "mount_setattr", want: "Linux 5.12"},
+		{name: "no capability to map", user: true, machine: func() machine { m := docker(fullRoot()); m.caps = 0; return m }, err: errMapping{unix.EPERM}, want: "--cap-add SETFCAP"},
+		{name: "setuid newuidmap in a container", user: true, machine: func() machine { return docker(ordinary()) }, err: errMapping{errors.New("newuidmap: write to uid_map failed")}, want: "setcap cap_setuid=ep /usr/bin/newuidmap"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := c.machine().judge(boxAttempts(), c.out, c.err, c.user).obstacle
+			if o == nil || o.Call != c.call || !strings.Contains(o.Error(), c.want) {
+				t.Errorf("got %+v", o)
+			}
+		})
+	}
+	t.Run("soft", func(t *testing.T) {
+		out := make([]outcome, len(boxAttempts()))
+		for i := range out {
+			out[i] = worked
+		}
+		out[procAttempt], out[overlayAttempt] = outcome(unix.EPERM), outcome(unix.ENODEV)
+		r := fullRoot().judge(boxAttempts(), out, nil, false)
+		if r.obstacle != nil || !r.sharedPID || !strings.Contains(r.noOverlay, "modprobe overlay") {
+			t.Errorf("got %+v", r)
+		}
+	})
+}
+
+func TestNoRunError(t *testing.T) {
+	better := []Finding{
+		{Isolation: Isolation{Rung: Root}, Obstacle: &Obstacle{Why: "this process is not root", Fix: "sudo"}},
+		{Isolation: Isolation{Rung: Rootless, OneID: true}, Obstacle: &Obstacle{What: "making a user namespace", Err: unix.EPERM, Fix: "unconfine"}},
+		{Isolation: Isolation{Rung: Chroot}, Obstacle: &Obstacle{Why: "this process is not root"}},
+	}
+	err := Isolation{Rung: None, Better: better}.CheckRun()
+	var none *NoRunError
+	if !errors.As(err, &none) || none.Hint() != "unconfine" || !strings.Contains(err.Error(), "\n  rootless, one id: making a user namespace: operation not permitted") {
+		t.Errorf("got %v", err)
+	}
+	if err := (Isolation{Rung: Chroot, Better: better}).CheckRun(); err != nil {
+		t.Error(err)
+	}
+}
+
+func BenchmarkProbe(b *testing.B) {
+	needRoot(b)
+	for b.Loop() {
+		if _, err := Probe(Auto); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
