@@ -59,9 +59,9 @@ type Options struct {
 type SSH struct {
 	// AuthSock is the socket of an ssh agent. Only its keys are used, none of the user's files.
 	AuthSock string
-	// KnownHosts is a file of known host keys. With "" a host's key is trusted when it is
-	// first seen and remembered in the cache folder, as BuildKit trusts what ssh-keyscan says.
-	KnownHosts string
+	// KnownHosts are files of known host keys: who is in them must have the key that is there. Another host's key is trusted when it is
+	// first seen, and remembered in the cache folder; BuildKit trusts each time what ssh-keyscan says.
+	KnownHosts []string
 }
 
 // Client fetches. It belongs to one build: what it resolved once it does not resolve

@@ -608,9 +608,10 @@ func TestGitSSH(t *testing.T) {
 	if strings.Contains(got, "hush") {
 		t.Errorf("ssh was given the password: %s", got)
 	}
-	opt.SSH.KnownHosts = filepath.Join(tools, "it's known")
+	known := filepath.Join(tools, "it's known")
+	opt.SSH.KnownHosts = []string{known}
 	checkout(t, client(t, opt), GitRequest{Remote: "git@host:" + f.tree("r"), Ref: "main"})
-	if got := read(t, noted); !strings.Contains(got, `StrictHostKeyChecking=yes`) || !strings.Contains(got, `UserKnownHostsFile="`+opt.SSH.KnownHosts) {
+	if got := read(t, noted); !strings.Contains(got, ` "`+known+`" -o`) {
 		t.Errorf("the known hosts are not used: %s", got)
 	}
 }

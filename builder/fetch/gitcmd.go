@@ -81,13 +81,30 @@ func (c *Client) newGit(r remote) (*git, error) {
 
 // sshCommand is how git calls ssh: without a user's configuration and key files, never asking.
 func (c *Client) sshCommand() string {
-	known, strict := c.opt.SSH.KnownHosts, "yes"
-	if known == "" {
-		known, strict = filepath.Join(c.opt.Dir, "git", ".known_hosts"), "accept-new"
+	known := `"` + c.knownHosts() + `"` // ssh writes to the first
+	for _, file := range c.opt.SSH.KnownHosts {
+		known += ` "` + file + `"`
 	}
-	return "ssh -F " + os.DevNull + " -o BatchMode=yes -o IdentityFile=none -o StrictHostKeyChecking=" + strict +
-		" -o GlobalKnownHostsFile=" + os.DevNull + " -o " + shellQuote(`UserKnownHostsFile="`+known+`"`) +
+	return "ssh -F " + os.DevNull + " -o BatchMode=yes -o IdentityFile=none -o StrictHostKeyChecking=accept-new" +
+		" -o GlobalKnownHostsFile=" + os.DevNull + " -o " + shellQuote("UserKnownHostsFile="+known) +
 		" -o ConnectTimeout=" + strconv.Itoa(max(1, int(c.opt.Stall/time.Second)))
+}
+
+// knownHosts is the file of host keys that were trusted when they were first seen.
+func (c *Client) knownHosts() string { return filepath.Join(c.opt.Dir, "git", ".known_hosts") }
+
+// sshHint says what can be done about what ssh complains of.
+func sshHint(stderr string) string {
+	switch {
+	case strings.Contains(stderr, "Host key verification failed"):
+		return "the server's key is not the one that is known for it: if it has really got another key, " +
+			"remove the old one with ssh-keygen -R, from the file that is named above"
+	case strings.Contains(stderr, "Permission denied (") || strings.Contains(stderr, "Too many authentication failures"):
+		return "the server takes none of the keys that --ssh forwards (ssh-add -L lists an agent's): add the right one with ssh-add, or name its file with --ssh default=FILE"
+	case strings.Contains(stderr, "ssh: not found") || strings.Contains(stderr, "cannot run ssh"):
+		return "the program ssh is needed for this and was not found in PATH"
+	}
+	return ""
 }
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
@@ -131,6 +148,9 @@ type gitError struct {
 func (e *gitError) Error() string {
 	if e.stderr == "" {
 		return fmt.Sprintf("git %s: %v", e.verb, e.err)
+	}
+	if hint := sshHint(e.stderr); hint != "" {
+		return fmt.Sprintf("git %s: %s: %s", e.verb, e.stderr, hint)
 	}
 	return fmt.Sprintf("git %s: %s", e.verb, e.stderr)
 }

@@ -37,7 +37,7 @@ func (j *job) openFetch(ctx context.Context) error {
 			return err
 		}
 		j.closers = append(j.closers, stop)
-		opt.SSH = &fetch.SSH{AuthSock: socket}
+		opt.SSH = &fetch.SSH{AuthSock: socket, KnownHosts: knownHosts(j.env.getenv("HOME"))}
 	}
 	var err error
 	if j.client, err = fetch.New(opt); err != nil {
@@ -45,6 +45,17 @@ func (j *job) openFetch(ctx context.Context) error {
 	}
 	j.closers = append(j.closers, j.client.Close)
 	return nil
+}
+
+// knownHosts are the files of host keys that ssh would look into, of those that are there.
+func knownHosts(home string) []string {
+	var files []string
+	for _, file := range []string{filepath.Join(home, ".ssh", "known_hosts"), "/etc/ssh/ssh_known_hosts"} {
+		if _, err := os.Stat(file); err == nil && filepath.IsAbs(file) && !strings.Contains(file, `"`) {
+			files = append(files, file)
+		}
+	}
+	return files
 }
 
 // sshContext says whether git needs an agent for a context.

@@ -45,10 +45,11 @@ func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
 //	serve DIR               serve the files of a folder by HTTP at $URL, also to git (a bare repository after git update-server-info)
 //	asuser CODE ARG...      run strake as an ordinary user with a subordinate id range, which must end with the code;
 //	                        $AS_UID and $AS_GID are setpriv's flags for him
+//	sshd DIR                start an ssh server on 127.0.0.1 at $SSHD_URL, which is $SSHD_PID; its keys are in DIR: key is the client's
 //	empty                   fail if the store holds an image, a layer or a blob
 //	clean DIR               fail if the store in DIR has a leftover of a command
 //
-// and the conditions [root], [userns] (root that can make a user who can be rootless) and [registry].
+// and the conditions [root], [userns] (root that can make a user who can be rootless), [registry] and [sshd].
 func TestScript(t *testing.T) {
 	registries := &registries{t: t}
 	user := &testUser{t: t}
@@ -73,6 +74,7 @@ func TestScript(t *testing.T) {
 			"clean":     cmdClean,
 			"serve":     cmdServe,
 			"asuser":    user.run,
+			"sshd":      user.sshd,
 			"empty":     cmdEmpty,
 		},
 	})
@@ -91,6 +93,9 @@ func condition(cond string) (bool, error) {
 		return os.Getuid() == 0 || required(), nil
 	case "registry":
 		return installed("docker-registry") || required(), nil
+	case "sshd":
+		_, err := os.Stat(sshdPath)
+		return err == nil || required(), nil
 	case "limits": // containers often cannot have it, so it is not required
 		const writes = 2
 		return os.Getuid() == 0 && (syscall.Access("/sys/fs/cgroup/pids", writes) == nil || syscall.Access("/sys/fs/cgroup/cgroup.subtree_control", writes) == nil), nil
