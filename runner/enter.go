@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -20,12 +21,9 @@ import (
 // namespace; executing the program again makes it root there, under the second name: that carries the pid of the
 // process outside and the name that strake had.
 const (
-	waitMarker    = "strake-userns"
+	waitMarker    = "strake-userns:" // and the number of the descriptor that says that the ids are mapped
 	enteredMarker = "strake-entered:"
 )
-
-// goFD is the first child's end of the pipe that says that the ids are mapped.
-const goFD = 3
 
 // Enter makes sure that this process has the privileges of i. On Rootless, outside the namespace, it executes
 // this program again with the same arguments in a new user and mount namespace (newuidmap, newgidmap), passes signals on,
@@ -61,11 +59,22 @@ func enter(m mapping) (int, error) {
 
 	runtime.LockOSThread() // the child dies with the thread that made it
 	defer runtime.UnlockOSThread()
-	child, err := os.StartProcess("/proc/self/exe", append([]string{waitMarker, os.Args[0]}, os.Args[1:]...), &os.ProcAttr{ //nolint:gosec // this program with its own arguments
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, r},
+	files, err := inherited()
+	if err != nil {
+		return 0, err
+	}
+	marker := waitMarker + strconv.Itoa(len(files))
+	// Other than os.StartProcess, this leaves files as they are that others share: it would make those block that do not.
+	pid, err := syscall.ForkExec("/proc/self/exe", append([]string{marker, os.Args[0]}, os.Args[1:]...), &syscall.ProcAttr{ //nolint:gosec // this program with its own arguments
+		Env:   os.Environ(),
+		Files: append(files, r.Fd()),
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL},
 	})
 	r.Close()
+	var child *os.Process
+	if err == nil {
+		child, err = os.FindProcess(pid)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("starting the program again: %w: %s", err, userNSHint(err))
 	}
@@ -96,6 +105,31 @@ func enter(m mapping) (int, error) {
 		return 128 + int(ws.Signal()), nil
 	}
 	return state.ExitCode(), nil
+}
+
+// inherited returns the descriptors that a program which is executed now gets, by their numbers: standard input, output and error, and
+// what else strake was given, such as the pipes of a shell's <(…), which an argument may name. Those that are to be closed are -1.
+func inherited() ([]uintptr, error) {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, fmt.Errorf("listing the open files: %w", err)
+	}
+	files := []uintptr{0, 1, 2}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd < len(files) && fd < 3 {
+			continue
+		}
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 { // strake's own
+			continue
+		}
+		for len(files) <= fd {
+			files = append(files, ^uintptr(0))
+		}
+		files[fd] = uintptr(fd)
+	}
+	return files, nil
 }
 
 // fromTerminal says whether s is a signal of the kind that a terminal sends to all of its foreground group, and this
@@ -151,7 +185,11 @@ func waitForIDs() error {
 	if len(os.Args) < 2 {
 		return errors.New("arguments are missing")
 	}
-	pipe := os.NewFile(goFD, "pipe")
+	fd, err := strconv.Atoi(strings.TrimPrefix(os.Args[0], waitMarker))
+	if err != nil {
+		return fmt.Errorf("reading the number of the pipe: %w", err)
+	}
+	pipe := os.NewFile(uintptr(fd), "pipe")
 	data, err := io.ReadAll(pipe)
 	if err != nil || len(data) == 0 {
 		return errors.New("the process outside is gone")
@@ -164,6 +202,10 @@ func waitForIDs() error {
 // entered is the start of the second child: it takes its old name, dies with the process outside, and has mounts of
 // its own that see those of the host come and go.
 func entered() error {
+	// What strake was given is for itself, not for what it executes.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keeping descriptors: %w", err)
+	}
 	pid, name, _ := strings.Cut(strings.TrimPrefix(os.Args[0], enteredMarker), ":")
 	os.Args[0] = name
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {

@@ -20,7 +20,7 @@ func Main() {
 	switch {
 	case os.Args[0] == sandbox.Marker:
 		sandbox.Init()
-	case os.Args[0] == waitMarker:
+	case strings.HasPrefix(os.Args[0], waitMarker):
 		err = waitForIDs()
 	case strings.HasPrefix(os.Args[0], enteredMarker):
 		err = entered()
