@@ -19,7 +19,7 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 	}
 	c := &sandbox.Config{
 		Root:     sandbox.Overlay(s.Root),
-		ReadOnly: s.ReadOnly, Loopback: s.Network == NoNetwork, Hostname: s.Hostname, UserNS: l.Isolation.UserNS,
+		ReadOnly: s.ReadOnly, Loopback: s.Network == NoNetwork, Hostname: s.Hostname, UserNS: l.Isolation.UserNS, SharedPID: l.Isolation.SharedPID,
 		Args: p.Args, Env: slices.Clone(p.Env), Dir: p.Dir, User: p.User,
 		NullStdin: p.Stdin == nil && p.Terminal == nil, Terminal: p.Terminal != nil,
 		Insecure: s.Insecure, ShmSize: s.ShmSize, Groups: p.Groups,

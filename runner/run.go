@@ -56,6 +56,9 @@ func (l *Linux) prepare() error {
 		if l.exe, l.err = openSelf(); l.err != nil {
 			return
 		}
+		if l.err = l.hide(); l.err != nil {
+			return
+		}
 		l.oom = findOOM()
 		l.inits, l.quit, l.ended = make(chan spawned), make(chan struct{}), make(chan struct{})
 		go l.start()
@@ -70,6 +73,17 @@ func (l *Linux) supervised() []sandbox.RuleSet {
 		sets = append(sets, sandbox.Devices)
 	}
 	return sets
+}
+
+// hide keeps this process from being looked into by others of its user, if steps see it.
+func (l *Linux) hide() error {
+	if !l.Isolation.SharedPID {
+		return nil
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("hiding this process: %w", err)
+	}
+	return nil
 }
 
 // Close frees what Run keeps between boxes. No box may be running.
@@ -214,11 +228,15 @@ func (b *box) wait(ctx context.Context) error {
 	return b.result(got, state)
 }
 
-// kill kills the init, and with it the kernel kills all that is in its pid namespace.
+// kill kills the init, and with it the kernel kills all that is in its pid namespace. Where there is none, the init is told to do that.
 func (b *box) kill() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.end {
+	switch {
+	case b.end:
+	case b.linux.Isolation.SharedPID:
+		_, _ = b.sock.Write([]byte{sandbox.End})
+	default:
 		_ = b.init.Kill()
 	}
 }

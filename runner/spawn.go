@@ -25,7 +25,7 @@ func (l *Linux) start() {
 	defer close(l.ended)
 	runtime.LockOSThread() // for ever: the thread ends with this function
 	for {
-		s := spawn(l.exe)
+		s := spawn(l.exe, l.Isolation)
 		select {
 		case l.inits <- s:
 		case <-l.quit:
@@ -35,8 +35,8 @@ func (l *Linux) start() {
 	}
 }
 
-// spawn starts an init in its namespaces. A network namespace is its own business.
-func spawn(exe *os.File) spawned {
+// spawn starts an init in the namespaces that i has. A network namespace is its own business.
+func spawn(exe *os.File, i Isolation) spawned {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return spawned{err: fmt.Errorf("making the sandbox's socket: %w", err)}
@@ -45,12 +45,19 @@ func spawn(exe *os.File) spawned {
 	defer theirs.Close()
 	_ = unix.SetNonblock(pair[0], true) // so that reads can be given up
 	sock := os.NewFile(uintptr(pair[0]), "sandbox")
-	flags := unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
+	// Of its own session: what is typed at strake's terminal is not for it.
+	attr := &syscall.SysProcAttr{Setsid: true}
+	if i.SharedPID {
+		// It ends when its socket does, after it has killed what would outlive it.
+		attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
+	} else {
+		attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
+		attr.Pdeathsig = unix.SIGKILL
+	}
 	process, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), []string{sandbox.Marker}, &os.ProcAttr{
 		Env:   initEnv(),
 		Files: []*os.File{nil, nil, nil, theirs},
-		// Of its own session: what is typed at strake's terminal is not for it.
-		Sys: &syscall.SysProcAttr{Cloneflags: uintptr(flags), Pdeathsig: unix.SIGKILL, Setsid: true},
+		Sys:   attr,
 	})
 	if err != nil {
 		sock.Close()

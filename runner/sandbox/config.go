@@ -13,6 +13,9 @@ const (
 	sockFD = 3
 )
 
+// End, in the place of a signal, tells the init of a box without a pid namespace to kill what is in it, as the end of the parent does.
+const End = 254
+
 // Config is all that the init knows. It travels in a memfd: never in arguments or environment,
 // which others on the host could read.
 type Config struct {
@@ -25,7 +28,9 @@ type Config struct {
 	Files    []Mount // hosts, resolv.conf, hostname: binds of Data, made before Mounts
 	Loopback bool    // a network namespace of its own: bring lo up
 	Hostname string  // empty: left alone
-	UserNS   bool    // in a user namespace: devices are bound, and sysfs if Loopback is false
+	// SharedPID: the box has no pid namespace. The init adopts and at the end kills what descends from it, and /proc is the one around.
+	SharedPID bool
+	UserNS    bool // in a user namespace: devices are bound, and sysfs if Loopback is false
 
 	Args, Env []string
 	Dir, User string

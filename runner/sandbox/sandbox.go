@@ -34,6 +34,7 @@ type box struct {
 	master  int         // and its master, or -1
 	who     *Identity   // whom the process runs as
 	super   *supervisor // answers calls of the step; nil if it need not
+	family  *family     // in the place of a pid namespace; nil if there is one
 
 	goOn chan struct{} // the parent's answer to Created
 
@@ -56,13 +57,22 @@ func Init() {
 // ignoreSignals makes signals from the host harmless; the box cannot send any. The kernel drops those for pid 1 that it has no handler
 // for; unlike an ignored one, the default action is right for the step that inherits it. The signals that Go's runtime
 // needs itself are kept.
-func ignoreSignals() {
-	var deflt [4]uint64 // struct sigaction
+func ignoreSignals() { setSignals(0) }
+
+// sigIgnore is SIG_IGN.
+const sigIgnore = 1
+
+// setSignals gives all signals but those of Go's runtime a handler that is none: 0, the default, or sigIgnore.
+func setSignals(handler uint64) {
+	action := [4]uint64{handler} // struct sigaction
 	for s := unix.Signal(1); s <= 31; s++ {
 		switch s {
 		case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGURG, unix.SIGKILL, unix.SIGSTOP:
 		default:
-			_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&deflt)), 0, 8, 0, 0)
+			if s == unix.SIGCHLD && handler == sigIgnore {
+				continue // or there would be nothing to wait for
+			}
+			_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 		}
 	}
 }
@@ -72,8 +82,12 @@ func run() int {
 	if err := b.readConfig(); err != nil {
 		return report(Report{Kind: Failed, Text: err.Error()})
 	}
+	err := b.share()
+	if err != nil {
+		return report(Report{Kind: Failed, Text: err.Error()})
+	}
 	go b.watch()
-	err := b.unshare()
+	err = b.unshare()
 	if err == nil {
 		err = b.setup()
 	}
@@ -145,6 +159,18 @@ func parseRights(oob []byte) ([]int, error) {
 	return unix.ParseUnixRights(&msgs[0])
 }
 
+// share prepares for a box without a pid namespace: this process must find its descendants, and live until they are dead.
+func (b *box) share() (err error) {
+	if !b.SharedPID {
+		return nil
+	}
+	// The step dies with the thread that starts it.
+	runtime.LockOSThread()
+	setSignals(sigIgnore)
+	b.family, err = newFamily()
+	return err
+}
+
 // unshare makes the namespaces that not every box needs in this form. They are those of the calling thread, which is kept for all that
 // follows.
 func (b *box) unshare() error {
@@ -182,13 +208,17 @@ func report(r Report, fds ...int) int {
 }
 
 // watch takes signals from the parent. When the parent is gone, so is the box: the kernel kills
-// every process of a pid namespace whose init exits.
+// every process of a pid namespace whose init exits. Without one, the processes are killed here; End asks for that too.
 func (b *box) watch() {
 	buf := make([]byte, 16)
 	for {
 		n, _, err := unix.Recvfrom(sockFD, buf, 0)
 		if errors.Is(err, unix.EINTR) {
 			continue
+		}
+		if b.family != nil && (err != nil || n == 0 || buf[0] == End) {
+			close(b.goOn) // who waits for it must come to its end
+			b.family.watchEnd()
 		}
 		if err != nil || n == 0 {
 			os.Exit(128 + int(unix.SIGKILL))
@@ -235,6 +265,9 @@ func (b *box) reap() (unix.WaitStatus, error) {
 		if err == nil && pid == b.pid {
 			b.pid = -1
 			b.mu.Unlock()
+			if b.family != nil {
+				return status, b.family.end()
+			}
 			return status, nil
 		}
 		b.mu.Unlock()
@@ -277,7 +310,7 @@ func (b *box) launch() error {
 	if err != nil {
 		return err
 	}
-	if !b.UserNS {
+	if !b.UserNS && !b.SharedPID {
 		unix.Close(b.proc)
 	}
 	s, err := b.newStep(path)
@@ -300,7 +333,7 @@ func (b *box) launch() error {
 		}
 		return err
 	}
-	if b.super == nil && b.UserNS {
+	if b.super == nil && b.UserNS && !b.SharedPID {
 		unix.Close(b.proc)
 	}
 	b.pid = pid

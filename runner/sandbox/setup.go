@@ -127,7 +127,7 @@ func (b *box) mountProc(t hostTrees) error {
 	}
 	defer unix.Close(target)
 	b.mounted = append(b.mounted, "/proc")
-	if !b.UserNS {
+	if !b.UserNS && !b.SharedPID {
 		return nil
 	}
 	if err := attach(t.proc, target); err != nil {

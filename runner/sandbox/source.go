@@ -27,19 +27,32 @@ func (b *box) hostTrees() (t hostTrees, err error) {
 	if t.root, err = openLayers(b.Root); err != nil {
 		return t, err
 	}
-	if b.UserNS {
+	switch {
+	case b.SharedPID:
+		// The one around, whose processes the box shares: a new one could not be mounted, and would show the same.
+		if t.proc, err = cloneTree(unix.AT_FDCWD, "/proc", true); err == nil {
+			err = setAttr(t.proc, noExec)
+		}
+		if err != nil {
+			err = fmt.Errorf("binding /proc: %w", err)
+		}
+	case b.UserNS:
 		t.proc, err = newFS("proc", noExec)
-	} else if t.proc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
-		err = fmt.Errorf("opening /proc: %w", err)
+	default:
+		if t.proc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			err = fmt.Errorf("opening /proc: %w", err)
+		}
 	}
 	if err != nil {
 		return t, err
 	}
-	// Without a network namespace of its own, a user namespace cannot mount sysfs.
+	// Without a network namespace of its own, a user namespace cannot mount sysfs; nor where a container masks a part of it.
 	if t.ownSys = !b.UserNS || b.Loopback; t.ownSys {
 		t.sys, err = newFS("sysfs", noExec|b.sysAttr())
-	} else if t.sys, err = cloneTree(unix.AT_FDCWD, "/sys", true); err == nil {
-		err = setAttr(t.sys, uint64(b.sysAttr()|noExec))
+		t.ownSys = !b.SharedPID || !errors.Is(err, unix.EPERM)
+	}
+	if !t.ownSys {
+		t.sys, err = b.cloneSys()
 	}
 	if err != nil {
 		return t, fmt.Errorf("mounting /sys: %w", err)
@@ -62,6 +75,15 @@ func (b *box) hostTrees() (t hostTrees, err error) {
 		return t, err
 	}
 	return t, nil
+}
+
+// cloneSys returns a copy of the host's /sys.
+func (b *box) cloneSys() (int, error) {
+	fd, err := cloneTree(unix.AT_FDCWD, "/sys", true)
+	if err != nil {
+		return -1, err
+	}
+	return fd, setAttr(fd, uint64(b.sysAttr()|noExec))
 }
 
 // stubPoints opens the sources of all mounts, and makes mount points for them in StubDir.

@@ -25,6 +25,7 @@ type step struct {
 	path      *byte
 	argv, env []*byte
 	oldProc   bool // the init's /proc is mounted
+	shared    bool // no pid namespace, and nothing to mount
 	console   int  // to be the controlling terminal and standard input, output and error; -1 for none
 
 	drop      uint64 // capabilities to be dropped from the bounding set
@@ -32,12 +33,15 @@ type step struct {
 	capData   [2]unix.CapUserData
 	filter    *unix.SockFprog // nil for none
 	hand      handover
-	listener  int // of the filter, once the init has it; -1 for none
+	listener  int  // of the filter, once the init has it; -1 for none
+	rules     int  // Landlock rules; -1 for none
+	weak      bool // without CAP_SYS_ADMIN, filters and rules can be had only with no_new_privs
 	limits    []limit
 	who       Identity
 
 	source, fsName, none, procDir, keyring *byte
 	allSignals, oldSignals                 uint64
+	deflt                                  [4]uint64 // struct sigaction: SIG_DFL
 	state                                  stepState
 	goOn                                   byte
 }
@@ -60,6 +64,7 @@ const (
 	stageSession
 	stageTerminal
 	stageLimits
+	stageConfine
 	stageCapabilities
 	stageFilter
 	stageUser
@@ -69,7 +74,7 @@ const (
 func stageName(stage uint32) string {
 	return [...]string{
 		"mounting /proc", "waiting for the init", "making a session", "taking the terminal", "setting the resource limits",
-		"dropping capabilities", "loading the seccomp filter", "becoming the user", "exec",
+		"confining the process", "dropping capabilities", "loading the seccomp filter", "becoming the user", "exec",
 	}[stage]
 }
 
@@ -77,7 +82,7 @@ func stageName(stage uint32) string {
 // Preconditions: the box is set up, the working directory entered.
 func (b *box) newStep(path string) (*step, error) {
 	s := &step{
-		console: -1, listener: -1, oldProc: b.UserNS, who: *b.who, allSignals: ^uint64(0),
+		console: -1, listener: -1, rules: -1, oldProc: b.UserNS, shared: b.SharedPID, who: *b.who, allSignals: ^uint64(0),
 		capHeader: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
 	}
 	caps := Capabilities
@@ -111,6 +116,16 @@ func (b *box) newStep(path string) (*step, error) {
 	}
 	if s.limits, err = b.resourceLimits(); err != nil {
 		return nil, err
+	}
+	if b.family != nil {
+		if s.rules, err = b.ruleset(); err != nil {
+			return nil, err
+		}
+		have, err := effective()
+		if err != nil {
+			return nil, err
+		}
+		s.weak = have&(1<<unix.CAP_SYS_ADMIN) == 0
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -230,7 +245,11 @@ func (s *step) read() (stepState, error) {
 //go:nosplit
 func (s *step) fork() (int, syscall.Errno) {
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&s.allSignals)), uintptr(unsafe.Pointer(&s.oldSignals)), 8, 0, 0)
-	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_NEWPID|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	flags := unix.CLONE_NEWPID | uintptr(unix.SIGCHLD)
+	if s.shared {
+		flags = uintptr(unix.SIGCHLD)
+	}
+	pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, flags, 0, 0, 0, 0, 0)
 	if e == 0 && pid == 0 {
 		s.child()
 	}
@@ -243,7 +262,11 @@ func (s *step) fork() (int, syscall.Errno) {
 //go:norace
 //go:nosplit
 func (s *step) child() {
-	s.advance(stageProc, s.mountProc())
+	if s.shared {
+		s.advance(stageProc, s.tie())
+	} else {
+		s.advance(stageProc, s.mountProc())
+	}
 	s.tell()
 	n, _, e := syscall.RawSyscall(unix.SYS_READ, uintptr(s.sock), uintptr(unsafe.Pointer(&s.goOn)), 1)
 	if e == 0 && n != 1 {
@@ -253,6 +276,7 @@ func (s *step) child() {
 	s.advance(stageSession, s.session())
 	s.advance(stageTerminal, s.terminal())
 	s.advance(stageLimits, s.limit())
+	s.advance(stageConfine, s.confine())
 	s.advance(stageCapabilities, s.bound())
 	// The filter goes in while CAP_SYS_ADMIN is there: without it no_new_privs would be needed, and sudo would not work.
 	s.advance(stageFilter, s.load())
@@ -284,6 +308,20 @@ func (s *step) advance(stage uint32, e syscall.Errno) {
 //go:nosplit
 func (s *step) tell() {
 	syscall.RawSyscall(unix.SYS_WRITE, uintptr(s.sock), uintptr(unsafe.Pointer(&s.state)), unsafe.Sizeof(s.state))
+}
+
+// tie lets the child die with the init, and gives it back the signals that the init ignores.
+//
+//go:norace
+//go:nosplit
+func (s *step) tie() syscall.Errno {
+	for n := uintptr(1); n <= 31; n++ {
+		if n != uintptr(unix.SIGKILL) && n != uintptr(unix.SIGSTOP) {
+			syscall.RawSyscall6(unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&s.deflt)), 0, 8, 0, 0)
+		}
+	}
+	_, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0)
+	return e
 }
 
 // mountProc mounts a /proc of the new pid namespace, in the place of the init's if that is there: a user namespace may not see more of
@@ -352,6 +390,23 @@ func (s *step) limit() syscall.Errno {
 		}
 	}
 	return 0
+}
+
+// confine keeps the child away from other processes.
+//
+//go:norace
+//go:nosplit
+func (s *step) confine() syscall.Errno {
+	if s.weak {
+		if _, _, e := syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
+			return e
+		}
+	}
+	if s.rules < 0 {
+		return 0
+	}
+	_, _, e := syscall.RawSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(s.rules), 0, 0)
+	return e
 }
 
 // bound drops capabilities for good.
