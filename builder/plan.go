@@ -89,6 +89,14 @@ func (pl *planned) onImage(img *image.Image) {
 	pl.state.StartInterval = startInterval(img.RawConfig)
 }
 
+// programs is the platform that the programs of a stage for the platform want are for: its base may be an image for another one.
+func (pl *planned) programs(want v1.Platform) v1.Platform {
+	if pl.base == nil || pl.base.Config.Architecture == "" || pl.base.Config.Architecture == want.Architecture {
+		return want
+	}
+	return *pl.base.Config.Platform()
+}
+
 // context returns the function that opens a named context, once.
 func (p *planner) context(name string, platform v1.Platform) func() (Context, error) {
 	k := imageKey{name, platform.String()}
@@ -158,7 +166,7 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 		if step.Op == nil {
 			continue
 		}
-		if st.top, err = p.step(s, step, n.next(), st.top); err != nil {
+		if st.top, err = p.step(s, step, n.next(), st); err != nil {
 			return nil, err
 		}
 	}
@@ -182,16 +190,16 @@ func (p *planner) add(v *vertex) *vertex {
 	return v
 }
 
-// step lowers one instruction on top of parent.
-func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, parent *vertex) (*vertex, error) {
-	v := &vertex{Name: label + st.Name, Parent: parent, Fresh: p.isFresh(s), Wrap: func(err error) error { return p.at(s, st.Range, st.Text, err) }}
+// step lowers one instruction on top of parent, the part of its stage before it.
+func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, parent *planned) (*vertex, error) {
+	v := &vertex{Name: label + st.Name, Parent: parent.top, Fresh: p.isFresh(s), Wrap: func(err error) error { return p.at(s, st.Range, st.Text, err) }}
 	op := &step{build: p.build, vertex: v}
 	switch o := st.Op.(type) {
 	case *dockerfile.Run:
 		if err := p.entitled(o); err != nil {
 			return nil, p.at(s, st.Range, st.Text, err)
 		}
-		w := &runWork{build: p.build, vertex: v, run: o, platform: s.Platform}
+		w := &runWork{build: p.build, vertex: v, run: o, platform: parent.programs(s.Platform)}
 		if err := p.resolveDevices(w); err != nil {
 			return nil, p.at(s, st.Range, st.Text, err)
 		}
@@ -303,6 +311,7 @@ func (p *planner) input(s *dockerfile.Stage, st dockerfile.Step, from *dockerfil
 		if err != nil {
 			return nil, nil, p.at(s, st.Range, st.Text, err)
 		}
+		p.plan.warnings = append(p.plan.warnings, p.graph.LintImage(from.Image, s.Platform, img.Config, st.Range)...)
 		return p.from("FROM "+from.Image, from.Image, s.Platform, img), nil, nil
 	default:
 		return nil, nil, nil // scratch

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -22,18 +23,22 @@ type Puller struct {
 	Always bool // ask the registry first: --pull
 }
 
-// PlatformError says that a name means an image for another platform only.
+// PlatformError says that an image here is for another platform, and that the registry, where it came from, could not be asked for
+// the one that is wanted.
 type PlatformError struct {
-	Ref   name.Reference
-	Image *image.Image // which is not stored
+	Image *image.Image
 	Want  v1.Platform
+	Err   error // why not
 }
 
 func (e *PlatformError) Error() string {
-	return fmt.Sprintf("%s is an image for %s and not for %s", e.Ref, e.Image.Config.Platform(), &e.Want)
+	return fmt.Sprintf("the image here is for %s and not for %s: %v", e.Image.Config.Platform(), &e.Want, e.Err)
 }
 
-// Resolve returns the image that ref means for a platform. A *PlatformError says that there is none but for another.
+func (e *PlatformError) Unwrap() error { return e.Err }
+
+// Resolve returns the image that ref means for a platform. Where that is no index but a single image, or one that was built or loaded here, it
+// may be for another platform: a lint rule says so. A *PlatformError says that there might be another.
 func (p *Puller) Resolve(ctx context.Context, ref string, platform v1.Platform) (*image.Image, error) {
 	r, err := p.Client.ParseReference(ref)
 	if err != nil {
@@ -49,11 +54,19 @@ func (p *Puller) Resolve(ctx context.Context, ref string, platform v1.Platform) 
 		}
 		return p.pull(ctx, r, platform, local)
 	}
-	img, err := p.pull(ctx, r, platform, nil)
-	if err != nil {
-		return nil, fmt.Errorf("the image here is for %s and not for %s: %w", local.Config.Platform(), &platform, err)
+	img, err := p.pull(ctx, r, platform, local)
+	switch {
+	case err == nil:
+		return img, nil
+	case !p.Always && ctx.Err() == nil && !pulled(local):
+		return local, nil
 	}
-	return img, nil
+	return nil, &PlatformError{local, platform, err}
+}
+
+// pulled says whether an image came from a registry as it is.
+func pulled(img *image.Image) bool {
+	return img.Manifest != (v1.Hash{}) && !slices.ContainsFunc(img.Layers, func(l image.Layer) bool { return l.Origin == "" })
 }
 
 // pull asks the registry; local is what the store has under that name, if anything.
@@ -74,9 +87,6 @@ func (p *Puller) pull(ctx context.Context, ref name.Reference, platform v1.Platf
 	}
 	if _, err := p.Blobs.PutBytes(m.Raw); err != nil {
 		return nil, err
-	}
-	if !matches(img, platform) {
-		return nil, &PlatformError{ref, img, platform}
 	}
 	if err := p.Images.Put(img); err != nil {
 		return nil, err

@@ -32,7 +32,7 @@ type runWork struct {
 	mountInputs []int
 	// inContext says for each mount that its input is a copy of a part of a context, at contextMount.
 	inContext []bool
-	// platform is that of the stage: what its programs are for.
+	// platform is what the programs of the stage are for.
 	platform v1.Platform
 	devices  *device.Registry // nil if the RUN asks for none
 	// found are the full names of the devices that it gets, missing those of the ones that are not there.

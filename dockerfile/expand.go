@@ -99,6 +99,8 @@ func (e *expander) begin(base State) error {
 		e.lintBasePlatform()
 	case from.Stage == nil && (from.Context == "" || noImage(base.Config)):
 		e.state = State{Config: emptyImage(e.stage.Platform)}
+	case from.Stage == nil:
+		e.lintBasePlatform()
 	}
 	if err := unsupportedOS(c.OS); err != nil && !e.g.settings.CheckOnly {
 		return err
@@ -193,14 +195,7 @@ func cloneConfig(c *v1.ConfigFile) {
 
 // lintBasePlatform is the rule on a base image that is for another platform than was asked for.
 func (e *expander) lintBasePlatform() {
-	want, c := e.stage.Platform, &e.state.Config
-	if c.OS == want.OS && c.Architecture == want.Architecture {
-		return
-	}
-	have := v1.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant, OSVersion: c.OSVersion, OSFeatures: c.OSFeatures}
-	rule := &linter.RuleInvalidBaseImagePlatform
-	e.found.with(e.stage.from.Comments).Run(rule, e.stage.from.Location,
-		rule.Format(e.stage.Base.Image, longPlatform(normalPlatform(want)), longPlatform(normalPlatform(have))))
+	lintPlatform(e.found.with(e.stage.from.Comments), cmp.Or(e.stage.Base.Image, e.stage.Base.Context), e.stage.Platform, e.state.Config, e.stage.from.Location)
 }
 
 // instruction expands one and applies it to the state.

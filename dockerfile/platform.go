@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
 var (
@@ -146,4 +148,21 @@ func normalPlatform(p v1.Platform) v1.Platform {
 	p.OS = strings.ToLower(p.OS)
 	p.Architecture, p.Variant = normalArch(p.Architecture, p.Variant)
 	return p
+}
+
+// LintImage is the rule on an image that is for another platform than the stage that copies from it or mounts it. r is the instruction.
+func (g *Graph) LintImage(name string, want v1.Platform, image v1.ConfigFile, r Range) []Warning {
+	found := newFindings(g.lint)
+	at := []parser.Range{{Start: parser.Position{Line: r.Start}, End: parser.Position{Line: r.End}}}
+	lintPlatform(found.linter, name, want, image, at)
+	return *found.warnings
+}
+
+func lintPlatform(lint *linter.Linter, name string, want v1.Platform, c v1.ConfigFile, at []parser.Range) {
+	if c.OS == want.OS && c.Architecture == want.Architecture {
+		return
+	}
+	have := v1.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant, OSVersion: c.OSVersion, OSFeatures: c.OSFeatures}
+	rule := &linter.RuleInvalidBaseImagePlatform
+	lint.Run(rule, at, rule.Format(name, longPlatform(normalPlatform(want)), longPlatform(normalPlatform(have))))
 }

@@ -188,8 +188,8 @@ func (j *job) bases(ctx context.Context) func(*dockerfile.Stage) (dockerfile.Sta
 			config = c.Image.Config
 		} else {
 			img, err := resolver.Resolve(ctx, s.Base.Image, s.Platform)
-			if other := (*builder.PlatformError)(nil); errors.As(err, &other) {
-				img, err = other.Image, nil // a rule finds it
+			if other := (*builder.PlatformError)(nil); errors.As(err, &other) && ctx.Err() == nil {
+				img, err = other.Image, nil // as good as any for a check, and a rule finds it
 			}
 			if err != nil {
 				return dockerfile.State{}, err

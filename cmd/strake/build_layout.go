@@ -31,7 +31,7 @@ func (j *job) layoutImage(ctx context.Context, value string, p v1.Platform) (*im
 	}
 	chosen, err := l.choose(d, 0)
 	if err == nil && chosen == nil {
-		err = fmt.Errorf("it has no image for %s", &p)
+		err = l.noImage()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)

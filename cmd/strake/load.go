@@ -96,6 +96,7 @@ type loader struct {
 	bars *transfers
 	// platform is whose image is taken from an index.
 	platform v1.Platform
+	others   []string       // platforms that indexes have beside
 	begun    []*image.Image // images that the store did not have
 }
 

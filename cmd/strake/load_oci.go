@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -46,7 +47,7 @@ func (l *loader) loadLayout(ctx context.Context) ([]loadedImage, error) {
 		}
 	}
 	if len(loaded) == 0 {
-		return nil, fmt.Errorf("it holds no image for %s", &l.platform)
+		return nil, l.noImage()
 	}
 	return loaded, nil
 }
@@ -93,6 +94,9 @@ func (l *loader) choose(d v1.Descriptor, depth int) (*v1.Descriptor, error) {
 	}
 	for _, m := range index.Manifests {
 		if m.Platform != nil && !l.serves(*m.Platform) {
+			if name := m.Platform.String(); m.Platform.OS != "unknown" && !slices.Contains(l.others, name) {
+				l.others = append(l.others, name)
+			}
 			continue
 		}
 		if chosen, err := l.choose(m, depth+1); chosen != nil || err != nil {
@@ -100,6 +104,14 @@ func (l *loader) choose(d v1.Descriptor, depth int) (*v1.Descriptor, error) {
 		}
 	}
 	return nil, nil
+}
+
+// noImage is the error of an index that has nothing for the platform.
+func (l *loader) noImage() error {
+	if len(l.others) == 0 {
+		return fmt.Errorf("it has no image for %s", &l.platform)
+	}
+	return fmt.Errorf("it has no image for %s, only for %s: choose with --platform", &l.platform, strings.Join(l.others, ", "))
 }
 
 // loadManifest copies the blobs of a manifest and unpacks its layers.
