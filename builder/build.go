@@ -90,7 +90,7 @@ type Context struct {
 
 // SandboxOptions are what every RUN of a build gets.
 type SandboxOptions struct {
-	Network    dockerfile.Network // of a RUN that does not say; NetworkDefault is the host's
+	Network    dockerfile.Network // of a RUN that does not say; NetworkDefault is the host's, NetworkBridge a private one
 	ExtraHosts []string           // lines of /etc/hosts, "IP\tNAME"
 	Hostname   string             // empty is BuildKit's
 	// AllowHostNetwork and AllowInsecure are the entitlements network.host and security.insecure.

@@ -136,14 +136,20 @@ func (e *foreignError) Error() string {
 
 func (e *foreignError) Unwrap() error { return e.err }
 
+// NetworkBridge, in SandboxOptions, is a private network with a way out. No RUN can ask for it.
+const NetworkBridge dockerfile.Network = "bridge"
+
 // network is what the RUN sees: the host's network, where the build says nothing else.
 func (w *runWork) network() runner.Network {
 	n := w.run.Network
 	if n == dockerfile.NetworkDefault || n == "" {
 		n = w.opt.Sandbox.Network
 	}
-	if n == dockerfile.NetworkNone {
+	switch n {
+	case dockerfile.NetworkNone:
 		return runner.NoNetwork
+	case NetworkBridge:
+		return runner.BridgeNetwork
 	}
 	return runner.HostNetwork
 }

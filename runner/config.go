@@ -9,17 +9,17 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/strake-build/strake/runner/network"
 	"github.com/strake-build/strake/runner/sandbox"
 )
 
 // config makes the init's configuration; the function it returns removes what was made on disk for it.
-func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
-	if s.Network != HostNetwork && s.Network != NoNetwork {
-		return nil, nil, fmt.Errorf("unknown network %q", s.Network)
-	}
+//
+// n is the box's private network, or nil.
+func (l *Linux) config(s Sandbox, p Process, n *network.Network) (*sandbox.Config, func(), error) {
 	c := &sandbox.Config{
 		Root:     sandbox.Overlay(s.Root),
-		ReadOnly: s.ReadOnly, Loopback: s.Network == NoNetwork, Hostname: s.Hostname, UserNS: l.Isolation.UserNS, SharedPID: l.Isolation.SharedPID,
+		ReadOnly: s.ReadOnly, Loopback: s.Network != HostNetwork, JoinNet: n != nil, Hostname: s.Hostname, UserNS: l.Isolation.UserNS, SharedPID: l.Isolation.SharedPID,
 		Args: p.Args, Env: slices.Clone(p.Env), Dir: p.Dir, User: p.User,
 		NullStdin: p.Stdin == nil && p.Terminal == nil, Terminal: p.Terminal != nil,
 		Insecure: s.Insecure, ShmSize: s.ShmSize, Groups: p.Groups,
@@ -45,7 +45,7 @@ func (l *Linux) config(s Sandbox, p Process) (*sandbox.Config, func(), error) {
 		}
 		c.Mounts = append(c.Mounts, mount)
 	}
-	if c.Files, err = etcFiles(s); err != nil {
+	if c.Files, err = etcFiles(s, n); err != nil {
 		return nil, nil, err
 	}
 	stubs, own, err := l.stubs(s)
@@ -126,14 +126,26 @@ func mountConfig(m Mount) (sandbox.Mount, error) {
 	return c, nil
 }
 
-// etcFiles are the files of /etc that come from strake. The resolver is the host's: a box either shares
+// etcFiles are the files of /etc that come from strake. Without a private network the resolver is the host's: the box shares
 // the host's network, where even a stub resolver on 127.0.0.53 answers, or has none.
-func etcFiles(s Sandbox) ([]sandbox.Mount, error) {
-	resolv, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("reading the host's resolver: %w", err)
+func etcFiles(s Sandbox, n *network.Network) ([]sandbox.Mount, error) {
+	var resolv []byte
+	if n != nil {
+		resolv = n.Resolver
+	} else {
+		var err error
+		if resolv, err = os.ReadFile("/etc/resolv.conf"); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("reading the host's resolver: %w", err)
+		}
 	}
-	hosts := strings.TrimRight("127.0.0.1\tlocalhost "+s.Hostname, " ") + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	const ip6 = "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	hosts := strings.TrimRight("127.0.0.1\tlocalhost "+s.Hostname, " ") + ip6
+	if n != nil {
+		hosts = "127.0.0.1\tlocalhost" + ip6
+		if s.Hostname != "" {
+			hosts += n.Address.String() + "\t" + s.Hostname + "\n"
+		}
+	}
 	for _, h := range s.ExtraHosts {
 		hosts += h + "\n"
 	}

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 
 // helpers are what copies of the test program do.
 func helpers() map[string]func(args []string) error {
-	return map[string]func([]string) error{"shared": helpShared, "rootless": helpRootless, "run": helpRun, "probe": helpProbe, "survey": helpSurvey}
+	return map[string]func([]string) error{"shared": helpShared, "rootless": helpRootless, "run": helpRun, "probe": helpProbe, "survey": helpSurvey, "serve": helpServe}
 }
 
 // helpProbe prints what Probe finds.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/runner/cgroup"
+	"github.com/strake-build/strake/runner/network"
 	"github.com/strake-build/strake/runner/sandbox"
 )
 
@@ -60,6 +61,9 @@ func (l *Linux) prepare() error {
 			return
 		}
 		l.oom = findOOM()
+		if l.err = l.sweepNetwork(); l.err != nil {
+			return
+		}
 		l.inits, l.quit, l.ended = make(chan spawned), make(chan struct{}), make(chan struct{})
 		go l.start()
 	})
@@ -108,7 +112,21 @@ func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
 	if err := l.prepare(); err != nil {
 		return err
 	}
-	cfg, done, err := l.config(s, p)
+	net, err := l.connect(ctx, s.Network)
+	if err != nil {
+		return err
+	}
+	err = l.runIn(ctx, s, p, net)
+	if net != nil {
+		// The box is gone; what is left of its network the next one removes, or says why it cannot.
+		_ = net.Close()
+	}
+	return err
+}
+
+// runIn runs p in s, in the private network net if that is not nil.
+func (l *Linux) runIn(ctx context.Context, s Sandbox, p Process, net *network.Network) error {
+	cfg, done, err := l.config(s, p, net)
 	if err != nil {
 		return err
 	}
@@ -124,6 +142,9 @@ func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
 		}
 		cfg.Cgroup = true
 	}
+	if net != nil {
+		b.net = net.NS
+	}
 	if err := b.start(cfg); err != nil {
 		return err
 	}
@@ -137,6 +158,7 @@ type box struct {
 	process Process
 	init    *os.Process
 	sock    *os.File // to the init
+	net     *os.File // its network namespace, if it does not make or share one
 	io      streams
 	group   *cgroup.Group // of its own, if it has limits
 	record  string        // the directory that remembers group
@@ -170,7 +192,11 @@ func (b *box) start(cfg *sandbox.Config) error {
 		err = b.group.Add(b.init.Pid)
 	}
 	if err == nil {
-		err = init.send(append(files, memory))
+		files = append(files, memory)
+		if b.net != nil {
+			files = append(files, b.net)
+		}
+		err = init.send(files)
 	}
 	if err != nil {
 		init.discard()

@@ -65,8 +65,9 @@ type Network string
 
 // The networks.
 const (
-	HostNetwork Network = "host"
-	NoNetwork   Network = "none" // loopback only
+	HostNetwork   Network = "host"
+	NoNetwork     Network = "none"   // loopback only
+	BridgeNetwork Network = "bridge" // a private one with a way out; see package network
 )
 
 // Sandbox is the box. Root and the network are mandatory.

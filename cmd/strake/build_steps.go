@@ -20,7 +20,7 @@ type stepFlags struct {
 
 func (f *stepFlags) add(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.hosts, "add-host", nil, "line of /etc/hosts for steps, as `NAME:IP` (repeatable)")
-	set.StringVar(&f.network, "network", "default", "network of steps that do not say: `default` (the host's), host or none")
+	set.StringVar(&f.network, "network", "default", "network of steps that do not say: `default` (the host's), host, none or bridge (a private one)")
 	set.StringArrayVar(&f.allow, "allow", nil, "`right` that steps may ask for: network.host, security.insecure, device or device=NAME[,alias=OTHER] (repeatable)")
 	set.StringArrayVar(&f.deviceFolders, "cdi-spec-dir", []string{"/etc/cdi", "/var/run/cdi"}, "`folder` of CDI specifications for RUN --device (repeatable)")
 	f.limits.add(set)
@@ -40,13 +40,13 @@ func (f *stepFlags) decide() (builder.SandboxOptions, error) {
 		opt.ExtraHosts = append(opt.ExtraHosts, line)
 	}
 	switch opt.Network = dockerfile.Network(f.network); opt.Network {
-	case dockerfile.NetworkDefault, dockerfile.NetworkNone:
+	case dockerfile.NetworkDefault, dockerfile.NetworkNone, builder.NetworkBridge:
 	case dockerfile.NetworkHost:
 		opt.AllowHostNetwork = true // who says it for all steps allows it to each, as in docker
 	case "":
 		opt.Network = dockerfile.NetworkDefault
 	default:
-		return opt, usagef("invalid --network %q: it is default, host or none", f.network)
+		return opt, usagef("invalid --network %q: it is default, host, none or bridge", f.network)
 	}
 	opt.DeviceFolders = f.deviceFolders
 	for _, a := range f.allow {

@@ -84,7 +84,7 @@ exit code is that of strake. After three Ctrl-C that it ignores, the container i
 	f.StringVar(&flags.entrypoint, "entrypoint", "", "`program` to use instead of the image's entrypoint")
 	f.StringVar(&flags.name, "name", "", "`name` that no other running container has")
 	f.StringVar(&flags.hostname, "hostname", "", "host `name` in the container")
-	f.StringVar(&flags.network, "network", string(runner.HostNetwork), "`host` or none")
+	f.StringVar(&flags.network, "network", string(runner.HostNetwork), "`host`, none or bridge (a private one, with a way out)")
 	f.BoolVar(&flags.readOnly, "read-only", false, "make the root file system read-only")
 	f.StringVar(&flags.pull, "pull", string(pullMissing), "when to pull the image: always, `missing` or never")
 	addIsolationFlag(cmd, env)
@@ -125,9 +125,9 @@ func (f *runFlags) decide(env *environment, args []string) (runOptions, error) {
 		return opts, usagef("the working directory %q is invalid, it needs to be an absolute path", f.workDir)
 	}
 	switch opts.network {
-	case runner.HostNetwork, runner.NoNetwork:
+	case runner.HostNetwork, runner.NoNetwork, runner.BridgeNetwork:
 	default:
-		return opts, usagef("invalid --network %q: it is host or none", f.network)
+		return opts, usagef("invalid --network %q: it is host, none or bridge", f.network)
 	}
 	switch opts.pull {
 	case pullAlways, pullMissing, pullNever:

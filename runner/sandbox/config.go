@@ -8,8 +8,8 @@ const Marker = "strake-init"
 
 // The descriptor that the parent gives the init.
 const (
-	// sockFD is one of a SOCK_SEQPACKET pair. First comes a message that carries standard input, output and error, and a memfd with a Config as
-	// JSON; then signals come in and reports go out. Its end is the parent's death.
+	// sockFD is one of a SOCK_SEQPACKET pair. First comes a message that carries standard input, output and error, a memfd with a Config as
+	// JSON, and perhaps a network namespace; then signals come in and reports go out. Its end is the parent's death.
 	sockFD = 3
 )
 
@@ -27,6 +27,7 @@ type Config struct {
 	Mounts   []Mount
 	Files    []Mount // hosts, resolv.conf, hostname: binds of Data, made before Mounts
 	Loopback bool    // a network namespace of its own: bring lo up
+	JoinNet  bool    // with Loopback: that namespace is given, as the fifth descriptor
 	Hostname string  // empty: left alone
 	// SharedPID: the box has no pid namespace. The init adopts and at the end kills what descends from it, and /proc is the one around.
 	SharedPID bool

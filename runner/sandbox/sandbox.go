@@ -32,6 +32,7 @@ type box struct {
 	mounted []string    // where user mounts are, for taking them down
 	console *os.File    // the slave of the terminal
 	master  int         // and its master, or -1
+	netNS   int         // the network namespace to join, if JoinNet
 	who     *Identity   // whom the process runs as
 	super   *supervisor // answers calls of the step; nil if it need not
 	family  *family     // in the place of a pid namespace; nil if there is one
@@ -117,7 +118,7 @@ func run() int {
 // readConfig waits for the parent to hand over the configuration, and takes its place: the init may have been started
 // long before there was anything to do.
 func (b *box) readConfig() error {
-	buf, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4*4))
+	buf, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(5*4))
 	var n, oobn int
 	var err error
 	for {
@@ -130,7 +131,7 @@ func (b *box) readConfig() error {
 		os.Exit(128 + int(unix.SIGKILL)) // the parent is gone
 	}
 	fds, perr := parseRights(oob[:oobn])
-	if err = errors.Join(err, perr); err != nil || len(fds) != 4 {
+	if err = errors.Join(err, perr); err != nil || len(fds) < 4 {
 		return fmt.Errorf("taking over the sandbox's descriptors: %w", errors.Join(err, unix.EINVAL))
 	}
 	for i, fd := range fds[:3] {
@@ -147,6 +148,12 @@ func (b *box) readConfig() error {
 	}
 	if err := json.Unmarshal(data, &b.Config); err != nil {
 		return fmt.Errorf("reading the sandbox's configuration: %w", err)
+	}
+	if b.JoinNet {
+		if len(fds) != 5 {
+			return fmt.Errorf("taking over the network namespace: %w", unix.EINVAL)
+		}
+		b.netNS = fds[4]
 	}
 	return nil
 }
@@ -175,16 +182,22 @@ func (b *box) share() (err error) {
 // follows.
 func (b *box) unshare() error {
 	flags := 0
-	if b.Loopback {
+	if b.Loopback && !b.JoinNet {
 		flags |= unix.CLONE_NEWNET
 	}
 	if b.Cgroup { // the box's own control group is the root of what it sees
 		flags |= unix.CLONE_NEWCGROUP
 	}
-	if flags == 0 {
+	if flags == 0 && !b.JoinNet {
 		return nil
 	}
 	runtime.LockOSThread()
+	if b.JoinNet {
+		if err := unix.Setns(b.netNS, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("entering the network namespace: %w", err)
+		}
+		unix.Close(b.netNS)
+	}
 	if err := unix.Unshare(flags); err != nil {
 		return fmt.Errorf("making namespaces: %w", err)
 	}
