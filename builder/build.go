@@ -43,6 +43,8 @@ type Builder struct {
 	Layers    *image.Layers
 	Resolver  Resolver
 	Sandbox   Sandbox
+	// NoRun, if not nil, says why no RUN can be run.
+	NoRun     error
 	Mounts    *CacheMounts
 	Temp      string // a folder for what is checked out for a moment
 	UserXattr bool   // see layer.Options

@@ -156,6 +156,9 @@ func (w *runWork) network() runner.Network {
 
 // entitled says whether the build may do what the RUN asks for.
 func (b *build) entitled(r *dockerfile.Run) error {
+	if b.NoRun != nil {
+		return b.NoRun
+	}
 	if r.Network == dockerfile.NetworkHost && !b.opt.Sandbox.AllowHostNetwork {
 		return errors.New("entitlement network.host is not allowed: build with --allow network.host")
 	}

@@ -1,6 +1,9 @@
 package runner
 
 import (
+	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -168,5 +171,33 @@ func TestMountNested(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) && target != "/proc/x" {
 			t.Errorf("mounting over %s gave %v", target, err)
 		}
+	}
+}
+
+// A root that is one directory, a copy, is used as it is, and nothing is left in it but what the step made.
+func TestPlainRoot(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	makeRoot(t, root)
+	l := &Linux{Isolation: Isolation{Rung: Root, NoOverlay: true}, Dir: filepath.Join(dir, "run")}
+	if err := os.MkdirAll(l.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := Sandbox{Root: Overlay{Upper: root}, Network: HostNetwork, Hostname: "plain", Stubs: filepath.Join(dir, "stubs")}
+	s.Mounts = []Mount{{Type: Bind, Target: "/run/secrets/x", Data: []byte("data"), Mode: 0o400}}
+	var out bytes.Buffer
+	err := l.Run(t.Context(), s, Process{Args: []string{"/bin/sh", "-c", "cat /run/secrets/x; echo made >/made; test -s /etc/resolv.conf || test -e /etc/resolv.conf"}, Env: []string{testPath}, Stdout: &out, Stderr: &out})
+	if err != nil || out.String() != "data" {
+		t.Fatalf("got %q, %v", out.String(), err)
+	}
+	for _, gone := range []string{"run/secrets", "etc/resolv.conf"} {
+		if _, err := os.Lstat(filepath.Join(root, gone)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is left: %v", gone, err)
+		}
+	}
+	if data, err := os.ReadFile(filepath.Join(root, "made")); err != nil || string(data) != "made\n" {
+		t.Errorf("made holds %q, %v", data, err)
 	}
 }

@@ -16,6 +16,8 @@ type Obstacle struct {
 	Err  error  // what it returned
 	Why  string // what is behind it; may be empty
 	Fix  string // the command or setting that mends it; empty if there is none
+	// NotRoot: this rung is for another user, so nothing is amiss.
+	NotRoot bool
 }
 
 func (o *Obstacle) Error() string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -74,11 +75,13 @@ type Finding struct {
 }
 
 // Name is the rung, with what tells it from another one of the same name.
-func (f Finding) Name() string {
-	if f.Rung == Rootless && f.OneID {
+func (f Finding) Name() string { return f.name() }
+
+func (i Isolation) name() string {
+	if i.Rung == Rootless && i.OneID {
 		return "rootless, one id"
 	}
-	return string(f.Rung)
+	return string(i.Rung)
 }
 
 // prober looks at the rungs; it tries nothing twice.
@@ -109,7 +112,10 @@ func Survey() []Finding {
 //
 // Nothing is concluded from names or versions: what a box needs is done in a process that is thrown away. Whether the store can hold
 // overlays is for ProbeStore to say, after Enter.
-func Probe(want Rung) (Isolation, error) {
+func Probe(want Rung) (Isolation, error) { return Choose(want, nil) }
+
+// Choose is Probe for a store: fits says what is in the way of using it with an isolation that works, and may change that to one that fits.
+func Choose(want Rung, fits func(*Isolation) *Obstacle) (Isolation, error) {
 	p := newProber()
 	switch want {
 	case Auto, Root, Rootless, Chroot, None:
@@ -122,20 +128,47 @@ func Probe(want Rung) (Isolation, error) {
 			continue
 		}
 		f := p.look(n)
+		if f.Obstacle == nil && fits != nil {
+			f.Obstacle = fits(&f.Isolation)
+		}
 		if f.Obstacle == nil {
 			f.Better = failed
 			return f.Isolation, nil
 		}
 		failed = append(failed, f)
 	}
+	return Isolation{}, &ProbeError{want, failed}
+}
+
+// ProbeError says that no rung that was asked for works.
+type ProbeError struct {
+	Want   Rung
+	Failed []Finding
+}
+
+func (e *ProbeError) Error() string {
 	var reasons []string
-	for n, f := range failed {
-		if n > 0 && f.Obstacle.Error() == failed[n-1].Obstacle.Error() {
+	for n, f := range e.Failed {
+		reason := f.Obstacle.Error()
+		switch {
+		case n > 0 && reason == e.Failed[n-1].Obstacle.Error():
 			continue
+		case f.Name() != string(e.Want):
+			reason = f.Name() + ": " + reason
 		}
-		reasons = append(reasons, f.Obstacle.Error())
+		reasons = append(reasons, reason)
 	}
-	return Isolation{}, fmt.Errorf("isolation %s: %s", want, strings.Join(reasons, "; with one id: "))
+	return fmt.Sprintf("isolation %s: %s", e.Want, strings.Join(reasons, "; "))
+}
+
+// Advice says in one line which better rung a person could have here, and what to do for it; it is empty if none.
+func (i Isolation) Advice() string {
+	for _, f := range slices.Backward(i.Better) {
+		if !f.Obstacle.NotRoot && f.Name() != i.name() {
+			return fmt.Sprintf("%s: %v", f.Name(), f.Obstacle)
+		}
+	}
+	return ""
 }
 
 func newProber() *prober {
@@ -168,9 +201,9 @@ func (p *prober) root() Finding {
 	f := Finding{Isolation: Isolation{Rung: Root, Reason: "root that can mount"}}
 	switch {
 	case p.euid != 0:
-		f.Obstacle = &Obstacle{Why: "this process is not root", Fix: "sudo strake …"}
+		f.Obstacle = &Obstacle{NotRoot: true, Why: "this process is not root", Fix: "sudo strake …"}
 	case p.userNS:
-		f.Obstacle = &Obstacle{Why: "this process is in a user namespace, where root is not the host's"}
+		f.Obstacle = &Obstacle{NotRoot: true, Why: "this process is in a user namespace, where root is not the host's"}
 	default:
 		f.take(p.try(0, nil))
 	}
@@ -220,9 +253,9 @@ func (p *prober) oneID() Finding {
 }
 
 func (p *prober) chroot() Finding {
-	f := Finding{Isolation: Isolation{Rung: Chroot, NoOverlay: true, Reason: "root that can neither mount nor make namespaces"}}
+	f := Finding{Isolation: Isolation{Rung: Chroot, NoOverlay: true, UserNS: p.userNS, Reason: "root that can neither mount nor make namespaces"}}
 	if p.euid != 0 {
-		f.Obstacle = &Obstacle{Why: "this process is not root", Fix: "run the container as root (Kubernetes: securityContext.runAsUser: 0)"}
+		f.Obstacle = &Obstacle{NotRoot: true, Why: "this process is not root", Fix: "run the container as root (Kubernetes: securityContext.runAsUser: 0)"}
 		return f
 	}
 	attempts := chrootAttempts()

@@ -51,6 +51,9 @@ const boxName = "box-%d-"
 // prepare does what all boxes need, once.
 func (l *Linux) prepare() error {
 	l.once.Do(func() {
+		if l.err = l.Isolation.CheckRun(); l.err != nil {
+			return
+		}
 		if l.filter, l.err = sandbox.SupervisedFilter(sandbox.Capabilities, l.supervised()...); l.err != nil {
 			return
 		}

@@ -12,14 +12,14 @@ import (
 const maxLayers = 500
 
 // stubs returns layers with mount points, to be put below all others, so that the upper directory need not get them. One of them, own,
-// is for this box alone: the init, which knows what is mounted, fills it. Where there is no room for them, the
+// is for this box alone: the init, which knows what is mounted, fills it. Where there is no room for them, or no overlay, the
 // init makes the mount points in the root, and removes them again.
 //
 // A step of a build whose root has no /proc, /sys or /dev makes these for good, as BuildKit has it: they are
 // stubs only if the root cannot be written.
 func (l *Linux) stubs(s Sandbox) (layers []string, own string, err error) {
 	readOnly := s.ReadOnly || s.Root.Upper == ""
-	if s.Stubs == "" || len(s.Root.Lower)+3 > maxLayers {
+	if s.Stubs == "" || len(s.Root.Lower) == 0 || len(s.Root.Lower)+3 > maxLayers {
 		return nil, "", nil
 	}
 	files := filepath.Join(s.Stubs, "files")

@@ -107,7 +107,7 @@ func (j *job) run(ctx context.Context) error {
 	}
 	display := j.env.display(j.opts.progress)
 	defer display.Close()
-	display.Sink(progress.Event{Time: j.env.now(), Kind: progress.Declared, Name: fmt.Sprintf("isolation: %s (%s)", j.isolation.Rung, j.isolation.Reason)})
+	display.Sink(progress.Event{Time: j.env.now(), Kind: progress.Declared, Name: isolationLine(j.isolation)})
 	results, err := j.build(ctx, file, display.Sink)
 	if err != nil {
 		return err
@@ -147,7 +147,7 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	}
 	b := &builder.Builder{
 		Cache: records, Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
-		Sandbox: box, Mounts: &builder.CacheMounts{Dir: j.path("mounts")}, Temp: j.temp,
+		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: &builder.CacheMounts{Dir: j.path("mounts")}, Temp: j.temp,
 		UserXattr: j.isolation.UserNS, Stubs: j.path("stubs"), Now: j.env.now,
 	}
 	if err := os.MkdirAll(b.Mounts.Dir, 0o700); err != nil {

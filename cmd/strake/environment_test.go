@@ -125,7 +125,7 @@ func TestStoreFormat(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &store{env: env, root: root}
-	for _, layers := range []string{"", layersUser, "", layersUser} {
+	for _, layers := range []layersForm{"", layersUser, "", layersUser} {
 		if err := s.checkFormat(layers); err != nil {
 			t.Fatalf("%q: %v", layers, err)
 		}

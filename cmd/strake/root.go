@@ -67,16 +67,16 @@ One binary, no daemon.
 
 // addIsolationFlag adds --isolation to a command that touches layers.
 func addIsolationFlag(cmd *cobra.Command, env *environment) {
-	cmd.Flags().StringVar(&env.flags.isolation, "isolation", string(runner.Auto), "how steps and layers are isolated: `auto`, root or rootless")
+	cmd.Flags().StringVar(&env.flags.isolation, "isolation", string(runner.Auto), "how steps and layers are isolated: `auto`, root, rootless, chroot or none (docs/isolation.md)")
 }
 
 // rung returns the value of --isolation.
 func (e *environment) rung() (runner.Rung, error) {
 	switch r := runner.Rung(e.flags.isolation); r {
-	case runner.Auto, runner.Root, runner.Rootless:
+	case runner.Auto, runner.Root, runner.Rootless, runner.Chroot, runner.None:
 		return r, nil
 	default:
-		return "", usagef("invalid --isolation %q: it is auto, root or rootless", e.flags.isolation)
+		return "", usagef("invalid --isolation %q: it is auto, root, rootless, chroot or none", e.flags.isolation)
 	}
 }
 

@@ -21,6 +21,9 @@ func runRun(ctx context.Context, env *environment, opts runOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := s.isolation.CheckRun(); err != nil {
+		return err
+	}
 	release, err := s.reserveName(opts.name)
 	if err != nil {
 		return err

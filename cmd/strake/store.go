@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,9 +17,6 @@ import (
 	"github.com/strake-build/strake/layer/snapshot"
 	"github.com/strake-build/strake/runner"
 )
-
-// storeVersion is the format of the store's directory that this program reads and writes.
-const storeVersion = 1
 
 // store is the directory that holds everything strake keeps:
 //
@@ -50,35 +46,6 @@ type store struct {
 	cache     *cache.Store
 	// release lets others delete layers again, which openLayers keeps them from; the end of the process does too.
 	release func()
-}
-
-// storeFormat is the content of the file format.
-type storeFormat struct {
-	Version int `json:"version"`
-	// Layers is layersTrusted or layersUser, by the overlay xattrs in the unpacked layers; empty until there are any.
-	Layers string `json:"layers,omitempty"`
-}
-
-// The values of storeFormat.Layers.
-const (
-	layersTrusted = "trusted" // made as root
-	layersUser    = "user"    // made in a user namespace
-)
-
-// readFormat reads the format of the store in root; that of a new store is the zero value.
-func readFormat(root string) (storeFormat, error) {
-	var f storeFormat
-	data, err := os.ReadFile(filepath.Join(root, "format"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return f, nil
-	}
-	if err != nil {
-		return f, fmt.Errorf("opening the store: %w", err)
-	}
-	if err := json.Unmarshal(data, &f); err != nil || f.Version < 1 {
-		return f, fmt.Errorf("opening the store %s: its file \"format\" is damaged", root)
-	}
-	return f, nil
 }
 
 // openStore opens the part of the store that needs no privileges: names, configurations and manifests.
@@ -118,6 +85,9 @@ func (e *environment) openLayers(ctx context.Context) (*store, error) {
 	if err := e.setenv("STRAKE_ROOT", root); err != nil {
 		return nil, err
 	}
+	if isolation, err = e.remember(isolation); err != nil {
+		return nil, err
+	}
 	// Enter passes signals on to the command in the namespace, which decides what they mean.
 	resume := e.signals.suspend()
 	err = runner.Enter(isolation)
@@ -129,18 +99,13 @@ func (e *environment) openLayers(ctx context.Context) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.isolation = isolation
-	form := layersTrusted
-	if isolation.UserNS {
-		form = layersUser
-	}
-	if err := s.checkFormat(form); err != nil {
+	if s.isolation, err = s.settle(isolation); err != nil {
 		return nil, err
 	}
 	if s.release, err = s.images.Use(ctx); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}
-	if s.snapshots, err = snapshot.Open(s.path("layers"), snapshot.Options{UserXattr: isolation.UserNS}); err != nil {
+	if s.snapshots, err = snapshot.Open(s.path("layers"), s.snapshotOptions()); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}
 	if s.cache, err = cache.Open(s.path("cache")); err != nil {
@@ -163,32 +128,6 @@ func (e *environment) openSizes(ctx context.Context) (*store, error) {
 	return e.openLayers(ctx)
 }
 
-// probe finds the isolation to use: that of --isolation, or for auto the one that the store's layers were
-// made with, or the best there is.
-func (e *environment) probe(root string) (runner.Isolation, error) {
-	want, err := e.rung()
-	if err != nil {
-		return runner.Isolation{}, err
-	}
-	if want == runner.Auto {
-		format, err := readFormat(root)
-		if err != nil {
-			return runner.Isolation{}, err
-		}
-		switch format.Layers {
-		case layersTrusted:
-			want = runner.Root
-		case layersUser:
-			want = runner.Rootless
-		}
-	}
-	isolation, err := runner.Probe(want)
-	if err != nil {
-		return isolation, &isolationError{err}
-	}
-	return isolation, nil
-}
-
 // path returns the path of something in the store.
 func (s *store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.root}, elem...)...)
@@ -197,40 +136,6 @@ func (s *store) path(elem ...string) string {
 // resolver finds images in the store and asks registries for others, or for all of them.
 func (s *store) resolver(always bool) *builder.Puller {
 	return &builder.Puller{Images: s.images, Blobs: s.blobs, Client: s.registry, Always: always}
-}
-
-// checkFormat refuses a store that this program does not understand, or whose layers were unpacked with other
-// privileges; it marks a new store. layers is as in storeFormat.
-func (s *store) checkFormat(layers string) error {
-	have, err := readFormat(s.root)
-	if err != nil {
-		return err
-	}
-	switch {
-	case have.Version > storeVersion:
-		return &hintError{
-			fmt.Errorf("the store %s has format %d, and this strake knows %d", s.root, have.Version, storeVersion),
-			"use a newer strake, or another store with --root",
-		}
-	case layers != "" && have.Layers != "" && layers != have.Layers:
-		made := map[string]string{layersTrusted: "as root", layersUser: "in a user namespace"}
-		return &hintError{
-			fmt.Errorf("the layers of the store %s were unpacked %s and cannot be used %s", s.root, made[have.Layers], made[layers]),
-			"use another store with --root",
-		}
-	}
-	if layers == "" {
-		layers = have.Layers
-	}
-	want := storeFormat{storeVersion, layers}
-	if want == have {
-		return nil
-	}
-	data, err := json.Marshal(want)
-	if err != nil {
-		return err
-	}
-	return writeFile(s.path("format"), append(data, '\n'), 0o600)
 }
 
 // writeFile writes a file under a temporary name and renames it: it is there whole or not at all.

@@ -47,7 +47,10 @@ func openLayers(o Overlay) (*layers, error) {
 		l.lower = append(l.lower, name(dir))
 	}
 	if o.Upper != "" {
-		l.upper, l.work = name(o.Upper), name(o.Work)
+		l.upper = name(o.Upper)
+	}
+	if o.Work != "" {
+		l.work = name(o.Work)
 	}
 	if err != nil {
 		l.close()
@@ -67,7 +70,7 @@ func (l *layers) mount(attach string) (int, error) {
 	if len(l.open) == 0 {
 		return -1, errors.New("there are no layers")
 	}
-	// Overlay wants a lower directory below an upper one, or two.
+	// Overlay wants a lower directory below an upper one, or two. An upper one alone is a whole file system: a copy.
 	if len(l.Lower) == 0 || l.Upper == "" && len(l.Lower) == 1 {
 		return cloneTree(l.open[0], "", false)
 	}
