@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/strake-build/strake/layer"
 	"github.com/strake-build/strake/layer/compress"
@@ -22,10 +21,10 @@ const (
 	tarBlock = 512
 )
 
-// Stdin reads a context from r: a tar (plain, or compressed in a known format), unpacked into the existing folder dir with
-// every entry owned by who runs strake, or else a Dockerfile of at most 16 MiB, which is
+// Stdin reads a context from r: a tar (plain, or compressed in a known format), unpacked into the existing folder dir with its own
+// times, modes and owners (owner, if not nil, replaces these), or else a Dockerfile of at most 16 MiB, which is
 // returned (then there is no context). Nothing at all is an error. After an error dir may hold a part of the context.
-func Stdin(ctx context.Context, r io.Reader, dir string) (dockerfile []byte, err error) {
+func Stdin(ctx context.Context, r io.Reader, dir string, owner *layer.Owner) (dockerfile []byte, err error) {
 	in := bufio.NewReader(readerFunc(func(p []byte) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
@@ -58,8 +57,7 @@ func Stdin(ctx context.Context, r io.Reader, dir string) (dockerfile []byte, err
 		return nil, err
 	}
 	defer root.Close()
-	owner := layer.Owner{UID: os.Geteuid(), GID: os.Getegid()}
-	if err := layer.Apply(ctx, root, content, layer.Options{Form: layer.Plain, Owner: &owner}); err != nil {
+	if err := layer.Apply(ctx, root, content, layer.Options{Form: layer.Plain, Owner: owner}); err != nil {
 		return nil, fmt.Errorf("unpacking the context from standard input: %w", err)
 	}
 	return nil, nil

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/strake-build/strake/layer"
 )
 
 // archive makes a tar of files; a name that ends in "->" is a link.
@@ -48,6 +50,9 @@ func gz(t testing.TB, b []byte) []byte {
 	return out.Bytes()
 }
 
+// me owns what tests unpack, who may not give files away.
+var me = &layer.Owner{UID: os.Geteuid(), GID: os.Getegid()}
+
 func TestStdin(t *testing.T) {
 	ctx := context.Background()
 	plain := archive(t, "Dockerfile", "FROM scratch\n", "d/f", "f", "out->", "../../../../../../d", "out/escaped", "x", "../../climbed", "y")
@@ -56,7 +61,7 @@ func TestStdin(t *testing.T) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		df, err := Stdin(ctx, bytes.NewReader(b), dir)
+		df, err := Stdin(ctx, bytes.NewReader(b), dir, me)
 		if err != nil || df != nil {
 			t.Errorf("%s: %q, %v", name, df, err)
 			continue
@@ -73,12 +78,12 @@ func TestStdin(t *testing.T) {
 	}
 	text := "FROM scratch\n" + strings.Repeat("# a comment that makes it longer than a header of an archive\n", 100)
 	for _, s := range []string{"FROM scratch", text, "x"} {
-		df, err := Stdin(ctx, strings.NewReader(s), t.TempDir())
+		df, err := Stdin(ctx, strings.NewReader(s), t.TempDir(), me)
 		if err != nil || string(df) != s {
 			t.Errorf("%.20q: %.20q, %v", s, df, err)
 		}
 	}
-	if df, err := Stdin(ctx, bytes.NewReader(archive(t)), t.TempDir()); err != nil || df != nil {
+	if df, err := Stdin(ctx, bytes.NewReader(archive(t)), t.TempDir(), me); err != nil || df != nil {
 		t.Errorf("an archive without members: %q, %v", df, err)
 	}
 }
@@ -96,18 +101,18 @@ func TestStdinErrors(t *testing.T) {
 		"gzip magic": {[]byte{0x1f, 0x8b, 8}, "standard input"},
 		"long text":  {bytes.Repeat([]byte("RUN x\n"), maxDockerfile/6+1), "too long for a Dockerfile"},
 	} {
-		df, err := Stdin(context.Background(), bytes.NewReader(c.b), t.TempDir())
+		df, err := Stdin(context.Background(), bytes.NewReader(c.b), t.TempDir(), me)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %.20q, %v, want %s", name, df, err, c.want)
 		}
 	}
 	broken := io.MultiReader(strings.NewReader("FROM scratch\n"), readerFunc(func([]byte) (int, error) { return 0, errors.New("broken pipe") }))
-	if _, err := Stdin(context.Background(), broken, t.TempDir()); err == nil || !strings.Contains(err.Error(), "broken pipe") {
+	if _, err := Stdin(context.Background(), broken, t.TempDir(), me); err == nil || !strings.Contains(err.Error(), "broken pipe") {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := Stdin(ctx, bytes.NewReader(plain), t.TempDir()); !errors.Is(err, context.Canceled) {
+	if _, err := Stdin(ctx, bytes.NewReader(plain), t.TempDir(), me); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

@@ -43,8 +43,8 @@ type folder struct {
 	dir string
 	// local: the user's own folder. A .dockerignore in it counts, and digests of its files are remembered.
 	local bool
-	// stdin: it came from standard input; a .dockerignore in it counts.
-	stdin bool
+	// remote: it came from a URL. A Dockerfile with an absolute path is not in it, but on this machine.
+	remote bool
 	// owners: files keep their owners, as an archive says them; otherwise all belong to 0:0.
 	owners bool
 	// file is the context's only file, which is a Dockerfile rather than a context; empty if it is none.
@@ -176,7 +176,7 @@ func (j *job) contextImage(ctx context.Context, ref string, p v1.Platform) (*ima
 // openTree opens a context. Its rules are those of its .dockerignore, or of the file beside, which comes first; what came from the network has none.
 func (j *job) openTree(f folder, beside string) (*source.Tree, *ignore.Matcher, error) {
 	opt := source.Options{ResetOwner: !f.owners, Now: j.env.now}
-	if f.local || f.stdin {
+	if f.local {
 		var err error
 		if opt.Ignore, err = ignoreRules(f.dir, beside); err != nil {
 			return nil, nil, err

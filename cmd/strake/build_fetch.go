@@ -14,7 +14,6 @@ import (
 	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/dockerfile"
-	"github.com/strake-build/strake/layer"
 )
 
 // openFetch makes what gets files and repositories from the network.
@@ -88,12 +87,8 @@ func (j *job) fetch(ctx context.Context, url string, ref *dockerfile.GitRef, mai
 	if !main { // as in BuildKit, it is a file, even if that is an archive
 		return folder{dir: dir, time: file.Epoch}, saveFile(ctx, file, filepath.Join(dir, fetch.ContextName))
 	}
-	f := folder{dir: dir, owners: true, time: file.Epoch}
-	var owner *layer.Owner
-	if j.snapshots == nil { // nothing is built, and nobody can be the owner but this user
-		owner = &layer.Owner{UID: os.Geteuid(), GID: os.Getegid()}
-	}
-	archive, err := file.Unpack(ctx, dir, owner)
+	f := folder{dir: dir, remote: true, owners: true, time: file.Epoch}
+	archive, err := file.Unpack(ctx, dir, j.archiveOwner())
 	if !archive {
 		f.file = fetch.ContextName
 	}
@@ -129,5 +124,5 @@ func (j *job) fetchGit(ctx context.Context, dir string, ref *dockerfile.GitRef, 
 	if err := repo.Checkout(ctx, dir); err != nil {
 		return folder{}, err
 	}
-	return folder{dir: dir, time: func(ctx context.Context) (time.Time, error) { return repo.CommitTime(ctx) }}, nil
+	return folder{dir: dir, remote: true, time: func(ctx context.Context) (time.Time, error) { return repo.CommitTime(ctx) }}, nil
 }

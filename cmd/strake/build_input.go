@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,11 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/builder/source"
 	"github.com/strake-build/strake/dockerfile"
+	"github.com/strake-build/strake/layer"
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
@@ -79,10 +82,36 @@ func (j *job) openContext(ctx context.Context) (f folder, text []byte, err error
 	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // modes are part of what COPY takes
 		return f, nil, err
 	}
-	if text, err = source.Stdin(ctx, j.env.input(ctx), dir); err != nil {
+	if text, err = source.Stdin(ctx, j.env.input(ctx), dir, j.archiveOwner()); err != nil {
 		return f, nil, fmt.Errorf("reading the context from standard input: %w", err)
 	}
-	return folder{dir: dir, stdin: true}, text, nil
+	return folder{dir: dir, owners: true, time: newestIn(dir)}, text, nil
+}
+
+// archiveOwner owns what is unpacked from an archive; nil is whoever the archive says.
+func (j *job) archiveOwner() *layer.Owner {
+	if j.snapshots != nil {
+		return nil
+	}
+	// Nothing is built, and nobody can be the owner but this user.
+	return &layer.Owner{UID: os.Geteuid(), GID: os.Getegid()}
+}
+
+// newestIn is the time of an archive that was unpacked into dir: of its newest file.
+func newestIn(dir string) builder.TimeOf {
+	return func(ctx context.Context) (at time.Time, err error) {
+		err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return cmp.Or(err, context.Cause(ctx))
+			}
+			info, err := d.Info()
+			if err == nil && info.ModTime().After(at) {
+				at = info.ModTime()
+			}
+			return err
+		})
+		return at, err
+	}
 }
 
 // readDockerfile reads the Dockerfile that -f names, or that of the context. beside is the file of ignore rules that would go with it.
@@ -95,22 +124,29 @@ func (j *job) readDockerfile(ctx context.Context, root *rootfs.Root, f folder) (
 	case strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://"):
 		j.in.name = name
 		j.in.text, err = j.download(ctx, name)
-	case name != "" && f.local:
-		j.in.name, beside = name, name+".dockerignore"
-		j.in.text, err = readHostFile(name)
-	default:
-		j.in.name = name
-		if name == "" {
-			j.in.name = "Dockerfile"
+	case name != "" && (f.local || f.remote && filepath.IsAbs(name)):
+		if err = j.readEitherCase(name, readHostFile); f.local {
+			beside = j.in.name + ".dockerignore"
 		}
-		j.in.text, err = readContextFile(root, j.in.name)
-		if errors.Is(err, fs.ErrNotExist) && name == "" {
-			if lower, lowerErr := readContextFile(root, "dockerfile"); lowerErr == nil {
-				j.in.name, j.in.text, err = "dockerfile", lower, nil
-			}
+	default:
+		err = j.readEitherCase(cmp.Or(name, "Dockerfile"), func(name string) ([]byte, error) { return readContextFile(root, name) })
+		if f.local {
+			beside = filepath.Join(f.dir, j.in.name+".dockerignore")
 		}
 	}
 	return beside, err
+}
+
+// readEitherCase reads the Dockerfile of that name. One called Dockerfile may be called dockerfile.
+func (j *job) readEitherCase(name string, read func(string) ([]byte, error)) (err error) {
+	j.in.name = name
+	j.in.text, err = read(name)
+	if dir, base := filepath.Split(name); errors.Is(err, fs.ErrNotExist) && base == "Dockerfile" {
+		if lower, lowerErr := read(dir + "dockerfile"); lowerErr == nil {
+			j.in.name, j.in.text, err = dir+"dockerfile", lower, nil
+		}
+	}
+	return err
 }
 
 // download gets a Dockerfile by HTTP.
