@@ -37,6 +37,10 @@ const (
 // An attribute that belongs to the layer and cannot be set is an error, so is an owner that the user
 // namespace does not have. After an error, what was unpacked so far is left for the caller to remove.
 func Apply(ctx context.Context, root *rootfs.Root, r io.Reader, opt Options) error {
+	owners := opt.owners(root)
+	if opt.RecordOwners = owners.Records(); opt.RecordOwners {
+		root = root.With(owners)
+	}
 	if opt.Dir != "" {
 		owner := Owner{}
 		if opt.Owner != nil {
@@ -49,10 +53,10 @@ func Apply(ctx context.Context, root *rootfs.Root, r io.Reader, opt Options) err
 		if err != nil {
 			return err
 		}
-		root = rootfs.FromFile(dir)
+		root = rootfs.FromFile(dir).With(owners)
 		defer root.Close() // nothing was written through it
 	}
-	u := &unpacker{root: root, opt: opt, times: map[string]unix.Timespec{}, buf: make([]byte, 256<<10)}
+	u := &unpacker{root: root, opt: opt, owners: owners, times: map[string]unix.Timespec{}, buf: make([]byte, 256<<10)}
 	defer u.leave()
 	r = bufio.NewReaderSize(r, 64<<10) // headers are read one by one
 	tr := tar.NewReader(r)
@@ -82,8 +86,9 @@ func Apply(ctx context.Context, root *rootfs.Root, r io.Reader, opt Options) err
 
 // unpacker is the state of one Apply.
 type unpacker struct {
-	root *rootfs.Root
-	opt  Options
+	root   *rootfs.Root
+	opt    Options
+	owners *rootfs.Owners
 	// dir is the directory of the entry before, which is often that of the next one
 	// too. What removes or replaces something makes it stale.
 	dir     *os.File
@@ -121,6 +126,9 @@ func (u *unpacker) entry(ctx context.Context, hdr *tar.Header, r io.Reader) erro
 		return err
 	}
 	e := entry{dir: dir, base: path.Base(name), name: name, hdr: hdr}
+	if u.owners.Hides(e.base) {
+		return errors.New("the name is reserved where owners are recorded")
+	}
 	switch hdr.Typeflag {
 	case tar.TypeDir:
 		return u.directory(e)

@@ -32,7 +32,7 @@ const xattrPrefix = "SCHILY.xattr."
 // directory makes a directory or takes the one that is there.
 func (u *unpacker) directory(e entry) error {
 	u.times[e.name] = mtime(e.hdr)
-	err := rootfs.MkdirMasked(e.dir, e.base, uint32(e.hdr.Mode))
+	err := rootfs.MkdirMasked(e.dir, e.base, u.perm(e, 0o700))
 	if err == nil {
 		if err := u.replaceMark(e); err != nil {
 			return err
@@ -107,7 +107,7 @@ func (u *unpacker) forget(e entry) {
 func (u *unpacker) file(ctx context.Context, e entry, r io.Reader) error {
 	fd := -1
 	err := u.place(e, func() (err error) {
-		fd, err = rootfs.CreateFD(e.dir, e.base, uint32(e.hdr.Mode))
+		fd, err = rootfs.CreateFD(e.dir, e.base, u.perm(e, 0o600))
 		return err
 	})
 	if err != nil {
@@ -222,7 +222,7 @@ func (u *unpacker) hardLink(e entry) error {
 	if st, err := rootfs.StatEntry(e.dir, e.base); err == nil && st.Ino == old.Ino && st.Dev == old.Dev {
 		return nil // linked already, or to itself
 	}
-	err = u.place(e, func() error { return rootfs.Link(oldDir, oldBase, e.dir, e.base) })
+	err = u.place(e, func() error { return u.owners.Link(oldDir, oldBase, e.dir, e.base) })
 	if err != nil {
 		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, err)
 	}
@@ -239,14 +239,14 @@ func (u *unpacker) node(e entry) error {
 		return fmt.Errorf("device number %d:%d is out of range", e.hdr.Devmajor, e.hdr.Devminor)
 	}
 	dev := unix.Mkdev(uint32(e.hdr.Devmajor), uint32(e.hdr.Devminor))
-	if mode == unix.S_IFIFO || !u.opt.UserXattr || mode == unix.S_IFCHR && dev == 0 {
+	if mode == unix.S_IFIFO || !u.opt.fileDevices() || mode == unix.S_IFCHR && dev == 0 {
 		if err := u.place(e, func() error { return rootfs.Mknod(e.dir, e.base, mode, dev) }); err != nil {
 			return err
 		}
 		return u.metadata(e)
 	}
 	err := u.place(e, func() error {
-		f, err := rootfs.OpenEntry(e.dir, e.base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
+		f, err := rootfs.CreateEntry(e.dir, e.base, 0o600)
 		if err == nil {
 			err = f.Close()
 		}
@@ -255,8 +255,8 @@ func (u *unpacker) node(e entry) error {
 	if err != nil {
 		return err
 	}
-	o := override{uid: uint32(e.hdr.Uid), gid: uint32(e.hdr.Gid), mode: mode | uint32(e.hdr.Mode)&0o7777, rdev: dev}
-	if err := rootfs.SetXattr(e.dir, e.base, overrideStat, []byte(o.String())); err != nil {
+	o := rootfs.Override{UID: uint32(e.hdr.Uid), GID: uint32(e.hdr.Gid), Mode: mode | uint32(e.hdr.Mode)&0o7777, Rdev: dev}
+	if err := rootfs.SetXattr(e.dir, e.base, rootfs.OverrideStat, []byte(o.String())); err != nil {
 		return err
 	}
 	return u.metadata(e)
@@ -265,6 +265,9 @@ func (u *unpacker) node(e entry) error {
 // settle is metadata for what Apply just made, and so has the right owner and mode mostly: asking
 // costs less than setting.
 func (u *unpacker) settle(e entry) error {
+	if u.owners.Records() {
+		return u.metadata(e)
+	}
 	st, err := rootfs.StatEntry(e.dir, e.base)
 	if err != nil {
 		return err
@@ -283,6 +286,9 @@ func (u *unpacker) settle(e entry) error {
 // metadata sets owner, mode, extended attributes and time, in this order: a
 // change of the owner clears set-id bits and capabilities.
 func (u *unpacker) metadata(e entry) error {
+	if u.owners.Records() {
+		return u.record(e)
+	}
 	if err := chown(e); err != nil {
 		return err
 	}
@@ -294,11 +300,35 @@ func (u *unpacker) metadata(e entry) error {
 	return u.attributes(e)
 }
 
-// attributes sets extended attributes and the time.
-func (u *unpacker) attributes(e entry) error {
-	if err := setXattrs(e); err != nil {
+// record is metadata where owners are recorded. The attributes come first, as long as the file may be written to.
+func (u *unpacker) record(e entry) error {
+	if err := u.setXattrs(e); err != nil {
 		return err
 	}
+	if err := u.owners.Set(e.dir, e.base, e.hdr.Uid, e.hdr.Gid, int(e.hdr.Mode&0o7777)); err != nil {
+		return err
+	}
+	return u.time(e)
+}
+
+// perm is the mode to make a file with: usable is one in which whatever is recorded can be set.
+func (u *unpacker) perm(e entry, usable uint32) uint32 {
+	if u.owners.Records() {
+		return usable
+	}
+	return uint32(e.hdr.Mode)
+}
+
+// attributes sets extended attributes and the time.
+func (u *unpacker) attributes(e entry) error {
+	if err := u.setXattrs(e); err != nil {
+		return err
+	}
+	return u.time(e)
+}
+
+// time sets the time, but that of a directory.
+func (u *unpacker) time(e entry) error {
 	if e.hdr.Typeflag == tar.TypeDir {
 		return nil // see setTimes
 	}
@@ -320,7 +350,7 @@ func chown(e entry) error {
 }
 
 // setXattrs sets the extended attributes that belong to a layer.
-func setXattrs(e entry) error {
+func (u *unpacker) setXattrs(e entry) error {
 	var names []string
 	for record := range e.hdr.PAXRecords {
 		if name, ok := strings.CutPrefix(record, xattrPrefix); ok {
@@ -334,7 +364,7 @@ func setXattrs(e entry) error {
 			continue
 		}
 		value := []byte(e.hdr.PAXRecords[xattrPrefix+name])
-		err := rootfs.SetXattr(e.dir, e.base, name, value)
+		err := u.owners.SetXattr(e.dir, e.base, name, value)
 		if isACL && (errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL)) {
 			continue
 		}

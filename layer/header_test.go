@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"io"
 	"math"
-	"reflect"
 	"strings"
 	"testing"
 )
@@ -67,23 +66,6 @@ func TestSplitName(t *testing.T) {
 		if got := [2]string{prefix, name}; got != c.want || ok != c.ok {
 			t.Errorf("%.20s… (%d): %q, %v", c.name, len(c.name), got, ok)
 		}
-	}
-}
-
-func TestOverrideFormat(t *testing.T) {
-	for _, s := range []string{"0:0:644", "1000:65534:4755", "5:6:620:char-4-64", "0:0:660:block-8-300"} {
-		o, ok := parseOverride(s)
-		if !ok || o.String() != s {
-			t.Errorf("%s: %q, %v", s, o.String(), ok)
-		}
-	}
-	for _, s := range []string{"", "0:0", "a:0:644", "0:0:9", "-1:0:644", "4294967295:0:644", "0:0:644:char-1", "0:0:644:char-4096-1", "0:0:644:block-x-1"} {
-		if o, ok := parseOverride(s); ok {
-			t.Errorf("%q was taken: %+v", s, o)
-		}
-	}
-	if o, ok := parseOverride("1:2:0755:dir\x00"); !ok || !reflect.DeepEqual(o, override{uid: 1, gid: 2, mode: 0o755}) {
-		t.Error(o, ok)
 	}
 }
 

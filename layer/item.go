@@ -16,11 +16,12 @@ import (
 // directory is an open directory that the walker and entries on their way share.
 type directory struct {
 	file *os.File
+	stat *rootfs.DirStat
 	refs atomic.Int32
 }
 
-func newDirectory(f *os.File) *directory {
-	d := &directory{file: f}
+func newDirectory(f *os.File, owners *rootfs.Owners) *directory {
+	d := &directory{file: f, stat: owners.In(f)}
 	d.refs.Store(1)
 	return d
 }
@@ -79,7 +80,7 @@ func (it *item) read(opt Options, free <-chan []byte) error {
 		return it.readFile(opt, free)
 	case unix.DT_DIR:
 		fd := int(it.dir.file.Fd())
-		if err := unix.Fstat(fd, &it.st); err != nil {
+		if err := it.dir.stat.Owners().Fstat(fd, &it.st); err != nil {
 			return err
 		}
 		if opt.Form == Marked {
@@ -90,7 +91,7 @@ func (it *item) read(opt Options, free <-chan []byte) error {
 		}
 		return it.readXattrs(fd, opt)
 	}
-	st, err := rootfs.StatEntry(it.dir.file, it.base)
+	st, err := it.dir.stat.StatEntry(it.base)
 	if err != nil {
 		return err
 	}
@@ -131,10 +132,17 @@ func (it *item) readFile(opt Options, free <-chan []byte) error {
 
 // readOpen reads what there is to know of the open file fd, and its content unless that is large.
 func (it *item) readOpen(fd int, opt Options, free <-chan []byte) (large bool, err error) {
-	if err := unix.Fstat(fd, &it.st); err != nil {
+	if err := it.dir.stat.Owners().Fstat(fd, &it.st); err != nil {
 		return false, err
 	}
-	if it.st.Mode&unix.S_IFMT != unix.S_IFREG {
+	switch it.st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFCHR, unix.S_IFBLK:
+		if it.dir.stat.Owners().Records() {
+			return false, nil // a device, of which a layer has no attributes
+		}
+		return false, errChanged
+	default:
 		return false, errChanged
 	}
 	if err := it.readXattrs(fd, opt); err != nil {
@@ -175,7 +183,8 @@ func (it *item) readOpen(fd int, opt Options, free <-chan []byte) (large bool, e
 
 // readXattrs reads the extended attributes of the open file or directory fd.
 func (it *item) readXattrs(fd int, opt Options) error {
-	names, err := rootfs.FileXattrs(fd)
+	owners := it.dir.stat.Owners()
+	names, err := owners.FileXattrs(fd)
 	if err != nil {
 		return err
 	}
@@ -184,11 +193,11 @@ func (it *item) readXattrs(fd int, opt Options) error {
 		opaque = opt.opaqueXattr()
 	}
 	for _, name := range names {
-		isOverride := opt.UserXattr && name == overrideStat
+		isOverride := opt.UserXattr && name == rootfs.OverrideStat
 		if !isContent(name) && name != opaque && !isOverride {
 			continue
 		}
-		value, err := rootfs.FileXattr(fd, name)
+		value, err := owners.FileXattr(fd, name)
 		if err != nil {
 			return err
 		}
@@ -196,8 +205,8 @@ func (it *item) readXattrs(fd int, opt Options) error {
 		case name == opaque:
 			it.opaque = it.typ == unix.DT_DIR && string(value) == "y"
 		case isOverride:
-			if o, ok := parseOverride(string(value)); ok {
-				o.apply(&it.st)
+			if o, ok := rootfs.ParseOverride(string(value)); ok {
+				o.Apply(&it.st)
 			}
 		case name == capability:
 			it.xattrs = append(it.xattrs, xattr{name, plainCapability(value)})

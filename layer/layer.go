@@ -9,7 +9,8 @@
 // directory always gives the same bytes.
 //
 // Of extended attributes a layer holds user.* and security.capability, but not
-// overlay's own (user.overlay.*) nor user.containers.override_stat. Others are
+// overlay's own (user.overlay.*) nor user.containers.override_stat and user.strake.*, which record
+// what could not be set (package rootfs). Others are
 // labels of a host (security.selinux), depend on the privileges of who looks
 // (trusted.*), or name ids that no tool translates (system.posix_acl_*): Write
 // leaves them out. Apply leaves them out too, but sets POSIX ACLs where it can,
@@ -44,9 +45,9 @@ type Options struct {
 	// user.overlay.*, and device nodes, which cannot be made there, are empty
 	// files whose user.containers.override_stat xattr says what they are.
 	UserXattr bool
-	// RecordOwners: the process cannot give files away, so owners are recorded (rootfs.Recorded), and device nodes
+	// RecordOwners: the process cannot give files away, so owners are recorded (rootfs.Owners), and device nodes
 	// made as with UserXattr. Without UserXattr there is no user namespace either, whose root may
-	// read every file and set file capabilities (rootfs.Unprivileged). A root that records owners implies it.
+	// read every file and set file capabilities. A root that records owners implies it.
 	RecordOwners bool
 	// Dir is where in the root Apply puts the entries; "" is the root itself. It is made if
 	// missing. It is the "/" of the archive: links in it lead to nothing outside Dir.

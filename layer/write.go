@@ -51,8 +51,8 @@ func Write(ctx context.Context, w io.Writer, root *rootfs.Root, opt Options) err
 	group.Go(func() error {
 		defer close(queue)
 		defer close(work)
-		k := &walker{opt: opt, queue: queue, work: work}
-		return k.dir(ctx, newDirectory(dir), "")
+		k := &walker{opt: opt, owners: opt.owners(root), queue: queue, work: work}
+		return k.dir(ctx, newDirectory(dir, k.owners), "")
 	})
 	for range readers {
 		group.Go(func() error {
@@ -89,6 +89,7 @@ func Write(ctx context.Context, w io.Writer, root *rootfs.Root, opt Options) err
 // walker lists the tree, parents first, names sorted byte by byte.
 type walker struct {
 	opt    Options
+	owners *rootfs.Owners
 	lister rootfs.Lister
 	queue  chan<- *item
 	work   chan<- *item
@@ -114,7 +115,7 @@ func (k *walker) dir(ctx context.Context, d *directory, name string) error {
 		entries = sortMarks(entries)
 	}
 	for _, e := range entries {
-		if e.Type == unix.DT_SOCK {
+		if e.Type == unix.DT_SOCK || k.owners.Hides(e.Name) {
 			continue
 		}
 		it := &item{dir: d, base: e.Name, name: path.Join(name, e.Name), typ: e.Type, mark: k.opt.Form == Marked && isMark(e)}
@@ -128,7 +129,7 @@ func (k *walker) dir(ctx context.Context, d *directory, name string) error {
 		if err != nil {
 			return fmt.Errorf("reading /%s: %w", it.name, err)
 		}
-		sub := newDirectory(f)
+		sub := newDirectory(f, k.owners)
 		it.dir, it.base = sub, "."
 		if err := k.send(ctx, it); err != nil {
 			sub.release()

@@ -37,7 +37,10 @@ const (
 )
 
 // Root is an open directory that serves as "/". Its methods may be called concurrently.
-type Root struct{ dir *os.File }
+type Root struct {
+	dir    *os.File
+	owners *Owners // nil: the file system has them
+}
 
 // Open opens the directory dir of the host as a root.
 func Open(dir string) (*Root, error) {
@@ -52,6 +55,12 @@ func Open(dir string) (*Root, error) {
 
 // FromFile makes a root of an open directory, such as a detached mount. The Root owns f.
 func FromFile(f *os.File) *Root { return &Root{dir: f} }
+
+// With returns the same root, with owners kept as o says by its methods, and by those who ask it (Owners). Closing one closes both.
+func (r *Root) With(o *Owners) *Root { return &Root{dir: r.dir, owners: o} }
+
+// Owners is how the owners of the tree are kept.
+func (r *Root) Owners() *Owners { return r.owners }
 
 // Close releases the root.
 func (r *Root) Close() error { return r.dir.Close() }
@@ -207,12 +216,40 @@ func splitLast(name string) (parent, base string) {
 // Lstat describes name without following a link in its last component.
 func (r *Root) Lstat(name string) (unix.Stat_t, error) {
 	parent, base := splitLast(name)
-	return r.stat("lstat", parent+base, unix.O_PATH|unix.O_NOFOLLOW)
+	st, err := r.stat("lstat", parent+base, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil || r.owners == nil {
+		return st, err
+	}
+	return r.recorded(parent+base, st)
 }
 
 // Stat describes what name leads to.
 func (r *Root) Stat(name string) (unix.Stat_t, error) {
-	return r.stat("stat", name, unix.O_PATH)
+	st, err := r.stat("stat", name, unix.O_PATH)
+	if err != nil || r.owners == nil {
+		return st, err
+	}
+	return r.recorded(name, st)
+}
+
+// recorded looks for what is recorded of name, whose description without that is st.
+func (r *Root) recorded(name string, st unix.Stat_t) (unix.Stat_t, error) {
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		resolved, err := r.Resolve(name)
+		if err != nil {
+			return st, err
+		}
+		name = resolved
+	}
+	if _, base := splitLast(name); base == "" {
+		return r.owners.StatEntry(r.dir, ".")
+	}
+	dir, base, err := r.Parent(name)
+	if err != nil {
+		return st, err
+	}
+	defer dir.Close() // nothing was written through it
+	return r.owners.StatEntry(dir, base)
 }
 
 func (r *Root) stat(op, name string, flag int) (unix.Stat_t, error) {
@@ -285,7 +322,7 @@ func (r *Root) MkdirAll(name string, perm uint32, uid, gid int) ([]string, error
 		if base == "." {
 			continue
 		}
-		next, isNew, err := mkdirOrOpen(dir, base, perm, uid, gid)
+		next, isNew, err := r.mkdirOrOpen(dir, base, perm, ids{uid, gid})
 		if isNew {
 			made = append(made, done)
 		}
@@ -299,7 +336,7 @@ func (r *Root) MkdirAll(name string, perm uint32, uid, gid int) ([]string, error
 }
 
 // mkdirOrOpen opens the directory base in dir, after making it if it is missing.
-func mkdirOrOpen(dir *os.File, base string, perm uint32, uid, gid int) (next *os.File, isNew bool, err error) {
+func (r *Root) mkdirOrOpen(dir *os.File, base string, perm uint32, id ids) (next *os.File, isNew bool, err error) {
 	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW
 	next, err = OpenEntry(dir, base, flags)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -312,10 +349,10 @@ func mkdirOrOpen(dir *os.File, base string, perm uint32, uid, gid int) (next *os
 	case err != nil:
 		return nil, false, err
 	}
-	if err := Chown(dir, base, uid, gid); err != nil {
+	if err := r.owners.Chown(dir, base, id.uid, id.gid); err != nil {
 		return nil, true, err
 	}
-	if err := Chmod(dir, base, perm); err != nil {
+	if err := r.owners.Chmod(dir, base, perm); err != nil {
 		return nil, true, err
 	}
 	next, err = OpenEntry(dir, base, flags)
