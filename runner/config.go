@@ -19,7 +19,7 @@ import (
 func (l *Linux) config(s Sandbox, p Process, n *network.Network) (*sandbox.Config, func(), error) {
 	c := &sandbox.Config{
 		Root:     sandbox.Overlay(s.Root),
-		ReadOnly: s.ReadOnly, Loopback: s.Network != HostNetwork, JoinNet: n != nil, Hostname: s.Hostname, UserNS: l.Isolation.UserNS, SharedPID: l.Isolation.SharedPID,
+		ReadOnly: s.ReadOnly, Loopback: s.Network != HostNetwork, JoinNet: n != nil, Hostname: s.Hostname, UserNS: l.Isolation.UserNS, OneID: l.Isolation.OneID, SharedPID: l.Isolation.SharedPID,
 		Args: p.Args, Env: slices.Clone(p.Env), Dir: p.Dir, User: p.User,
 		NullStdin: p.Stdin == nil && p.Terminal == nil, Terminal: p.Terminal != nil,
 		Insecure: s.Insecure, ShmSize: s.ShmSize, Groups: p.Groups,
@@ -27,8 +27,12 @@ func (l *Linux) config(s Sandbox, p Process, n *network.Network) (*sandbox.Confi
 	if s.ShmSize < 0 {
 		return nil, nil, errors.New("the size of /dev/shm is negative")
 	}
-	if !s.Insecure {
-		c.Filter, c.Supervise = l.filter, l.supervised()
+	c.Filter, c.Supervise = l.filter, l.supervised()
+	if s.Insecure {
+		c.Filter, c.Supervise = l.open, nil
+		if l.open != nil {
+			c.Supervise = []sandbox.RuleSet{sandbox.Owners}
+		}
 	}
 	err := l.checkGroups(p.Groups)
 	if err != nil {

@@ -48,47 +48,20 @@ func Enter(i Isolation) error {
 
 // enter runs this program in a user namespace with the ids of m and returns its exit code.
 func enter(m mapping) (int, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return 0, fmt.Errorf("making a pipe: %w", err)
-	}
-	defer w.Close()
 	// From now on: a signal that comes before the child is there must not be lost.
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGHUP, unix.SIGWINCH, unix.SIGUSR1, unix.SIGUSR2)
 
 	runtime.LockOSThread() // the child dies with the thread that made it
 	defer runtime.UnlockOSThread()
-	files, err := inherited()
+	start := startMapped
+	if m.newuidmap == "" && m.uids.size() == 1 {
+		start = startOne
+	}
+	child, err := start(m)
 	if err != nil {
 		return 0, err
 	}
-	marker := waitMarker + strconv.Itoa(len(files))
-	// Other than os.StartProcess, this leaves files as they are that others share: it would make those block that do not.
-	pid, err := syscall.ForkExec("/proc/self/exe", append([]string{marker, os.Args[0]}, os.Args[1:]...), &syscall.ProcAttr{ //nolint:gosec // this program with its own arguments
-		Env:   os.Environ(),
-		Files: append(files, r.Fd()),
-		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL},
-	})
-	r.Close()
-	var child *os.Process
-	if err == nil {
-		child, err = os.FindProcess(pid)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("starting the program again: %w: %s", err, userNSHint(err))
-	}
-	if err := m.write(child.Pid); err != nil {
-		_ = child.Kill()
-		_, _ = child.Wait()
-		return 0, err
-	}
-	if _, err := w.WriteString(strconv.Itoa(os.Getpid())); err != nil {
-		_ = child.Kill()
-		_, _ = child.Wait()
-		return 0, fmt.Errorf("telling the child to go on: %w", err)
-	}
-	w.Close()
 	go func() {
 		for s := range signals {
 			if !fromTerminal(s) {
@@ -130,6 +103,63 @@ func inherited() ([]uintptr, error) {
 		files[fd] = uintptr(fd)
 	}
 	return files, nil
+}
+
+// startMapped executes this program again in a user namespace, maps the ids of m, and lets it go on.
+func startMapped(m mapping) (*os.Process, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("making a pipe: %w", err)
+	}
+	defer w.Close()
+	files, err := inherited()
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	args := append([]string{waitMarker + strconv.Itoa(len(files)), os.Args[0]}, os.Args[1:]...)
+	child, err := again(args, append(files, r.Fd()), &syscall.SysProcAttr{})
+	r.Close()
+	if err != nil {
+		return nil, err
+	}
+	if err = m.write(child.Pid); err == nil {
+		if _, err = w.WriteString(strconv.Itoa(os.Getpid())); err != nil {
+			err = fmt.Errorf("telling the child to go on: %w", err)
+		}
+	}
+	if err != nil {
+		_ = child.Kill()
+		_, _ = child.Wait()
+		return nil, err
+	}
+	return child, nil
+}
+
+// startOne executes this program again in a user namespace with the one id of m. The kernel learns it before the program begins, so that this works with
+// no_new_privs too: nothing gains rights by being executed.
+func startOne(m mapping) (*os.Process, error) {
+	files, err := inherited()
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{enteredMarker + strconv.Itoa(os.Getpid()) + ":" + os.Args[0]}, os.Args[1:]...)
+	return again(args, files, &syscall.SysProcAttr{UidMappings: m.uids, GidMappings: m.gids})
+}
+
+// again executes this program in new namespaces, with args and files. Other than os.StartProcess, it leaves files as they
+// are that others share: that would make those block that do not.
+func again(args []string, files []uintptr, attr *syscall.SysProcAttr) (*os.Process, error) {
+	attr.Cloneflags, attr.Pdeathsig = unix.CLONE_NEWUSER|unix.CLONE_NEWNS, unix.SIGKILL
+	pid, err := syscall.ForkExec(selfPath, args, &syscall.ProcAttr{Env: os.Environ(), Files: files, Sys: attr})
+	if err != nil {
+		return nil, fmt.Errorf("starting the program again: %w: %s", err, userNSHint(err))
+	}
+	child, err := os.FindProcess(pid)
+	if err != nil {
+		return nil, fmt.Errorf("starting the program again: %w", err)
+	}
+	return child, nil
 }
 
 // fromTerminal says whether s is a signal of the kind that a terminal sends to all of its foreground group, and this

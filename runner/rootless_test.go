@@ -248,7 +248,13 @@ func user(t *testing.T, subordinate bool) *syscall.Credential {
 // rootless prepares a directory of a user and returns a function that runs a script in a box as that user.
 func rootless(t *testing.T) func(script string, args ...string) *exec.Cmd {
 	t.Helper()
-	cred := user(t, true)
+	return asUser(t, true)
+}
+
+// asUser is rootless for a user with or without subordinate ids.
+func asUser(t *testing.T, subordinate bool) func(script string, args ...string) *exec.Cmd {
+	t.Helper()
+	cred := user(t, subordinate)
 	dir := publicDir(t)
 	data := filepath.Join(dir, "data")
 	makeRoot(t, filepath.Join(data, "lower"))

@@ -27,6 +27,7 @@ type Linux struct {
 	err    error
 	exe    *os.File // this program, through a read-only mount
 	filter []byte   // the seccomp program
+	open   []byte   // that of a box without restrictions; nil if it needs none
 	oom    oomFile
 	inits  chan spawned  // from start
 	quit   chan struct{} // ends start
@@ -57,6 +58,11 @@ func (l *Linux) prepare() error {
 		if l.filter, l.err = sandbox.SupervisedFilter(sandbox.Capabilities, l.supervised()...); l.err != nil {
 			return
 		}
+		if l.Isolation.OneID {
+			if l.open, l.err = sandbox.OpenFilter(sandbox.Owners); l.err != nil {
+				return
+			}
+		}
 		if l.exe, l.err = openSelf(); l.err != nil {
 			return
 		}
@@ -78,6 +84,9 @@ func (l *Linux) supervised() []sandbox.RuleSet {
 	var sets []sandbox.RuleSet
 	if l.Isolation.UserNS {
 		sets = append(sets, sandbox.Devices)
+	}
+	if l.Isolation.OneID {
+		sets = append(sets, sandbox.Owners)
 	}
 	return sets
 }

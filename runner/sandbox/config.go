@@ -32,6 +32,7 @@ type Config struct {
 	// SharedPID: the box has no pid namespace. The init adopts and at the end kills what descends from it, and /proc is the one around.
 	SharedPID bool
 	UserNS    bool // in a user namespace: devices are bound, and sysfs if Loopback is false
+	OneID     bool // the user namespace has a single id
 
 	Args, Env []string
 	Dir, User string
@@ -39,7 +40,7 @@ type Config struct {
 	Terminal  bool
 	Rows      uint16 // of the terminal
 	Cols      uint16
-	Filter    []byte    // seccomp program, as the kernel takes it; none if Insecure
+	Filter    []byte    // seccomp program, as the kernel takes it; may be empty if Insecure
 	Supervise []RuleSet // calls that Filter reports, for the init to answer
 	Insecure  bool      // all capabilities and devices, nothing masked
 	ShmSize   int64     // of /dev/shm; 0 is the default

@@ -53,7 +53,7 @@ func (h *handover) prepare(prog *unix.SockFprog, state *stepState) {
 }
 
 // listen loads the filter with a listener and sends that to the init. False means that the kernel has none (before
-// 5.0), or that strake itself is in a box that has one already; then nothing is loaded.
+// 5.0), or that strake itself is in a box that has one already; then nothing is loaded, and the error says why.
 //
 //go:norace
 //go:nosplit
@@ -65,7 +65,7 @@ func (s *step) listen() (bool, syscall.Errno) {
 		fd, _, e = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(s.filter)))
 	}
 	if e != 0 {
-		return false, 0
+		return false, e
 	}
 	s.hand.oob.fd = int32(fd)
 	_, _, e = syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(s.sock), uintptr(unsafe.Pointer(&s.hand.msg)), unix.MSG_NOSIGNAL)

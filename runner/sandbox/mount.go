@@ -95,7 +95,7 @@ func (b *box) mountAll(mounts []Mount, fds []int) error {
 		fd, dir := fds[i], true
 		if m.Type == "tmpfs" {
 			var err error
-			if fd, err = m.tmpfs(); err != nil {
+			if fd, err = b.tmpfs(m); err != nil {
 				return fmt.Errorf("mounting %s: %w", m.Target, err)
 			}
 		} else {
@@ -172,7 +172,7 @@ func (b *box) readProc(name string) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-func (m Mount) tmpfs() (int, error) {
+func (b *box) tmpfs(m Mount) (int, error) {
 	var opts []option
 	if m.Mode != 0 {
 		opts = append(opts, option{"mode", strconv.FormatUint(uint64(m.Mode), 8)})
@@ -181,16 +181,42 @@ func (m Mount) tmpfs() (int, error) {
 		opts = append(opts, option{"size", strconv.FormatInt(m.Size, 10)})
 	}
 	for key, id := range map[string]int{"uid": m.UID, "gid": m.GID} {
-		if id != 0 {
+		if id != 0 && !b.OneID {
 			opts = append(opts, option{key, strconv.Itoa(id)})
 		}
 	}
 	attrs := noDev
-	if m.ReadOnly {
+	if m.ReadOnly && !b.OneID {
 		attrs |= unix.MOUNT_ATTR_RDONLY
 	}
 	if m.NoExec {
 		attrs |= unix.MOUNT_ATTR_NOEXEC
 	}
-	return newFS("tmpfs", attrs, opts...)
+	fd, err := newFS("tmpfs", attrs, opts...)
+	if err != nil || !b.OneID {
+		return fd, err
+	}
+	if m.UID != 0 || m.GID != 0 {
+		err = b.give(fd, m)
+	}
+	if err == nil && m.ReadOnly {
+		err = setAttr(fd, unix.MOUNT_ATTR_RDONLY)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("preparing a tmpfs: %w", err)
+	}
+	return fd, nil
+}
+
+// give makes fd, a file or directory of a tmpfs, the owner's of m.
+func (b *box) give(fd int, m Mount) error {
+	if !b.OneID {
+		return unix.Fchown(fd, m.UID, m.GID)
+	}
+	value := override{owner: owner{uint32(m.UID), uint32(m.GID)}, mode: m.Mode & 0o7777}.String()
+	if err := unix.Fsetxattr(fd, overrideStat, []byte(value), 0); !errors.Is(err, unix.ENOTSUP) {
+		return err
+	}
+	return nil // everybody in the box may read it all the same
 }

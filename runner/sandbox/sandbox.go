@@ -39,6 +39,8 @@ type box struct {
 
 	goOn chan struct{} // the parent's answer to Created
 
+	owners *owners // what super does, if the box has one id
+
 	mu      sync.Mutex
 	pid     int // of the step, 0 before and after it runs
 	waiting []unix.Signal

@@ -200,12 +200,16 @@ func (b *box) mountDev(t hostTrees) error {
 			return fmt.Errorf("making /dev/%s: %w", l[0], err)
 		}
 	}
+	pts := []option{{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}}
+	if !b.OneID {
+		pts = append(pts, option{"gid", "5"})
+	}
 	inner := []struct {
 		dir, kind string
 		attrs     int
 		opts      []option
 	}{
-		{"pts", "devpts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, []option{{"newinstance", ""}, {"ptmxmode", "0666"}, {"mode", "0620"}, {"gid", "5"}}},
+		{"pts", "devpts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, pts},
 		{"mqueue", "mqueue", noExec, nil},
 		{"shm", "tmpfs", noExec, []option{{"mode", "1777"}, {"size", b.shmSize()}}},
 	}

@@ -304,7 +304,7 @@ func (b *box) dataFS(mounts []Mount) (int, error) {
 				return -1, fmt.Errorf("mounting over %s: %w", b.Attach, err)
 			}
 		}
-		if err := writeFile(fd, strconv.Itoa(i), m); err != nil {
+		if err := b.writeFile(fd, strconv.Itoa(i), m); err != nil {
 			return -1, fmt.Errorf("writing the file for %s: %w", m.Target, err)
 		}
 	}
@@ -312,7 +312,7 @@ func (b *box) dataFS(mounts []Mount) (int, error) {
 }
 
 // writeFile makes the file name with the data, mode and owner of m.
-func writeFile(dir int, name string, m Mount) error {
+func (b *box) writeFile(dir int, name string, m Mount) error {
 	fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
@@ -323,7 +323,7 @@ func writeFile(dir int, name string, m Mount) error {
 		return err
 	}
 	if m.UID != 0 || m.GID != 0 {
-		if err := unix.Fchown(fd, m.UID, m.GID); err != nil {
+		if err := b.give(fd, m); err != nil {
 			return err
 		}
 	}

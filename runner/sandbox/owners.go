@@ -1,0 +1,384 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// owners lets a step in a user namespace with a single id see, and leave, files of many users. The kernel cannot give files away there, so
+// the init records their owners: a file or a directory has the attribute user.containers.override_stat, everything else
+// is in the attribute user.strake.owners of its directory. It also remembers whom each process takes itself for (processes).
+//
+// A thread that serves it has the box's root as its root and the init's /proc as its working directory: the kernel itself finds the way to what
+// a caller means, for "PID/cwd/path" and "PID/fd/3/path" are paths too.
+type owners struct {
+	root      int // the box's
+	proc      int // of the supervisor
+	processes *processes
+	chrooted  atomic.Bool // a process may have another root than the box's
+
+	mu sync.Mutex // held while an ownerTable is changed
+}
+
+// ownerRules are the calls that owners answers.
+const ownerRules = `{"syscalls": [
+	{"action": "SCMP_ACT_NOTIFY", "names": ["chown", "lchown", "fchown", "fchownat", "chown32", "lchown32", "fchown32",
+		"setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups",
+		"getuid", "geteuid", "getgid", "getegid", "getresuid", "getresgid", "getgroups",
+		"setuid32", "setgid32", "setreuid32", "setregid32", "setresuid32", "setresgid32", "setfsuid32", "setfsgid32", "setgroups32",
+		"getuid32", "geteuid32", "getgid32", "getegid32", "getresuid32", "getresgid32", "getgroups32",
+		"chroot", "pivot_root", "setns"]}
+]}`
+
+// newOwners prepares for the step's user, and returns the limit by which the step begins as that.
+func (b *box) newOwners() (limit, error) {
+	user, group := b.who.UID, b.who.GID
+	p, l, err := newProcesses(&credentials{user: ids{user, user, user, user}, group: ids{group, group, group, group}, groups: b.who.Groups})
+	b.owners = &owners{root: b.root, processes: p}
+	b.owners.chrooted.Store(b.Insecure) // it may do more than chroot
+	return l, err
+}
+
+func (o *owners) calls() map[string]handler {
+	out := o.idCalls()
+	maps.Copy(out, o.statCalls())
+	for _, name := range []string{"chown", "lchown", "fchown", "fchownat", "chown32", "lchown32", "fchown32"} {
+		out[name] = o.chownCall
+	}
+	for _, name := range []string{"chroot", "pivot_root", "setns"} {
+		out[name] = func(*request) (int64, error) {
+			o.chrooted.Store(true)
+			return 0, errKernel
+		}
+	}
+	return out
+}
+
+func (o *owners) prepare(s *supervisor) error {
+	o.proc = s.proc
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("preparing to record owners: %w", err)
+	}
+	if err := unix.Fchdir(s.proc); err != nil {
+		return fmt.Errorf("preparing to record owners: %w", err)
+	}
+	return nil
+}
+
+func (o *owners) end() error { return nil }
+
+// target is a file that a call names.
+type target struct {
+	dir    int // as in openat(2)
+	path   string
+	follow bool
+	empty  bool // the path may be empty: dir itself is meant
+}
+
+// enter gives this thread the caller's root, if that may be another one; leave takes it back.
+func (o *owners) enter(r *request) (leave func(), err error) {
+	if !o.chrooted.Load() {
+		return func() {}, nil
+	}
+	root, err := unix.Open(strconv.Itoa(int(r.pid))+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, unix.EPERM
+	}
+	defer unix.Close(root)
+	leave = func() { _ = o.chroot(o.root) }
+	if err := o.chroot(root); err != nil {
+		leave()
+		return nil, unix.EPERM
+	}
+	return leave, nil
+}
+
+func (o *owners) chroot(root int) error {
+	return errors.Join(unix.Fchdir(root), unix.Chroot("."), unix.Fchdir(o.proc))
+}
+
+// own rewrites names of the caller's own /proc, whose links lead this thread nowhere, for the init's /proc.
+func (t target) own(r *request) (string, bool) {
+	p := t.path
+	if name, ok := strings.CutPrefix(p, "/dev/"); ok {
+		switch {
+		case strings.HasPrefix(name, "fd/"):
+			p = "/proc/self/" + name
+		case name == "stdin" || name == "stdout" || name == "stderr":
+			p = "/proc/self/fd/" + map[string]string{"stdin": "0", "stdout": "1", "stderr": "2"}[name]
+		}
+	}
+	for _, prefix := range []string{"/proc/self/", "/proc/thread-self/"} {
+		if rest, ok := strings.CutPrefix(p, prefix); ok {
+			return strconv.Itoa(int(r.pid)) + "/" + rest, true
+		}
+	}
+	return "", false
+}
+
+// base is where t's path starts, as a path of this thread: empty for an absolute one.
+func (t target) base(r *request) string {
+	pid := strconv.Itoa(int(r.pid))
+	switch {
+	case path.IsAbs(t.path):
+		return ""
+	case t.dir == unix.AT_FDCWD:
+		return pid + "/cwd"
+	}
+	return pid + "/fd/" + strconv.Itoa(t.dir)
+}
+
+// open opens (O_PATH) the file that t is for the caller.
+// Preconditions: this thread has the caller's root.
+func (o *owners) open(r *request, t target) (int, error) {
+	if t.path == "" && !t.empty {
+		return -1, unix.ENOENT
+	}
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
+	if !t.follow {
+		how.Flags |= unix.O_NOFOLLOW
+	}
+	base := unix.AT_FDCWD
+	if own, ok := t.own(r); ok {
+		t.path, how.Resolve = own, 0
+	} else if name := t.base(r); name != "" {
+		flags := unix.O_PATH | unix.O_CLOEXEC
+		if t.path != "" {
+			flags |= unix.O_DIRECTORY
+		}
+		fd, err := unix.Open(name, flags, 0)
+		if errors.Is(err, unix.ENOENT) {
+			err = unix.EBADF
+		}
+		if err != nil {
+			return -1, err
+		}
+		if t.path == "" {
+			return fd, nil
+		}
+		defer unix.Close(fd)
+		base = fd
+	}
+	// From here on it does not matter any more whether the pid is the caller's.
+	if err := r.valid(); err != nil {
+		return -1, err
+	}
+	return unix.Openat2(base, t.path, &how)
+}
+
+// fdPath is a path of this thread to what its own descriptor fd is.
+func fdPath(fd int) string { return "self/fd/" + strconv.Itoa(fd) }
+
+func (o *owners) chownCall(r *request) (int64, error) {
+	t := target{dir: unix.AT_FDCWD, follow: true}
+	ids := 1
+	var err error
+	switch r.base() {
+	case "lchown":
+		t.follow = false
+	case "fchown":
+		t.dir, t.empty = int(int32(r.args[0])), true
+		if t.dir < 0 {
+			return 0, unix.EBADF
+		}
+	case "fchownat":
+		flags := uint32(r.args[4])
+		if flags&^(unix.AT_SYMLINK_NOFOLLOW|unix.AT_EMPTY_PATH) != 0 {
+			return 0, unix.EINVAL
+		}
+		t.dir, t.follow, t.empty, ids = int(int32(r.args[0])), flags&unix.AT_SYMLINK_NOFOLLOW == 0, flags&unix.AT_EMPTY_PATH != 0, 2
+	}
+	if r.base() != "fchown" {
+		if t.path, err = r.text(r.args[ids-1]); err != nil {
+			return 0, err
+		}
+	}
+	leave, err := o.enter(r)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	fd, err := o.open(r, t)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	if r.base() == "fchown" && o.place(r, t.dir) {
+		return 0, unix.EBADF
+	}
+	return 0, o.chown(r, fd, r.argID(ids), r.argID(ids+1))
+}
+
+// place says whether a descriptor of the caller is only a place (O_PATH).
+func (o *owners) place(r *request, fd int) bool {
+	data, err := os.ReadFile(strconv.Itoa(int(r.pid)) + "/fdinfo/" + strconv.Itoa(fd))
+	if err != nil {
+		return true
+	}
+	_, text, _ := strings.Cut(string(data), "flags:")
+	text, _, _ = strings.Cut(text, "\n")
+	flags, err := strconv.ParseUint(strings.TrimSpace(text), 8, 64)
+	return err != nil || flags&unix.O_PATH != 0
+}
+
+// chown gives what fd is to uid and gid.
+func (o *owners) chown(r *request, fd int, uid, gid uint32) error {
+	c, err := o.processes.of(r)
+	if err != nil {
+		return err
+	}
+	now, err := o.owner(fd)
+	if err != nil {
+		return err
+	}
+	if c.user.fs != 0 && !c.mayChown(now, owner{uid, gid}) {
+		return unix.EPERM
+	}
+	// The kernel does the rest of what the call means, to the one owner that it knows: the copy of a file from a layer below, times, setuid bits,
+	// capabilities, and what a mount or a file forbids.
+	if err := unix.Fchownat(fd, "", real(uid), real(gid), unix.AT_EMPTY_PATH); err != nil {
+		return err
+	}
+	if uid != keep {
+		now.uid = uid
+	}
+	if gid != keep {
+		now.gid = gid
+	}
+	if uid == keep && gid == keep {
+		return nil
+	}
+	return o.record(fd, now)
+}
+
+// real is the id that the kernel gets for id.
+func real(id uint32) int {
+	if id == keep {
+		return -1
+	}
+	return 0
+}
+
+// mayChown says whether a process without root's rights may turn one owner into the other.
+func (c *credentials) mayChown(from, to owner) bool {
+	if to.uid == keep && to.gid == keep {
+		return true
+	}
+	return from.uid == c.user.fs && (to.uid == keep || to.uid == from.uid) && (to.gid == keep || to.gid == from.gid || c.inGroup(to.gid))
+}
+
+// carries says whether files of a mode can carry attributes of users.
+func carries(mode uint32) bool {
+	typ := mode & unix.S_IFMT
+	return typ == unix.S_IFREG || typ == unix.S_IFDIR
+}
+
+// owner returns the recorded owner of what fd is.
+func (o *owners) owner(fd int) (owner, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return owner{}, err
+	}
+	if carries(st.Mode) {
+		text, err := getAttr(fdPath(fd), overrideStat, true)
+		if err != nil {
+			return owner{}, err
+		}
+		v, _ := parseOverride(text)
+		return v.owner, nil
+	}
+	dir, name, err := o.parent(fd, &st)
+	if err != nil {
+		return owner{}, nil //nolint:nilerr // it has no name
+	}
+	defer unix.Close(dir)
+	text, err := getAttr(fdPath(dir), ownersAttr, true)
+	if err != nil {
+		return owner{}, err
+	}
+	return parseOwnerTable(text)[name], nil
+}
+
+// record writes down that what fd is has the owner to. What has neither attributes nor a name has its owner for nobody.
+func (o *owners) record(fd int, to owner) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if !carries(st.Mode) {
+		dir, name, err := o.parent(fd, &st)
+		if err != nil {
+			return nil //nolint:nilerr // it has no name
+		}
+		defer unix.Close(dir)
+		return o.recordName(dir, name, to)
+	}
+	text, err := getAttr(fdPath(fd), overrideStat, true)
+	if err != nil {
+		return err
+	}
+	v, _ := parseOverride(text)
+	v.owner, v.mode = to, st.Mode&0o7777
+	value := v.String()
+	if v.kind == "" && to == (owner{}) {
+		if value = ""; text == "" {
+			return nil
+		}
+	}
+	return putAttr(fdPath(fd), overrideStat, value)
+}
+
+// recordName writes down that name in the directory dir, which can carry no attribute, has the owner to.
+func (o *owners) recordName(dir int, name string, to owner) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	text, err := getAttr(fdPath(dir), ownersAttr, true)
+	if err != nil {
+		return err
+	}
+	t := parseOwnerTable(text)
+	if t[name] == to {
+		return nil
+	}
+	if t[name] = to; to == (owner{}) {
+		delete(t, name)
+	}
+	return putAttr(fdPath(dir), ownersAttr, t.String())
+}
+
+// parent finds a directory (O_PATH) and a name in it for what fd is: that the kernel remembers where it was found does not mean that
+// it is still there.
+// Preconditions: this thread has the caller's root.
+func (o *owners) parent(fd int, st *unix.Stat_t) (dir int, name string, err error) {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlink(fdPath(fd), buf)
+	if err != nil {
+		return -1, "", err
+	}
+	full := string(buf[:n])
+	if !path.IsAbs(full) {
+		return -1, "", unix.ENOENT
+	}
+	dirName, name := path.Split(full)
+	dir, err = unix.Openat2(unix.AT_FDCWD, dirName, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return -1, "", err
+	}
+	var there unix.Stat_t
+	if err := unix.Fstatat(dir, name, &there, unix.AT_SYMLINK_NOFOLLOW); err != nil || there.Dev != st.Dev || there.Ino != st.Ino {
+		unix.Close(dir)
+		return -1, "", unix.ENOENT
+	}
+	return dir, name, nil
+}

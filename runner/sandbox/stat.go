@@ -1,0 +1,143 @@
+package sandbox
+
+import (
+	"errors"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// statRules are the calls by which a step sees who owns a file. The 32-bit ABI's own forms are not among them: what programs of these
+// see, but for statx, is root.
+const statRules = `{"syscalls": [{"action": "SCMP_ACT_NOTIFY", "names": ["stat", "lstat", "fstat", "newfstatat", "statx"]}]}`
+
+// statCalls are those of statRules.
+func (o *owners) statCalls() map[string]handler {
+	return map[string]handler{"stat": o.stat, "lstat": o.stat, "fstat": o.stat, "newfstatat": o.stat, "statx": o.stat}
+}
+
+// statArgs are the arguments of all calls of the family.
+type statArgs struct {
+	target
+	flags int // as in fstatat(2)
+	mask  int // of statx
+	to    uint64
+}
+
+// statCall reads the arguments of r.
+func statCall(r *request) (a statArgs, err error) {
+	a.dir, a.to = unix.AT_FDCWD, r.args[1]
+	at := 0
+	switch r.name {
+	case "fstat":
+		a.dir, a.empty, a.follow = int(int32(r.args[0])), true, true
+		return a, nil
+	case "lstat":
+		a.flags = unix.AT_SYMLINK_NOFOLLOW
+	case "newfstatat":
+		a.dir, a.to, a.flags, at = int(int32(r.args[0])), r.args[2], int(int32(r.args[3])), 1
+	case "statx":
+		a.dir, a.flags, a.mask, a.to, at = int(int32(r.args[0])), int(int32(r.args[2])), int(uint32(r.args[3])), r.args[4], 1
+	}
+	a.follow, a.empty = a.flags&unix.AT_SYMLINK_NOFOLLOW == 0, a.flags&unix.AT_EMPTY_PATH != 0
+	if a.empty && r.args[at] == 0 {
+		return a, nil // no path is as good as an empty one
+	}
+	a.path, err = r.text(r.args[at])
+	return a, err
+}
+
+// name is t's path as one of this thread: where the caller starts, and the path from there. It is empty if there is none, and for what has
+// no recorded owner.
+func (t target) name(r *request) string {
+	switch base := t.base(r); {
+	case t.path == "" && (!t.empty || t.dir < 0 && t.dir != unix.AT_FDCWD):
+		return ""
+	case t.path == "":
+		return base
+	case base != "":
+		return base + "/" + t.path
+	}
+	for _, dir := range []string{"/proc/", "/sys/", "/dev/"} {
+		if strings.HasPrefix(t.path, dir) {
+			return ""
+		}
+	}
+	return t.path
+}
+
+// stat answers for files that have a recorded owner other than root; the kernel does for all others. It comes often, so all that is asked of most files
+// is whether they have the attribute.
+func (o *owners) stat(r *request) (int64, error) {
+	a, err := statCall(r)
+	if err != nil {
+		return 0, errKernel // which knows which error comes first
+	}
+	leave, err := o.enter(r)
+	if err != nil {
+		return 0, errKernel
+	}
+	defer leave()
+	name := a.name(r)
+	if name == "" {
+		return 0, errKernel
+	}
+	to, err := o.named(name, a.target)
+	if err != nil || to == (owner{}) {
+		return 0, errKernel
+	}
+	flags := a.flags &^ unix.AT_EMPTY_PATH
+	if r.name == "statx" {
+		var st unix.Statx_t
+		if err := unix.Statx(unix.AT_FDCWD, name, flags, a.mask, &st); err != nil {
+			return 0, errKernel
+		}
+		st.Uid, st.Gid = to.uid, to.gid
+		return 0, r.store(a.to, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)))
+	}
+	if r.compat {
+		return 0, errKernel
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(unix.AT_FDCWD, name, &st, flags); err != nil {
+		return 0, errKernel
+	}
+	st.Uid, st.Gid = to.uid, to.gid
+	return 0, r.store(a.to, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)))
+}
+
+// named returns the recorded owner of what this thread finds by name, which stands for t.
+func (o *owners) named(name string, t target) (owner, error) {
+	text, err := getAttr(name, overrideStat, t.follow || t.path == "")
+	if err != nil || text != "" {
+		v, _ := parseOverride(text)
+		return v.owner, err
+	}
+	if t.follow || t.path == "" {
+		return owner{}, nil
+	}
+	dir, last := splitName(name)
+	if last == "" {
+		return owner{}, nil
+	}
+	// Links have no attributes.
+	if text, err = getAttr(dir, ownersAttr, true); err != nil || text == "" {
+		return owner{}, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(unix.AT_FDCWD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || carries(st.Mode) {
+		return owner{}, errors.Join(err)
+	}
+	return parseOwnerTable(text)[last], nil
+}
+
+// splitName splits a path into a directory and a name in it, which is empty if the path does not end in one.
+func splitName(name string) (dir, last string) {
+	i := strings.LastIndexByte(name, '/')
+	dir, last = name[:i+1], name[i+1:]
+	if last == "." || last == ".." {
+		return dir, ""
+	}
+	return dir, last
+}
