@@ -108,8 +108,10 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 	var exit *runner.ExitError
 	var start *runner.StartError
 	if errors.As(err, &exit) || errors.As(err, &start) {
-		if errors.Is(err, syscall.ENOEXEC) && w.foreign() {
-			err = &foreignError{step: w.platform, machine: w.opt.Settings.Build, err: err}
+		// 126 is of execve: the program is there, but what would run it is not.
+		unseen := start != nil && start.Code == 126 && errors.Is(err, syscall.ENOENT)
+		if w.foreign() && (unseen || errors.Is(err, syscall.ENOEXEC)) {
+			err = &foreignError{step: w.platform, machine: w.opt.Settings.Build, unseen: unseen, err: err}
 		}
 		return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(w.run.Args, " "), err)
 	}
@@ -126,10 +128,15 @@ func (w *runWork) foreign() bool {
 // foreignError is that a program of another platform could not be started, and how it can be.
 type foreignError struct {
 	step, machine v1.Platform
+	unseen        bool // there may be an emulator, which cannot be seen in the step's root
 	err           error
 }
 
 func (e *foreignError) Error() string {
+	if e.unseen {
+		return fmt.Sprintf("%v: the step is for %s and this machine runs %s: the emulator that is registered with binfmt_misc is not in the image: "+
+			"register it with the F flag (fix binary), as Debian's qemu-user-static with binfmt-support does; or the image lacks what its own program needs to be loaded", e.err, e.step, e.machine)
+	}
 	return fmt.Sprintf("%v: the step is for %s and this machine runs %s: register an emulator with binfmt_misc, "+
 		"for example by apt-get install qemu-user-static binfmt-support", e.err, e.step, e.machine)
 }

@@ -46,10 +46,12 @@ func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
 //	asuser CODE ARG...      run strake as an ordinary user with a subordinate id range, which must end with the code;
 //	                        $AS_UID and $AS_GID are setpriv's flags for him
 //	sshd DIR                start an ssh server on 127.0.0.1 at $SSHD_URL, which is $SSHD_PID; its keys are in DIR: key is the client's
+//	emulate FLAGS COMMAND   run the command where qemu is registered for arm64 with the flags; the file emulated is what it wrote
+//	compile GOARCH FILE OUT compile a Go program
 //	empty                   fail if the store holds an image, a layer or a blob
 //	clean DIR               fail if the store in DIR has a leftover of a command
 //
-// and the conditions [root], [userns] (root that can make a user who can be rootless), [registry] and [sshd].
+// and the conditions [root], [userns] (root that can make a user who can be rootless), [registry], [sshd] and [binfmt].
 func TestScript(t *testing.T) {
 	registries := &registries{t: t}
 	user := &testUser{t: t}
@@ -75,6 +77,8 @@ func TestScript(t *testing.T) {
 			"serve":     cmdServe,
 			"asuser":    user.run,
 			"sshd":      user.sshd,
+			"emulate":   cmdEmulate,
+			"compile":   cmdCompile,
 			"empty":     cmdEmpty,
 		},
 	})
@@ -93,6 +97,8 @@ func condition(cond string) (bool, error) {
 		return os.Getuid() == 0 || required(), nil
 	case "registry":
 		return installed("docker-registry") || required(), nil
+	case "binfmt":
+		return whyNoBinfmt() == "", nil
 	case "sshd":
 		_, err := os.Stat(sshdPath)
 		return err == nil || required(), nil
