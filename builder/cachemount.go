@@ -164,5 +164,5 @@ func (w *runWork) seed(ctx context.Context, dir string, from filesystem, m docke
 		return err
 	}
 	defer root.Close()
-	return copier.Copy(ctx, root, tree, items, nil, copier.Options{Dest: "/", UserXattr: w.UserXattr})
+	return copier.Copy(ctx, root.With(view.Owners()), tree, items, nil, copier.Options{Dest: "/", UserXattr: w.UserXattr})
 }

@@ -305,7 +305,11 @@ func (u *unpacker) record(e entry) error {
 	if err := u.setXattrs(e); err != nil {
 		return err
 	}
-	if err := u.owners.Set(e.dir, e.base, e.hdr.Uid, e.hdr.Gid, int(e.hdr.Mode&0o7777)); err != nil {
+	mode := int(e.hdr.Mode & 0o7777)
+	if e.hdr.Typeflag == tar.TypeSymlink {
+		mode = -1
+	}
+	if err := u.owners.Set(e.dir, e.base, e.hdr.Uid, e.hdr.Gid, mode); err != nil {
 		return err
 	}
 	return u.time(e)

@@ -62,17 +62,17 @@ func wayXattrs(below *rootfs.Root, name string) ([]xattr, error) {
 		return nil, err
 	}
 	defer dir.Close()
-	names, err := rootfs.ListXattr(dir, base)
+	names, err := below.Owners().ListXattr(dir, base)
 	if err != nil {
 		return nil, err
 	}
 	slices.Sort(names)
 	var list []xattr
 	for _, n := range names {
-		if !source.KeepXattr(n) || n == overrideStat {
+		if !source.KeepXattr(n) || n == rootfs.OverrideStat {
 			continue
 		}
-		value, err := rootfs.GetXattr(dir, base, n)
+		value, err := below.Owners().GetXattr(dir, base, n)
 		if err != nil {
 			return nil, err
 		}
@@ -127,13 +127,13 @@ func (c *copier) likeWay(w way) error {
 		return err
 	}
 	defer dir.Close()
-	if err := chown(dir, base, w.uid, w.gid); err != nil {
+	if err := c.chown(dir, base, w.uid, w.gid); err != nil {
 		return err
 	}
 	for _, x := range w.xattrs {
-		if err := rootfs.SetXattr(dir, base, x.name, x.value); err != nil {
+		if err := c.owners.SetXattr(dir, base, x.name, x.value); err != nil {
 			return err
 		}
 	}
-	return rootfs.Chmod(dir, base, w.mode)
+	return c.owners.Chmod(dir, base, w.mode)
 }

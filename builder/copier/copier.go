@@ -78,14 +78,19 @@ type copier struct {
 	tree *source.Tree
 	opt  Options
 
-	slots   chan struct{} // one per goroutine that may be started beside the caller's
-	buffers sync.Pool     // of *[]byte
+	owners  *rootfs.Owners // of dst
+	from    *rootfs.Owners // of tree; nil without one
+	slots   chan struct{}  // one per goroutine that may be started beside the caller's
+	buffers sync.Pool      // of *[]byte
 }
 
 func newCopier(dst *rootfs.Root, tree *source.Tree, opt Options) *copier {
 	c := &copier{
-		dst: dst, tree: tree, opt: opt,
+		dst: dst, tree: tree, opt: opt, owners: dst.Owners(),
 		slots: make(chan struct{}, max(runtime.NumCPU()-1, 1)),
+	}
+	if tree != nil {
+		c.from = tree.Root().Owners()
 	}
 	c.buffers.New = func() any { b := make([]byte, bufferSize); return &b }
 	return c
@@ -228,8 +233,8 @@ func place(dir *os.File, base, name string, create func() error) error {
 }
 
 // chown sets an owner, and says what is wrong with one that a user namespace does not have.
-func chown(dir *os.File, base string, uid, gid int) error {
-	return explainChown(rootfs.Chown(dir, base, uid, gid), uid, gid)
+func (c *copier) chown(dir *os.File, base string, uid, gid int) error {
+	return explainChown(c.owners.Chown(dir, base, uid, gid), uid, gid)
 }
 
 func explainChown(err error, uid, gid int) error {

@@ -320,7 +320,7 @@ func TestSpecial(t *testing.T) {
 	}
 	for name, want := range map[string]string{filepath.Join(second, "d/null"): "0:0:644:char-1-3", filepath.Join(third, "e/null"): "7:8:644:char-1-3"} {
 		buf := make([]byte, 100)
-		n, err := unix.Getxattr(name, overrideStat, buf)
+		n, err := unix.Getxattr(name, rootfs.OverrideStat, buf)
 		if err != nil || string(buf[:n]) != want {
 			t.Errorf("%s: %s, %v, want %s", name, buf[:max(n, 0)], err, want)
 		}

@@ -24,13 +24,13 @@ func (c *copier) extract(ctx context.Context, item source.Item, info *source.Inf
 		return false, changed(item.Path, err)
 	}
 	defer f.Close()
-	if err := unchangedFile(f, item, info); err != nil {
+	if err := c.unchangedFile(f, item, info); err != nil {
 		return false, err
 	}
 	if done, err := c.unpack(ctx, f); err != nil || !done {
 		return done, err
 	}
-	return true, unchangedFile(f, item, info)
+	return true, c.unchangedFile(f, item, info)
 }
 
 // unpack unpacks an open file into the destination if it is an archive.
@@ -64,9 +64,9 @@ func (c *copier) unpack(ctx context.Context, f *os.File) (done bool, err error) 
 	return true, nil
 }
 
-func unchangedFile(f *os.File, item source.Item, info *source.Info) error {
+func (c *copier) unchangedFile(f *os.File, item source.Item, info *source.Info) error {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	if err := c.from.Fstat(int(f.Fd()), &st); err != nil {
 		return err
 	}
 	if !source.Same(&info.Stat, &st) {

@@ -23,7 +23,7 @@ const (
 	// rangeMax is how much of it is done between two looks at the context.
 	rangeMax = 64 << 20
 
-	overrideStat = "user.containers.override_stat"
+	capability = "security.capability"
 )
 
 // file copies a regular file with all that belongs to it.
@@ -36,7 +36,7 @@ func (j *job) file(ctx context.Context, p pair, info *source.Info, name string) 
 	}
 	defer unix.Close(src)
 	var st unix.Stat_t
-	if err := unix.Fstat(src, &st); err != nil {
+	if err := j.from.Fstat(src, &st); err != nil {
 		return err
 	}
 	if !source.Same(&info.Stat, &st) {
@@ -55,7 +55,7 @@ func (j *job) file(ctx context.Context, p pair, info *source.Info, name string) 
 		err = j.fileMetadata(dst, src, p, info)
 	}
 	if err == nil && st.Size > 0 {
-		if err = unix.Fstat(src, &st); err == nil && !source.Same(&info.Stat, &st) {
+		if err = j.from.Fstat(src, &st); err == nil && !source.Same(&info.Stat, &st) {
 			err = &source.ChangedError{Path: srcName}
 		}
 	}
@@ -173,21 +173,24 @@ func writeAll(fd int, b []byte) error {
 // undo what comes after it.
 func (j *job) fileMetadata(dst, src int, p pair, info *source.Info) error {
 	uid, gid := j.owner(info)
-	if err := unix.Fchown(dst, uid, gid); err != nil {
-		return explainChown(err, uid, gid)
-	}
-	if err := unix.Fchmod(dst, j.mode(info)); err != nil {
-		return err
+	if !j.owners.Records() {
+		if err := j.owners.SetFile(dst, uid, gid, int(j.mode(info))); err != nil {
+			return explainChown(err, uid, gid)
+		}
 	}
 	if !info.NoXattr {
-		if err := copyFileXattrs(dst, src, p, info); err != nil {
+		if err := j.copyFileXattrs(dst, src, p, info); err != nil {
 			return err
 		}
 	}
-	if j.opt.UserXattr && info.Stat.Size == 0 && !info.NoXattr {
+	if j.owners.Records() { // last, as it may take away the right to write
+		if err := j.owners.SetFile(dst, uid, gid, int(j.mode(info))); err != nil {
+			return err
+		}
+	} else if j.opt.UserXattr && info.Stat.Size == 0 && !info.NoXattr {
 		over, err := j.overridden(p, info)
 		if err == nil && over != "" {
-			err = unix.Fsetxattr(dst, overrideStat, []byte(over), 0)
+			err = unix.Fsetxattr(dst, rootfs.OverrideStat, []byte(over), 0)
 		}
 		if err != nil {
 			return err
@@ -201,55 +204,57 @@ func futimes(fd int, t unix.Timespec) error {
 }
 
 // copyFileXattrs copies the extended attributes that belong to an image.
-func copyFileXattrs(dst, src int, p pair, info *source.Info) error {
+func (j *job) copyFileXattrs(dst, src int, p pair, info *source.Info) error {
 	size, err := unix.Flistxattr(src, nil)
 	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && size == 0 {
 		return nil
 	}
-	names, err := rootfs.ListXattr(p.src, info.Name)
+	names, err := j.from.ListXattr(p.src, info.Name)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if !source.KeepXattr(name) || name == overrideStat {
+		if !source.KeepXattr(name) || name == rootfs.OverrideStat || name == capability && j.noCapability() {
 			continue
 		}
-		value, err := rootfs.GetXattr(p.src, info.Name, name)
+		value, err := j.from.GetXattr(p.src, info.Name, name)
 		if err != nil {
 			return err
 		}
-		if err := unix.Fsetxattr(dst, name, value, 0); err != nil {
+		if err := j.owners.SetFileXattr(dst, name, value); err != nil {
 			return fmt.Errorf("setting the extended attribute %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
+// noCapability says that file capabilities can neither be set nor recorded: a plain user writes an image's files into a folder.
+func (c *copier) noCapability() bool { return c.from.Unprivileged() && !c.owners.Records() }
+
 // metadata gives an entry that is no regular file in the source owner, mode, attributes and times.
 func (j *job) metadata(p pair, info *source.Info, name string) error {
 	uid, gid := j.owner(info)
-	if err := chown(p.dst, name, uid, gid); err != nil {
+	mode := int(j.mode(info))
+	if info.Type == unix.DT_LNK {
+		mode = -1
+	}
+	if err := explainChown(j.owners.Set(p.dst, name, uid, gid, mode), uid, gid); err != nil {
 		return err
 	}
-	if info.Type != unix.DT_LNK {
-		if err := rootfs.Chmod(p.dst, name, j.mode(info)); err != nil {
-			return err
-		}
-	}
 	if info.Type == unix.DT_DIR && !info.NoXattr {
-		names, err := rootfs.ListXattr(p.src, info.Name)
+		names, err := j.from.ListXattr(p.src, info.Name)
 		if err != nil {
 			return err
 		}
 		for _, x := range names {
-			if !source.KeepXattr(x) || x == overrideStat {
+			if !source.KeepXattr(x) || x == rootfs.OverrideStat {
 				continue
 			}
-			value, err := rootfs.GetXattr(p.src, info.Name, x)
+			value, err := j.from.GetXattr(p.src, info.Name, x)
 			if err != nil {
 				return err
 			}
-			if err := rootfs.SetXattr(p.dst, name, x, value); err != nil {
+			if err := j.owners.SetXattr(p.dst, name, x, value); err != nil {
 				return err
 			}
 		}
@@ -284,7 +289,7 @@ func (c *copier) override(info *source.Info) string {
 
 // overridden is the attribute for the copy of an empty file that stands for something else; empty for one that does not.
 func (c *copier) overridden(p pair, info *source.Info) (string, error) {
-	value, err := rootfs.GetXattr(p.src, info.Name, overrideStat)
+	value, err := rootfs.GetXattr(p.src, info.Name, rootfs.OverrideStat)
 	if err != nil || len(value) == 0 {
 		return "", err
 	}

@@ -84,12 +84,12 @@ func (c *copier) newFile(name string, perm uint32, write func(*os.File) error) e
 		return err
 	}
 	o := c.newOwner()
-	err = explainChown(unix.Fchown(int(file.Fd()), o.UID, o.GID), o.UID, o.GID)
+	err = explainChown(c.owners.SetFile(int(file.Fd()), o.UID, o.GID, -1), o.UID, o.GID)
 	if err == nil {
 		err = write(file)
 	}
 	if err == nil { // after writing, which clears the set-id bits
-		err = unix.Fchmod(int(file.Fd()), c.perm(perm, false))
+		err = c.owners.SetFile(int(file.Fd()), -1, -1, int(c.perm(perm, false)))
 	}
 	if err2 := file.Close(); err == nil {
 		err = err2

@@ -125,7 +125,7 @@ func (j *job) folder(ctx context.Context, p pair, info *source.Info) error {
 	}
 	if info.Way && !sub.fresh {
 		// BuildKit gives it no more than this and the time of the build. With its own, layers are the same every time.
-		if err := rootfs.Chmod(p.dst, info.Name, info.Stat.Mode&0o7777); err != nil {
+		if err := j.owners.Chmod(p.dst, info.Name, info.Stat.Mode&0o7777); err != nil {
 			return err
 		}
 		t := j.time(info)
@@ -138,6 +138,9 @@ func (j *job) folder(ctx context.Context, p pair, info *source.Info) error {
 func (j *job) entry(ctx context.Context, p pair, info *source.Info, name string) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if j.owners.Hides(name) {
+		return fmt.Errorf("%s: the name is reserved where owners are recorded", path.Join("/", p.dstPath, name))
 	}
 	var err error
 	switch info.Type {
@@ -211,7 +214,7 @@ func (j *job) symlink(p pair, info *source.Info, name string) error {
 
 // unchanged checks that an entry is still what the tree saw.
 func (j *job) unchanged(p pair, info *source.Info) error {
-	now, err := rootfs.StatEntry(p.src, info.Name)
+	now, err := j.from.StatEntry(p.src, info.Name)
 	if err != nil {
 		return changed(join(p.srcPath, info.Name), err)
 	}
@@ -239,17 +242,18 @@ func (j *job) special(p pair, info *source.Info, name string) error {
 	if typ == unix.S_IFCHR && dev == 0 {
 		return errors.New("a character device 0:0 cannot be part of an image, it means a deleted file")
 	}
+	fileDevices := j.opt.UserXattr || j.owners.Records() || j.from.Records()
 	isDevice := typ == unix.S_IFBLK || typ == unix.S_IFCHR
-	if typ == unix.S_IFSOCK || isDevice && j.opt.UserXattr {
+	if typ == unix.S_IFSOCK || isDevice && fileDevices {
 		typ = unix.S_IFREG
 	}
 	err := place(p.dst, name, join(p.dstPath, name), func() error { return rootfs.Mknod(p.dst, name, typ|0o600, dev) })
 	if err != nil {
 		return err
 	}
-	if isDevice && j.opt.UserXattr {
+	if isDevice && fileDevices {
 		o := j.override(info)
-		if err := rootfs.SetXattr(p.dst, name, overrideStat, []byte(o)); err != nil {
+		if err := rootfs.SetXattr(p.dst, name, rootfs.OverrideStat, []byte(o)); err != nil {
 			return err
 		}
 	}

@@ -56,7 +56,8 @@ func (e *Exporter) Files(ctx context.Context, dir string, img *image.Image, epoc
 	if err != nil {
 		return err
 	}
-	opt := copier.Options{Dest: "/", Owner: &layer.Owner{}, UserXattr: e.UserXattr, Epoch: epoch}
+	owner := &layer.Owner{UID: os.Getuid(), GID: os.Getgid()}
+	opt := copier.Options{Dest: "/", Owner: owner, UserXattr: e.UserXattr, Epoch: epoch}
 	if err := copier.Copy(ctx, dst, tree, items, nil, opt); err != nil {
 		return fmt.Errorf("writing the image's files to %s: %w", dir, err)
 	}

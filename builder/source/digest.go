@@ -75,12 +75,12 @@ func (t *Tree) DigestPath(ctx context.Context, name string) (Digest, error) {
 		return Digest{}, err
 	}
 	defer f.Close()
-	if err := t.stat(f, at, &top); err != nil {
+	if err := t.stat(t.root.Owners().In(f), at, &top); err != nil {
 		return Digest{}, err
 	}
 	w := t.worker()
 	defer t.workers.Put(w)
-	if err := hashXattrs(w, f, &top); err != nil {
+	if err := t.hashXattrs(w, f, &top); err != nil {
 		return Digest{}, fmt.Errorf("reading %s: %w", item.Path, err)
 	}
 	buf := top.append([]byte(format+"path\x00"), "")
@@ -275,7 +275,7 @@ func (t *Tree) hash(ctx context.Context, f *os.File, d *dir, n *node) error {
 		n.sum, n.attrs = sha256.Sum256([]byte(target)), Digest{}
 	case unix.DT_DIR:
 		n.sum = Digest{}
-		err = hashXattrs(w, f, n)
+		err = t.hashXattrs(w, f, n)
 	case unix.DT_SOCK: // is copied as an empty file
 		n.sum, n.attrs = sha256.Sum256(nil), Digest{}
 	default:
@@ -310,14 +310,20 @@ func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) e
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	owners := t.root.Owners()
+	if err := owners.Fstat(fd, &st); err != nil {
 		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return errChanged
 	}
 	t.own(&st)
 	n.st, n.stated = st, true
+	if owners.Records() && n.isDevice() {
+		n.sum, n.attrs = Digest{}, Digest{}
+		return nil
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		n.stated = false
+		return errChanged
+	}
 	w.hash.Reset()
 	var total int64
 	for {
@@ -343,7 +349,7 @@ func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) e
 		}
 	}
 	w.hash.Sum(n.sum[:0])
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := owners.Fstat(fd, &st); err != nil {
 		return err
 	}
 	if !Same(&n.st, &st) {
@@ -354,7 +360,7 @@ func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) e
 		n.attrs = Digest{}
 		return nil
 	}
-	return hashXattrs(w, dir, n)
+	return t.hashXattrs(w, dir, n)
 }
 
 // openFile opens a regular file for reading; no link is followed, and nothing waits for the writer of a fifo.
@@ -368,9 +374,9 @@ func openFile(dir int, name string) (int, error) {
 }
 
 // hashXattrs digests those extended attributes that a layer carries. Only files and folders can have any.
-func hashXattrs(w *worker, dir *os.File, n *node) error {
+func (t *Tree) hashXattrs(w *worker, dir *os.File, n *node) error {
 	n.attrs = Digest{}
-	names, err := rootfs.ListXattr(dir, n.Name)
+	names, err := t.root.Owners().ListXattr(dir, n.Name)
 	if err != nil || len(names) == 0 {
 		return err
 	}
@@ -381,7 +387,7 @@ func hashXattrs(w *worker, dir *os.File, n *node) error {
 		if !KeepXattr(name) {
 			continue
 		}
-		value, err := rootfs.GetXattr(dir, n.Name, name)
+		value, err := t.root.Owners().GetXattr(dir, n.Name, name)
 		if err != nil {
 			return err
 		}
@@ -402,8 +408,9 @@ func writeFramed(h hash.Hash, b []byte) {
 	_, _ = h.Write(b)
 }
 
-// KeepXattr says whether an extended attribute belongs to an image: user.* except overlay's marks, and
+// KeepXattr says whether an extended attribute belongs to an image: user.* except overlay's marks and what records owners, and
 // file capabilities, as in package layer.
 func KeepXattr(name string) bool {
-	return name == "security.capability" || strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
+	return name == "security.capability" ||
+		strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.") && !rootfs.IsRecord(name)
 }

@@ -46,7 +46,17 @@ type node struct {
 }
 
 func (n *node) info() Info {
-	return Info{Entry: n.Entry, Stat: n.st, NoXattr: n.known && n.attrs == Digest{}}
+	e := n.Entry
+	if n.isDevice() {
+		e.Type = uint8(n.st.Mode & unix.S_IFMT >> 12)
+	}
+	return Info{Entry: e, Stat: n.st, NoXattr: n.known && n.attrs == Digest{}}
+}
+
+// isDevice says whether the entry is a device, although on the disk it is a file (rootfs.Owners).
+func (n *node) isDevice() bool {
+	typ := n.st.Mode & unix.S_IFMT
+	return n.stated && n.Type == unix.DT_REG && (typ == unix.S_IFCHR || typ == unix.S_IFBLK)
 }
 
 // join appends a name to a path of a dir.
@@ -134,6 +144,9 @@ func (t *Tree) listFrom(f *os.File, d *dir) error {
 	}
 	nodes := make([]node, 0, len(entries))
 	for _, e := range entries {
+		if t.root.Owners().Hides(e.Name) {
+			continue
+		}
 		n, ok, err := t.admit(d, e)
 		if err != nil {
 			return err
@@ -194,6 +207,7 @@ func (t *Tree) load(ctx context.Context, f Folder, lazy bool) error {
 		}
 	}
 	const batch = 512
+	stat := t.root.Owners().In(file)
 	g := t.fork()
 	for from := 0; from < f.len(); from += batch {
 		g.run(ctx, func() error {
@@ -202,7 +216,7 @@ func (t *Tree) load(ctx context.Context, f Folder, lazy bool) error {
 				if lazy && n.Type == unix.DT_REG {
 					continue
 				}
-				if err := t.stat(file, d, n); err != nil {
+				if err := t.stat(stat, d, n); err != nil {
 					return err
 				}
 			}
@@ -219,21 +233,23 @@ func (t *Tree) load(ctx context.Context, f Folder, lazy bool) error {
 // stat fills n.st in, once.
 //
 // Preconditions: d.mu is held, by the caller or by who waits for it.
-func (t *Tree) stat(f *os.File, d *dir, n *node) error {
+func (t *Tree) stat(dir *rootfs.DirStat, d *dir, n *node) error {
 	if n.stated {
 		return nil
 	}
-	if err := unix.Fstatat(int(f.Fd()), n.Name, &n.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		if err == unix.ENOENT {
+	st, err := dir.StatEntry(n.Name)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			return &ChangedError{Path: join(d.path, n.Name)}
 		}
-		return &fs.PathError{Op: "lstat", Path: join(d.path, n.Name), Err: err}
+		return fmt.Errorf("looking at %s: %w", join(d.path, n.Name), err)
 	}
-	if uint8(n.st.Mode&unix.S_IFMT>>12) != n.Type {
+	n.st, n.stated = st, true
+	if uint8(n.st.Mode&unix.S_IFMT>>12) != n.Type && !n.isDevice() {
+		n.stated = false
 		return &ChangedError{Path: join(d.path, n.Name)}
 	}
 	t.own(&n.st)
-	n.stated = true
 	return nil
 }
 

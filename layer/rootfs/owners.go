@@ -41,6 +41,9 @@ func RecordOwners(unprivileged bool) *Owners { return &Owners{unprivileged: unpr
 // IsRecord says whether an extended attribute is a record of this package's, besides OverrideStat. It is no content.
 func IsRecord(xattr string) bool { return strings.HasPrefix(xattr, recordPrefix) }
 
+// Unprivileged is the argument of RecordOwners.
+func (o *Owners) Unprivileged() bool { return o != nil && o.unprivileged }
+
 // Records says whether owners are recorded.
 func (o *Owners) Records() bool { return o != nil }
 
@@ -106,33 +109,43 @@ func (o *Owners) Chmod(dir *os.File, base string, mode uint32) error {
 	return o.Set(dir, base, -1, -1, int(mode&0o7777))
 }
 
-// Set sets owner and mode, in this order; -1 keeps one. The mode of a symbolic link is ignored. Where owners are recorded it comes after SetXattr,
+// Set sets owner and mode, in this order; -1 keeps one. A symbolic link has no mode. Where owners are recorded it comes after SetXattr,
 // which needs the permission to write.
 func (o *Owners) Set(dir *os.File, base string, uid, gid, mode int) error {
-	st, err := StatEntry(dir, base)
-	if err != nil {
-		return err
-	}
-	isLink := st.Mode&unix.S_IFMT == unix.S_IFLNK
-	switch {
-	case o != nil && hasXattrs(&st):
-		return o.set(entryTarget{dir, base}, &st, ids{uid, gid}, mode)
-	case o != nil:
-		err = o.setEntryOwner(dir, base, ids{uid, gid})
-	default:
-		err = Chown(dir, base, uid, gid)
-	}
-	if err != nil || mode < 0 || isLink {
+	err := o.setOwner(dir, base, ids{uid, gid}, &mode)
+	if err != nil || mode < 0 {
 		return err
 	}
 	return Chmod(dir, base, uint32(mode))
 }
 
+// setOwner sets the owner. If it sets the mode as well, that is -1 then.
+func (o *Owners) setOwner(dir *os.File, base string, id ids, mode *int) error {
+	if o == nil {
+		return Chown(dir, base, id.uid, id.gid)
+	}
+	st, err := StatEntry(dir, base)
+	if err != nil {
+		return err
+	}
+	if !hasXattrs(&st) {
+		return o.setEntryOwner(dir, base, id)
+	}
+	err = o.set(entryTarget{dir, base}, &st, id, *mode)
+	*mode = -1
+	return err
+}
+
 // SetFile is Set for an open regular file.
 func (o *Owners) SetFile(fd int, uid, gid, mode int) error {
 	if o == nil {
-		if err := unix.Fchown(fd, uid, gid); err != nil || mode < 0 {
-			return err
+		if uid >= 0 || gid >= 0 {
+			if err := unix.Fchown(fd, uid, gid); err != nil {
+				return err
+			}
+		}
+		if mode < 0 {
+			return nil
 		}
 		return unix.Fchmod(fd, uint32(mode))
 	}

@@ -136,7 +136,16 @@ func (a *Active) Open() (*rootfs.Root, error) {
 		return nil, errors.New("the file system was opened already")
 	}
 	a.opened = true
-	return a.Mount().Open()
+	return a.s.open(a.Mount())
+}
+
+// open opens a file system whose owners are kept as those of layers.
+func (s *Store) open(m Mount) (*rootfs.Root, error) {
+	root, err := m.Open()
+	if err != nil || !s.recordOwners {
+		return root, err
+	}
+	return root.With(rootfs.RecordOwners(!s.userXattr)), nil
 }
 
 // Clamp asks Commit to set back every modification time in the layer that is later than epoch, in seconds since
@@ -190,7 +199,7 @@ func (s *Store) OpenView(layers []ID) (*rootfs.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.Open()
+	return s.open(m)
 }
 
 // stack returns the directories of the layers, topmost first.
