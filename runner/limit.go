@@ -47,13 +47,7 @@ func (b *box) limit(l Limits) error {
 		_, err := note.WriteString(dir + "\x00")
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	if m := b.group.Memory(); m != "" {
-		b.oom = oomFile(m)
-	}
-	return nil
+	return err
 }
 
 // sweep removes what boxes of dead processes have left in dir, and their control groups.

@@ -60,11 +60,14 @@ func TestBoxShmAndUlimits(t *testing.T) {
 // groups counts the control groups of boxes of this process.
 func groups(t *testing.T) int {
 	t.Helper()
-	found, err := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/strake-box-%d-*", os.Getpid()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(found)
+	n, prefix := 0, fmt.Sprintf("strake-box-%d-", os.Getpid())
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(_ string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), prefix) {
+			n++
+		}
+		return nil // groups come and go
+	})
+	return n
 }
 
 // limited makes a world and skips the test where no limits can be set.
@@ -109,6 +112,38 @@ func TestBoxMemoryLimit(t *testing.T) {
 	})
 	if !errors.As(err, &exit) || exit.Code != 137 || exit.Signal != syscall.SIGKILL || !exit.OOM {
 		t.Errorf("too much memory gave %v", err)
+	}
+	// A process that only reports that its child was killed.
+	_, err = w.sh("tail -c 200000000 /dev/zero || exit 3", func(s *Sandbox, _ *Process) {
+		s.Limits = Limits{Memory: 32 << 20}
+	})
+	if !errors.As(err, &exit) || exit.Code != 3 || !exit.OOM {
+		t.Errorf("a child with too much memory gave %v", err)
+	}
+	_, err = w.sh("exit 3", func(s *Sandbox, _ *Process) {
+		s.Limits = Limits{Memory: 32 << 20}
+	})
+	if !errors.As(err, &exit) || exit.Code != 3 || exit.OOM {
+		t.Errorf("enough memory gave %v", err)
+	}
+	if n := groups(t); n != 0 {
+		t.Errorf("%d control groups are left", n)
+	}
+}
+
+// A group that the step makes below its own has a limit as well: what is killed there counts.
+func TestBoxMemoryLimitBelow(t *testing.T) {
+	w := limited(t)
+	var exit *ExitError
+	_, err := w.sh(`d=/sys/fs/cgroup; limit=memory.max; test -d $d/memory && d=$d/memory limit=memory.limit_in_bytes
+		mkdir $d/init $d/below && echo 0 > $d/init/cgroup.procs || exit 7
+		test $limit = memory.max && { echo +memory > $d/cgroup.subtree_control || exit 8; }
+		echo 16777216 > $d/below/$limit && echo 0 > $d/below/cgroup.procs || exit 9
+		tail -c 100000000 /dev/zero || exit 3`, func(s *Sandbox, _ *Process) {
+		s.Insecure, s.Limits = true, Limits{Memory: 64 << 20}
+	})
+	if !errors.As(err, &exit) || exit.Code != 3 || !exit.OOM {
+		t.Errorf("too much memory below gave %v", err)
 	}
 	if n := groups(t); n != 0 {
 		t.Errorf("%d control groups are left", n)

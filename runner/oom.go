@@ -3,8 +3,9 @@ package runner
 import (
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
+
+	"github.com/strake-build/strake/runner/cgroup"
 )
 
 // oomFile is the file of this process's memory cgroup that counts kills for want of memory; empty if there is none to see.
@@ -43,15 +44,5 @@ func (f oomFile) count() uint64 {
 	if f == "" {
 		return 0
 	}
-	data, err := os.ReadFile(string(f))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(data)) {
-		if v, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			n, _ := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
-			return n
-		}
-	}
-	return 0
+	return cgroup.Kills(string(f))
 }

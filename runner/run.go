@@ -194,7 +194,7 @@ func (b *box) start(cfg *sandbox.Config) error {
 		return err
 	}
 	defer b.io.closeTheirs()
-	b.oomed = b.oom.count()
+	b.oomed = b.kills()
 	init := <-b.linux.inits
 	if init.err != nil {
 		return init.err
@@ -281,7 +281,7 @@ func (b *box) kill() {
 
 // result makes an error of what the init reported last.
 func (b *box) result(got []sandbox.Report, state *os.ProcessState) error {
-	oom := func() bool { return b.oom.count() > b.oomed }
+	oom := func() bool { return b.kills() > b.oomed }
 	if len(got) == 0 || got[len(got)-1].Kind == sandbox.Started || got[len(got)-1].Kind == sandbox.Created {
 		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 			return &ExitError{Code: 128 + int(ws.Signal()), Signal: ws.Signal(), OOM: oom()}
@@ -301,10 +301,22 @@ func (b *box) result(got []sandbox.Report, state *os.ProcessState) error {
 	case ws.Signaled():
 		return &ExitError{Code: 128 + int(ws.Signal()), Signal: ws.Signal(), OOM: ws.Signal() == unix.SIGKILL && oom()}
 	case ws.ExitStatus() != 0:
-		return &ExitError{Code: ws.ExitStatus(), OOM: ws.ExitStatus() == 128+int(unix.SIGKILL) && oom()}
+		// In a group of its own it can only be the box that was short of memory, whatever the process made of its child's end.
+		return &ExitError{Code: ws.ExitStatus(), OOM: (b.counts() || ws.ExitStatus() == 128+int(unix.SIGKILL)) && oom()}
 	}
 	return nil
 }
+
+// kills counts processes killed for want of memory, in the box's own group if it has one.
+func (b *box) kills() uint64 {
+	if b.counts() {
+		return b.group.Kills()
+	}
+	return b.oom.count()
+}
+
+// counts says whether the box has a group that counts kills.
+func (b *box) counts() bool { return b.group != nil && b.group.Memory() != "" }
 
 // remoteError is an error of the init: its text, and its error number for errors.Is.
 type remoteError struct {

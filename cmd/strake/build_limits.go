@@ -21,19 +21,20 @@ type limitFlags struct {
 	cpuSet, memSet, parent         string
 }
 
-func (f *limitFlags) add(set *pflag.FlagSet) {
+// add declares them; who is limited, in words.
+func (f *limitFlags) add(set *pflag.FlagSet, who string) {
 	set.StringArrayVar(&f.ulimits, "ulimit", nil, "resource limit of each process, as `TYPE=SOFT[:HARD]` (repeatable)")
 	set.StringVar(&f.shmSize, "shm-size", "", "`size` of /dev/shm (default 64m)")
-	set.StringVarP(&f.memory, "memory", "m", "", "memory that a step may use, such as `512m`")
-	set.StringVar(&f.memorySwap, "memory-swap", "", "memory and swap together, such as `1g`; -1 is no limit")
+	set.StringVarP(&f.memory, "memory", "m", "", "memory that "+who+" may use, such as `512m`")
+	set.StringVar(&f.memorySwap, "memory-swap", "", "memory and swap together, such as `1g`; -1 is no limit (default twice --memory)")
 	set.Int64VarP(&f.cpuShares, "cpu-shares", "c", 0, "relative `weight` of CPU time (default 1024)")
 	set.Int64Var(&f.cpuPeriod, "cpu-period", 0, "period of --cpu-quota in `microseconds` (default 100000)")
-	set.Int64Var(&f.cpuQuota, "cpu-quota", 0, "CPU time in each period in `microseconds`")
-	set.Float64Var(&f.cpus, "cpus", 0, "`number` of CPUs that a step may use, such as 1.5")
-	set.Int64Var(&f.pids, "pids-limit", 0, "`number` of processes and threads that a step may have; -1 is no limit (default no limit)")
-	set.StringVar(&f.cpuSet, "cpuset-cpus", "", "`CPUs` that a step may use, such as 0-2,7")
-	set.StringVar(&f.memSet, "cpuset-mems", "", "memory `nodes` that a step may use, such as 0,1")
-	set.StringVar(&f.parent, "cgroup-parent", "", "parent `cgroup` of steps")
+	set.Int64Var(&f.cpuQuota, "cpu-quota", 0, "CPU time in each period in `microseconds`; -1 is no limit")
+	set.Float64Var(&f.cpus, "cpus", 0, "`number` of CPUs that "+who+" may use, such as 1.5")
+	set.Int64Var(&f.pids, "pids-limit", 0, "`number` of processes and threads that "+who+" may have; -1 is no limit (default no limit)")
+	set.StringVar(&f.cpuSet, "cpuset-cpus", "", "`CPUs` that "+who+" may use, such as 0-2,7")
+	set.StringVar(&f.memSet, "cpuset-mems", "", "memory `nodes` that "+who+" may use, such as 0,1")
+	set.StringVar(&f.parent, "cgroup-parent", "", "parent `cgroup` of "+who)
 }
 
 // decide turns them into values.
@@ -49,6 +50,9 @@ func (f *limitFlags) decide(opt *builder.SandboxOptions) (err error) {
 		return err
 	}
 	l := runner.Limits{CPUShares: f.cpuShares, CPUPeriod: f.cpuPeriod, CPUQuota: f.cpuQuota, CPUSet: f.cpuSet, CPUSetMems: f.memSet, CgroupParent: f.parent}
+	if l.CPUQuota == -1 {
+		l.CPUQuota = 0 // no limit is none to be set
+	}
 	for name, n := range map[string]int64{"cpu-shares": l.CPUShares, "cpu-period": l.CPUPeriod, "cpu-quota": l.CPUQuota} {
 		if n < 0 {
 			return usagef("invalid --%s %d: it is a positive number", name, n)
@@ -59,6 +63,9 @@ func (f *limitFlags) decide(opt *builder.SandboxOptions) (err error) {
 	}
 	if l.Memory, err = parseSize("memory", f.memory); err != nil {
 		return err
+	}
+	if l.Memory != 0 && l.Memory < minMemory {
+		return usagef("invalid --memory %q: it is at least 6m", f.memory)
 	}
 	if f.memorySwap == "-1" {
 		l.MemorySwap = -1
@@ -75,6 +82,9 @@ func (f *limitFlags) decide(opt *builder.SandboxOptions) (err error) {
 	return nil
 }
 
+// minMemory is what docker wants at least: no process starts with less.
+const minMemory = 6 << 20
+
 // The least that the kernel grants is 1 ms of CPU time in each period of 100 ms; the most is beyond any machine.
 const (
 	minCPUs = 0.01
@@ -86,7 +96,7 @@ func (f *limitFlags) decideCounts(l *runner.Limits) error {
 	if f.cpus != 0 && !(f.cpus >= minCPUs && f.cpus <= maxCPUs) { // so that NaN is refused
 		return usagef("invalid --cpus %v: it is a number of CPUs, at least %v", f.cpus, minCPUs)
 	}
-	if f.cpus != 0 && (f.cpuQuota != 0 || f.cpuPeriod != 0) {
+	if f.cpus != 0 && (l.CPUQuota != 0 || f.cpuPeriod != 0) {
 		return usagef("--cpus excludes --cpu-quota and --cpu-period: it is the first divided by the second")
 	}
 	if f.pids < -1 {

@@ -23,7 +23,7 @@ func (f *stepFlags) add(set *pflag.FlagSet) {
 	set.StringVar(&f.network, "network", "default", "network of steps that do not say: `default` (the host's), host, none or bridge (a private one)")
 	set.StringArrayVar(&f.allow, "allow", nil, "`right` that steps may ask for: network.host, security.insecure, device or device=NAME[,alias=OTHER] (repeatable)")
 	set.StringArrayVar(&f.deviceFolders, "cdi-spec-dir", []string{"/etc/cdi", "/var/run/cdi"}, "`folder` of CDI specifications for RUN --device (repeatable)")
-	f.limits.add(set)
+	f.limits.add(set, "a step")
 }
 
 // decide turns them into values.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/runner"
 )
 
@@ -17,6 +18,7 @@ type runFlags struct {
 	workDir, user, entrypoint     string
 	name, hostname, network, pull string
 	entrypointGiven               bool
+	limits                        limitFlags
 }
 
 // runOptions are the decided values of strake run.
@@ -34,6 +36,7 @@ type runOptions struct {
 	hostname    string // empty for a random one
 	network     runner.Network
 	readOnly    bool
+	limits      builder.SandboxOptions // its limits only
 	pull        pullPolicy
 }
 
@@ -87,6 +90,7 @@ exit code is that of strake. After three Ctrl-C that it ignores, the container i
 	f.StringVar(&flags.network, "network", string(runner.HostNetwork), "`host`, none or bridge (a private one, with a way out)")
 	f.BoolVar(&flags.readOnly, "read-only", false, "make the root file system read-only")
 	f.StringVar(&flags.pull, "pull", string(pullMissing), "when to pull the image: always, `missing` or never")
+	flags.limits.add(f, "the container")
 	addIsolationFlag(cmd, env)
 	return cmd
 }
@@ -137,7 +141,10 @@ func (f *runFlags) decide(env *environment, args []string) (runOptions, error) {
 	if _, err := env.rung(); err != nil {
 		return opts, err
 	}
-	var err error
+	err := f.limits.decide(&opts.limits)
+	if err != nil {
+		return opts, err
+	}
 	if opts.env, err = decideEnv(env, f.envFiles, f.env); err != nil {
 		return opts, err
 	}

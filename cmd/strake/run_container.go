@@ -134,6 +134,9 @@ func (o *runOptions) box(active *snapshot.Active, stubs string) runner.Sandbox {
 		Network:   o.network,
 		Stubs:     stubs,
 		Container: true,
+		ShmSize:   o.limits.ShmSize,
+		Ulimits:   o.limits.Ulimits,
+		Limits:    o.limits.Limits,
 	}
 }
 

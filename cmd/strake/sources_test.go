@@ -248,7 +248,7 @@ func TestLimits(t *testing.T) {
 		{"--memory=9e30"},
 		{"--memory-swap=1g"},
 		{"-m1g", "--memory-swap=1m"},
-		{"--cpu-quota=-1"},
+		{"--cpu-quota=-2"},
 		{"--cpu-shares=x"},
 	} {
 		if _, err := decideBuild(env, args...); err == nil {

@@ -29,7 +29,7 @@ type Limits struct {
 	CPUSetMems string  // memory nodes, the same
 	Pids       int64   // number of processes and threads; -1 is no limit
 	// CgroupParent is the group, from the root of the hierarchies, in which the box's is made. If it is empty, that is strake's own
-	// (version 1), or /strake or the one beside strake's own (version 2).
+	// (version 1); or /strake, the one above strake's own, or strake's own, which then must have no processes but strake's (version 2).
 	CgroupParent string
 }
 
@@ -133,6 +133,39 @@ type Group struct {
 	memory string   // the file that counts kills for want of memory, or empty
 }
 
+// Kills is how many processes were killed in the group, and in groups that these made below it, because its memory ran out.
+func (g *Group) Kills() uint64 {
+	if filepath.Base(g.memory) != v1Events {
+		return Kills(g.memory) // counts what is below as well
+	}
+	var sum uint64
+	_ = filepath.WalkDir(filepath.Dir(g.memory), func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && filepath.Base(path) == v1Events {
+			sum += Kills(path)
+		}
+		return nil // a group that is gone has nothing to say
+	})
+	return sum
+}
+
+// v1Events is the file that counts kills on version 1.
+const v1Events = "memory.oom_control"
+
+// Kills reads the number of kills from a file as Memory returns it; 0 if it cannot be read.
+func Kills(file string) uint64 {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if v, ok := strings.CutPrefix(line, "oom_kill "); ok {
+			n, _ := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
 // New makes a group with limits. Its directories are called name. Before one is made, note is called with its path, so that Sweep can remove it
 // when this process cannot. The error says what is missing if limits cannot be set here.
 func New(limits Limits, name string, note func(dir string) error) (*Group, error) {
@@ -153,6 +186,9 @@ func New(limits Limits, name string, note func(dir string) error) (*Group, error
 	if err != nil {
 		g.Remove()
 		if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+			if len(h.v1) > 0 { // which is never delegated
+				return nil, fmt.Errorf("%w: limits need the right to make control groups: be root, or boot with systemd.unified_cgroup_hierarchy=1", err)
+			}
 			return nil, fmt.Errorf("%w: limits need the right to make control groups: be root, or have systemd delegate them (systemd-run --user --scope -p Delegate=yes strake …)", err)
 		}
 		return nil, err
@@ -186,7 +222,7 @@ func (g *Group) makeV1(h *hierarchies, l Limits, name string, note func(string) 
 			g.dirs = append(g.dirs, dir)
 		}
 		if c == "memory" {
-			g.memory = filepath.Join(dir, "memory.oom_control")
+			g.memory = filepath.Join(dir, v1Events)
 		}
 		if err := apply(dir, c, settings); err != nil {
 			return err
@@ -206,79 +242,6 @@ func inheritCPUSet(dir string) error {
 			return err
 		}
 		if err := write(filepath.Join(dir, f), strings.TrimSpace(string(data))); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// ownParent is the group of version 2 that boxes are made in: strake's own has processes, and so cannot have limited children.
-const ownParent = "strake"
-
-func (g *Group) makeV2(h *hierarchies, l Limits, name string, note func(string) error) error {
-	if h.v2.mount == "" {
-		return errors.New("no control groups are mounted at /sys/fs/cgroup")
-	}
-	settings := l.v2()
-	var parents []string
-	if l.CgroupParent != "" {
-		parents = []string{filepath.Join(h.v2.mount, filepath.Join("/", l.CgroupParent))}
-	} else {
-		parents = []string{filepath.Join(h.v2.mount, ownParent)}
-		if h.v2.own != h.v2.mount {
-			parents = append(parents, filepath.Dir(h.v2.own))
-		}
-	}
-	var first error
-	for _, parent := range parents {
-		err := g.makeIn(h.v2.mount, filepath.Join(parent, name), settings, note)
-		if err == nil {
-			return nil
-		}
-		g.Remove()
-		if first == nil {
-			first = err
-		}
-	}
-	return first
-}
-
-func (g *Group) makeIn(mount, dir string, settings []setting, note func(string) error) error {
-	var want []string
-	for _, s := range settings {
-		if c := "+" + s.controller; !slices.Contains(want, c) {
-			want = append(want, c)
-		}
-	}
-	if err := g.mkdir(mount, dir, note, nil); err != nil {
-		return err
-	}
-	g.dirs = []string{dir}
-	// A controller must be handed down by every group above.
-	rel, err := filepath.Rel(mount, filepath.Dir(dir))
-	if err != nil {
-		return err
-	}
-	at := mount
-	for _, c := range append([]string{"."}, strings.Split(rel, "/")...) {
-		at = filepath.Join(at, c)
-		for _, w := range want {
-			// What is there already, or cannot be had, shows in the next step.
-			_ = write(filepath.Join(at, "cgroup.subtree_control"), w)
-		}
-	}
-	have, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
-	if err != nil {
-		return err
-	}
-	for _, w := range want {
-		if !slices.Contains(strings.Fields(string(have)), w[1:]) {
-			return fmt.Errorf("the %s controller is not available in the control group %s: %w", w[1:], filepath.Dir(dir), fs.ErrPermission)
-		}
-	}
-	g.memory = filepath.Join(dir, "memory.events")
-	for _, s := range settings {
-		if err := apply(dir, s.controller, []setting{s}); err != nil {
 			return err
 		}
 	}
@@ -372,12 +335,10 @@ func (g *Group) Memory() string { return g.memory }
 // patience is how long Remove waits for processes that the kernel is still burying.
 const patience = 2 * time.Second
 
-// Remove removes the group. Its processes must be dead.
+// Remove removes the group, and those that were made below it. Its processes must be dead.
 func (g *Group) Remove() {
 	for _, d := range g.dirs {
-		for waited := time.Duration(0); errors.Is(os.Remove(d), unix.EBUSY) && waited < patience; waited += time.Millisecond {
-			time.Sleep(time.Millisecond)
-		}
+		_ = removeTree(d, patience) // what is busy still is swept later
 	}
 	for _, d := range slices.Backward(g.above) {
 		_ = os.Remove(d) // not if another box is in it
@@ -385,12 +346,49 @@ func (g *Group) Remove() {
 	g.dirs, g.above = nil, nil
 }
 
-// Sweep removes the directory dir of a group whose process is dead, if it is one and has no processes any more.
-func Sweep(dir string) error {
-	// Only a group is empty and has these files: rmdir removes nothing else.
-	err := unix.Rmdir(dir)
-	if err == nil || errors.Is(err, unix.ENOENT) {
+// removeTree removes the group dir and all below it, and waits at most wait for each that still has processes.
+func removeTree(dir string, wait time.Duration) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			_ = removeTree(filepath.Join(dir, e.Name()), wait) // what stays keeps dir
+		}
+	}
+	// Files of a group need not be removed, and other directories' cannot be: rmdir removes nothing else.
+	for waited := time.Duration(0); ; waited += time.Millisecond {
+		err = unix.Rmdir(dir)
+		if !errors.Is(err, unix.EBUSY) || waited >= wait {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	return fmt.Errorf("removing the control group %s: %w", dir, err)
+	return err
+}
+
+// Sweep removes the directory dir of a group whose process is dead, and what is below, if it is one and has no processes any more.
+func Sweep(dir string) error {
+	var st unix.Statfs_t
+	err := unix.Statfs(dir, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err == nil && st.Type != unix.CGROUP_SUPER_MAGIC && st.Type != unix.CGROUP2_SUPER_MAGIC {
+		err = errors.New("it is none")
+	}
+	if err == nil {
+		err = removeTree(dir, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("removing the control group %s: %w", dir, err)
+	}
+	return nil
 }
