@@ -72,7 +72,7 @@ func TestClamp(t *testing.T) {
 			t.Errorf("%s has the time %d, want %d", h.Name, h.ModTime.Unix(), w)
 		}
 	}
-	if seen != 14 {
+	if seen != 13 {
 		t.Errorf("the layer has %d entries", seen)
 	}
 	view, err := s.OpenView(append(layers, id))

@@ -38,9 +38,9 @@ func isOpaque(path, xattr string) (bool, error) {
 }
 
 // prune drops the marks of the upper directory for which the layers below have nothing: a file that was
-// made and removed in one step, a directory that was new. So the layer says what
-// the step changed, and the same change gives the same layer. Files are not even looked at, but with an
-// epoch (seconds since 1970): then no modification time stays that is later.
+// made and removed in one step, a directory that was new; and the files and directories that are there below already as they
+// are. So the layer says what the step changed, and the same change gives the same layer. With an
+// epoch (seconds since 1970) no modification time stays that is later.
 func prune(ctx context.Context, upper string, lower []string, opaque string, epoch *int64) error {
 	f, err := os.OpenFile(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -63,6 +63,7 @@ type pruner struct {
 	epoch  *int64 // nil: times stay
 	done   <-chan struct{}
 	lister rootfs.Lister
+	buffer []byte // of sameContent; nil until it is needed
 }
 
 // upperDir is a directory of the upper, with those below that it is merged with, which are opened only when a mark asks for them.
@@ -73,7 +74,9 @@ type upperDir struct {
 	hides      bool     // opaque, and there was something to hide
 	lowerRoots []string // of the root
 	lower      []*os.File
-	known      bool // lower is set
+	known      bool         // lower is set
+	kept       bool         // an entry stays
+	times      *unix.Stat_t // before the first removal of an entry; nil if there was none
 }
 
 func (d *upperDir) close() {
@@ -94,20 +97,24 @@ func (p *pruner) dir(d *upperDir) error {
 	if err != nil {
 		return err
 	}
-	var times *unix.Stat_t // of d before the first removal
 	for _, e := range entries {
+		drop := false
 		if e.Type == unix.DT_DIR {
-			err = p.child(d, e.Name)
+			drop, err = p.child(d, e.Name)
 		} else {
-			err = p.file(d, e, &times)
+			drop, err = p.file(d, e)
+		}
+		if drop && err == nil {
+			err = d.drop(e.Name)
 		}
 		if err != nil {
 			return err
 		}
+		d.kept = d.kept || !drop
 	}
-	if times != nil {
+	if t := d.times; t != nil {
 		// What the step did to the directory's time stays; what was dropped here never was.
-		if err := rootfs.Utimes(d.file, ".", times.Atim, times.Mtim); err != nil {
+		if err := rootfs.Utimes(d.file, ".", t.Atim, t.Mtim); err != nil {
 			return err
 		}
 	}
@@ -117,17 +124,29 @@ func (p *pruner) dir(d *upperDir) error {
 	return p.clamp(d.file, ".")
 }
 
-// file handles the entry e of d, which is no directory. times is as for device.
-func (p *pruner) file(d *upperDir, e rootfs.Entry, times **unix.Stat_t) error {
-	if e.Type == unix.DT_CHR {
-		if dropped, err := p.device(d, e.Name, times); dropped || err != nil {
+// drop removes the entry name.
+func (d *upperDir) drop(name string) error {
+	if d.times == nil {
+		st, err := rootfs.StatEntry(d.file, ".")
+		if err != nil {
 			return err
 		}
+		d.times = &st
 	}
-	if p.epoch == nil {
-		return nil
+	return rootfs.RemoveAll(d.file, name)
+}
+
+// file handles the entry e of d, which is no directory, and says whether it is to go.
+func (p *pruner) file(d *upperDir, e rootfs.Entry) (drop bool, err error) {
+	if e.Type == unix.DT_CHR {
+		if mark, drop, err := p.device(d, e.Name); mark || err != nil {
+			return drop, err
+		}
 	}
-	return p.clamp(d.file, e.Name)
+	if drop, err := p.redundant(d, e.Name); drop || err != nil || p.epoch == nil {
+		return drop, err
+	}
+	return false, p.clamp(d.file, e.Name)
 }
 
 // clamp sets the entry's modification time to the epoch if it is later.
@@ -142,64 +161,51 @@ func (p *pruner) clamp(dir *os.File, base string) error {
 	return rootfs.Utimes(dir, base, unix.Timespec{Nsec: unix.UTIME_OMIT}, unix.Timespec{Sec: *p.epoch})
 }
 
-// child handles the directory name of d.
-func (p *pruner) child(d *upperDir, name string) error {
+// child handles the directory name of d, and says whether it is to go: it says nothing by itself and has nothing in it.
+func (p *pruner) child(d *upperDir, name string) (drop bool, err error) {
 	f, err := rootfs.OpenEntry(d.file, name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return err
+		return false, err
 	}
 	c := &upperDir{file: f, parent: d, name: name}
 	defer c.close()
 	marked, err := isOpaque(fdPath(f), p.opaque)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if marked {
 		below, err := p.below(c)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if len(below) == 0 {
 			if err := rootfs.RemoveXattr(f, ".", p.opaque); err != nil {
-				return err
+				return false, err
 			}
 		}
 		c.hides = true // also if there was nothing: it stays so
 	}
-	return p.dir(c)
-}
-
-// device drops the entry name of d if it is a whiteout without an object. Before the first that goes,
-// times gets those of d.
-func (p *pruner) device(d *upperDir, name string, times **unix.Stat_t) (dropped bool, err error) {
-	st, err := rootfs.StatEntry(d.file, name)
-	if err != nil {
+	if err := p.dir(c); err != nil || c.kept || c.hides {
 		return false, err
 	}
-	if !isWhiteout(&st) {
-		return false, nil
+	return p.redundant(d, name)
+}
+
+// device says whether the entry name of d is a whiteout, and whether it is to go, for it hides nothing.
+func (p *pruner) device(d *upperDir, name string) (mark, drop bool, err error) {
+	st, err := rootfs.StatEntry(d.file, name)
+	if err != nil || !isWhiteout(&st) {
+		return false, false, err
 	}
-	var visible bool
-	if !d.hides {
-		below, err := p.below(d)
-		if err != nil {
-			return false, err
-		}
-		if visible, _, err = p.lookup(below, name, false); err != nil {
-			return false, err
-		}
+	if d.hides {
+		return true, true, nil
 	}
-	if visible {
-		return false, nil
+	below, err := p.below(d)
+	if err != nil {
+		return true, false, err
 	}
-	if *times == nil {
-		dir, err := rootfs.StatEntry(d.file, ".")
-		if err != nil {
-			return false, err
-		}
-		*times = &dir
-	}
-	return true, rootfs.Remove(d.file, name)
+	visible, _, err := p.lookup(below, name, false)
+	return true, !visible, err
 }
 
 // below returns the lower directories that d is merged with, if it is not opaque, topmost first.
