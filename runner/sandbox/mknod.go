@@ -16,6 +16,8 @@ import (
 // step makes are brought into it when the step ends, for the first maxDevices devices. One that a later step changes stays
 // what it was.
 type nodes struct {
+	owners *owners // if the namespace has one id; else nil
+
 	mu   sync.Mutex
 	made []madeDevice
 }
@@ -31,6 +33,7 @@ type madeDevice struct {
 	fd    int
 	kind  string // as the attribute has it: "char-1-3"
 	value string // of the attribute
+	owner *owner // as recorded first, if the file's real one does not count
 }
 
 // deviceRules are for mknod and mknodat of block devices and of character devices, but for
@@ -100,7 +103,14 @@ func (d *nodes) mknod(r *request) (int64, error) {
 	if err := r.valid(); err != nil {
 		return 0, err
 	}
-	if !c.mayMake() {
+	var who *credentials
+	if d.owners != nil {
+		c.sameGroups = true
+		if who, err = d.owners.processes.of(r); err != nil {
+			return 0, err
+		}
+	}
+	if !c.mayMake() || who != nil && !who.root() {
 		return 0, errKernel // it knows best how to refuse
 	}
 	node, err := c.create(a.mode & 0o7777)
@@ -109,6 +119,9 @@ func (d *nodes) mknod(r *request) (int64, error) {
 	}
 	defer unix.Close(node.dir)
 	m := madeDevice{fd: node.fd, kind: a.kind()}
+	if who != nil {
+		m.owner = &owner{who.user.fs, who.group.fs}
+	}
 	if err := m.mark(); err != nil {
 		// Nobody but the caller's fellows can have put another file there, which they may remove themselves.
 		_ = unix.Unlinkat(node.dir, node.name, 0)
@@ -131,7 +144,17 @@ func (m *madeDevice) mark() error {
 	if err := unix.Fstat(m.fd, &st); err != nil {
 		return err
 	}
-	value := fmt.Sprintf("%d:%d:%o:%s", st.Uid, st.Gid, st.Mode&0o7777, m.kind)
+	o := override{owner: owner{st.Uid, st.Gid}, mode: st.Mode & 0o7777, kind: m.kind}
+	if m.owner != nil {
+		o.owner = *m.owner
+		buf := make([]byte, 256)
+		if n, err := unix.Fgetxattr(m.fd, overrideStat, buf); err == nil {
+			if now, ok := parseOverride(string(buf[:n])); ok { // chown has been here
+				o.owner = now.owner
+			}
+		}
+	}
+	value := o.String()
 	if st.Nlink == 0 || value == m.value {
 		return nil
 	}

@@ -51,6 +51,7 @@ func (b *box) newOwners() (limit, error) {
 func (o *owners) calls() map[string]handler {
 	out := o.idCalls()
 	maps.Copy(out, o.statCalls())
+	maps.Copy(out, o.createCalls())
 	for _, name := range []string{"chown", "lchown", "fchown", "fchownat", "chown32", "lchown32", "fchown32"} {
 		out[name] = o.chownCall
 	}
@@ -163,6 +164,10 @@ func (o *owners) open(r *request, t target) (int, error) {
 			return -1, err
 		}
 		if t.path == "" {
+			if err := r.valid(); err != nil {
+				unix.Close(fd)
+				return -1, err
+			}
 			return fd, nil
 		}
 		defer unix.Close(fd)

@@ -23,7 +23,7 @@ func (r RuleSet) rules() []string {
 	case Devices:
 		return []string{deviceRules}
 	case Owners:
-		return []string{ownerRules, statRules}
+		return []string{ownerRules, statRules, createRules}
 	}
 	return nil
 }
@@ -63,7 +63,7 @@ func (b *box) duties() ([]duty, error) {
 	for _, set := range b.Supervise {
 		switch set {
 		case Devices:
-			out = append(out, &nodes{})
+			out = append(out, &nodes{owners: b.owners})
 		case Owners:
 			out = append(out, b.owners)
 		default:

@@ -49,6 +49,20 @@ type served struct {
 	handler handler
 }
 
+// then has next serve what s leaves to the kernel: two duties may serve different cases of one call.
+func (s served) then(next handler) handler {
+	if s.handler == nil {
+		return next
+	}
+	return func(r *request) (int64, error) {
+		val, err := s.handler(r)
+		if errors.Is(err, errKernel) {
+			return next(r)
+		}
+		return val, err
+	}
+}
+
 // request is a call that waits for its answer.
 type request struct {
 	notification
@@ -93,7 +107,7 @@ func newSupervisor(listener, proc int, duties []duty) (*supervisor, error) {
 			handlers := d.calls()
 			for _, c := range a.calls {
 				if h := handlers[c.name]; h != nil {
-					table[int32(c.number)] = served{c.name, i > 0, h}
+					table[int32(c.number)] = served{c.name, i > 0, table[int32(c.number)].then(h)}
 				}
 			}
 		}
