@@ -253,7 +253,7 @@ func (p *prober) oneID() Finding {
 }
 
 func (p *prober) chroot() Finding {
-	f := Finding{Isolation: Isolation{Rung: Chroot, NoOverlay: true, UserNS: p.userNS, Reason: "root that can neither mount nor make namespaces"}}
+	f := Finding{Isolation: Isolation{Rung: Chroot, NoOverlay: true, UserNS: p.userNS, Reason: "root, without namespaces"}}
 	if p.euid != 0 {
 		f.Obstacle = &Obstacle{NotRoot: true, Why: "this process is not root", Fix: "run the container as root (Kubernetes: securityContext.runAsUser: 0)"}
 		return f
@@ -286,7 +286,7 @@ func (p *prober) chroot() Finding {
 // none works always. Only a root that may change owners gives files to others.
 func (p *prober) none() Finding {
 	own := p.euid == 0 && p.has(capChown) && p.has(capFowner) && p.has(capDACOverride) && p.ids != 1
-	return Finding{Isolation: Isolation{Rung: None, NoOverlay: true, OneID: !own, UserNS: p.userNS, Reason: "no command can be boxed here"}}
+	return Finding{Isolation: Isolation{Rung: None, NoOverlay: true, OneID: !own, UserNS: p.userNS, Reason: "builds without RUN"}}
 }
 
 // take fills f with what became of boxAttempts.
@@ -358,12 +358,12 @@ func asObstacle(err error) *Obstacle {
 }
 
 // ProbeStore finds out, by mounting one, whether an overlay's upper directory can be in dir, which must exist, and sets NoOverlay if not; it says
-// why in Reason. It must be called where boxes are made: after Enter.
+// why in Reason.
 func ProbeStore(i Isolation, dir string) (Isolation, error) {
 	if i.NoOverlay {
 		return i, nil
 	}
-	o, err := tryStore(dir, i.UserNS)
+	o, err := SurveyStore(i, dir)
 	if err != nil {
 		return i, err
 	}
@@ -374,8 +374,8 @@ func ProbeStore(i Isolation, dir string) (Isolation, error) {
 	return i, nil
 }
 
-// tryStore mounts an overlay in dir. A nil Obstacle says that it works.
-func tryStore(dir string, userXattr bool) (*Obstacle, error) {
+// SurveyStore says what is in the way of an overlay whose upper directory is in dir, mounted under i; nil if nothing is.
+func SurveyStore(i Isolation, dir string) (*Obstacle, error) {
 	temp, err := os.MkdirTemp(dir, ".probe-")
 	if err != nil {
 		return nil, fmt.Errorf("probing the store: %w", err)
@@ -389,8 +389,23 @@ func tryStore(dir string, userXattr bool) (*Obstacle, error) {
 	if err := os.WriteFile(filepath.Join(temp, "l/f"), nil, 0o600); err != nil {
 		return nil, fmt.Errorf("probing the store: %w", err)
 	}
-	attempts := storeAttempts(temp, userXattr)
-	out, err := try(unix.CLONE_NEWNS, nil, attempts)
+	flags, user := uintptr(unix.CLONE_NEWNS), i.Rung == Rootless || i.UserNS
+	var m *mapping
+	if user && !i.UserNS { // before Enter
+		ids, err := mappingFor(i.OneID)
+		if err != nil {
+			return nil, fmt.Errorf("probing the store: %w", err)
+		}
+		flags, m = flags|unix.CLONE_NEWUSER, &ids
+		// Overlay leaves directories that only root may enter.
+		defer func() {
+			for _, d := range []string{"w/work", "w/work/incompat", "w/work/incompat/volatile"} {
+				_ = os.Chmod(filepath.Join(temp, d), 0o700) //nolint:gosec // a directory of the caller's
+			}
+		}()
+	}
+	attempts := storeAttempts(temp, user)
+	out, err := try(flags, m, attempts)
 	if err != nil {
 		return nil, fmt.Errorf("probing the store: %w", err)
 	}

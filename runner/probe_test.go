@@ -61,6 +61,31 @@ func TestProbeStoreOnOverlay(t *testing.T) {
 	}
 }
 
+// An ordinary user finds out before he enters a namespace, and leaves nothing.
+func TestSurveyStoreAsUser(t *testing.T) {
+	for _, subordinate := range []bool{true, false} {
+		t.Run(map[bool]string{true: "many ids", false: "one id"}[subordinate], func(t *testing.T) {
+			cred := user(t, subordinate)
+			dir := publicDir(t)
+			store := filepath.Join(dir, "store")
+			if err := os.Mkdir(store, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chown(store, int(cred.Uid), int(cred.Gid)); err != nil {
+				t.Fatal(err)
+			}
+			cmd := helperCommand(t, dir, "store", store)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+			if out, err := cmd.CombinedOutput(); err != nil || string(out) != "<nil> <nil>\n" {
+				t.Errorf("got %s, %v", out, err)
+			}
+			if left, _ := os.ReadDir(store); len(left) > 0 {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
+}
+
 func TestSurvey(t *testing.T) {
 	needRoot(t)
 	var names []string

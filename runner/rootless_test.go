@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 
 // helpers are what copies of the test program do.
 func helpers() map[string]func(args []string) error {
-	return map[string]func([]string) error{"shared": helpShared, "rootless": helpRootless, "run": helpRun, "probe": helpProbe, "survey": helpSurvey, "serve": helpServe}
+	return map[string]func([]string) error{"shared": helpShared, "rootless": helpRootless, "run": helpRun, "probe": helpProbe, "survey": helpSurvey, "store": helpStore, "serve": helpServe}
 }
 
 // helpProbe prints what Probe finds.
@@ -52,6 +52,17 @@ func helpSurvey([]string) error {
 	for _, f := range Survey() {
 		fmt.Printf("%s: %v\n", f.Name(), f.Obstacle)
 	}
+	return nil
+}
+
+// helpStore prints what is in the way of a store in args[0].
+func helpStore(args []string) error {
+	i, err := Probe(Auto)
+	if err != nil {
+		return err
+	}
+	o, err := SurveyStore(i, args[0])
+	fmt.Printf("%v %v\n", o, err)
 	return nil
 }
 

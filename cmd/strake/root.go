@@ -61,7 +61,7 @@ One binary, no daemon.
 	add(groupImages, newImagesCommand(env), newInspectCommand(env), newHistoryCommand(env), newTagCommand(env),
 		newRmiCommand(env), newSaveCommand(env), newLoadCommand(env))
 	add(groupRegistry, newPullCommand(env), newPushCommand(env), newLoginCommand(env), newLogoutCommand(env))
-	root.AddCommand(newVersionCommand(env))
+	root.AddCommand(newDoctorCommand(env), newVersionCommand(env))
 	return root
 }
 
