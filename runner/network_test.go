@@ -233,6 +233,25 @@ func TestBridge(t *testing.T) {
 	n.clean()
 }
 
+// Docker has iptables drop what it does not know.
+func TestBridgeBehindFirewall(t *testing.T) {
+	if _, err := exec.LookPath("iptables"); err != nil {
+		if os.Getenv("STRAKE_TEST_REQUIRE") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	n := newInternet(t, outsideIP)
+	n.in(n.host, "iptables -P FORWARD DROP")
+	before := n.in(n.host, "nft list ruleset")
+	if out := n.must("wget -T 2 -q -O - http://" + outsideIP + ":8000/"); out != insideIP {
+		t.Errorf("got %q", out)
+	}
+	if after := n.in(n.host, "nft list ruleset"); after != before {
+		t.Errorf("left behind: %s, before: %s", after, before)
+	}
+}
+
 // Only a resolver on the host's loopback: strake asks it for the box.
 func TestBridgeForwardsDNS(t *testing.T) {
 	n := newInternet(t, "127.0.0.53")

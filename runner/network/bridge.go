@@ -173,6 +173,8 @@ func (h *host) ensure(r resolver) (at link, subnet netip.Prefix, err error) {
 		}
 	}
 	st.Opened = append(st.Opened, closed(all, routes, st.Opened)...)
+	allow := found == nil && !st.Allowed && forwardDropped()
+	st.Allowed = st.Allowed || allow
 	if err := h.pool.write(st); err != nil { // before anything is changed, so that it can be undone
 		return at, subnet, err
 	}
@@ -183,6 +185,11 @@ func (h *host) ensure(r resolver) (at link, subnet netip.Prefix, err error) {
 	}
 	if err := h.nft.masquerade(st.Subnet, st.Opened); err != nil {
 		return at, subnet, err
+	}
+	if allow {
+		if err := allowForward(); err != nil {
+			return at, subnet, err
+		}
 	}
 	for _, name := range append([]string{bridge}, st.Opened...) {
 		if err := setForwarding(name, "1"); err != nil && (name == bridge || !errors.Is(err, os.ErrNotExist)) {
@@ -261,6 +268,9 @@ func (h *host) sweep() error {
 		if err := setForwarding(name, "0"); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("turning forwarding off: %w", err))
 		}
+	}
+	if st.Allowed {
+		denyForward()
 	}
 	if errs = append(errs, h.nft.removeTable()); errors.Join(errs...) != nil {
 		return fmt.Errorf("removing the bridge: %w", errors.Join(errs...))

@@ -27,7 +27,6 @@ type listeners struct {
 	tcp net.Listener
 
 	upstreams []netip.Addr
-	ctx       context.Context //nolint:containedctx // its end is Close, not a call's
 	cancel    context.CancelFunc
 	slots     chan struct{}
 	running   sync.WaitGroup
@@ -52,10 +51,11 @@ func listenDNS() (*listeners, error) {
 // serve starts to ask upstreams, from the network namespace of this process, whatever the box asks.
 func (l *listeners) serve(upstreams []netip.Addr) {
 	l.upstreams, l.slots = upstreams, make(chan struct{}, maxQueries)
-	l.ctx, l.cancel = context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
+	l.cancel = cancel
 	l.running.Add(2)
-	go l.serveUDP()
-	go l.serveTCP()
+	go l.serveUDP(ctx)
+	go l.serveTCP(ctx)
 }
 
 // Close ends the forwarder and what it is in the middle of.
@@ -84,7 +84,7 @@ func (l *listeners) inSlot(f func()) bool {
 	return true
 }
 
-func (l *listeners) serveUDP() {
+func (l *listeners) serveUDP(ctx context.Context) {
 	defer l.running.Done()
 	buf := make([]byte, maxDatagram)
 	for {
@@ -97,7 +97,7 @@ func (l *listeners) serveUDP() {
 		}
 		query := append([]byte(nil), buf[:n]...)
 		l.inSlot(func() {
-			if answer := l.ask(query); answer != nil {
+			if answer := l.ask(ctx, query); answer != nil {
 				_, _ = l.udp.WriteTo(answer, from)
 			}
 		})
@@ -105,9 +105,9 @@ func (l *listeners) serveUDP() {
 }
 
 // ask asks the upstreams in turn, and returns nil if none answers.
-func (l *listeners) ask(query []byte) []byte {
+func (l *listeners) ask(ctx context.Context, query []byte) []byte {
 	for _, u := range l.upstreams {
-		conn, err := l.dial("udp", u)
+		conn, err := dial(ctx, "udp", u)
 		if err != nil {
 			continue
 		}
@@ -125,8 +125,8 @@ func (l *listeners) ask(query []byte) []byte {
 }
 
 // dial connects to an upstream for at most dnsTimeout; the connection ends with the forwarder.
-func (l *listeners) dial(network string, to netip.Addr) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(l.ctx, dnsTimeout)
+func dial(ctx context.Context, network string, to netip.Addr) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, netip.AddrPortFrom(to, dnsPort).String())
 	if err != nil {
 		cancel()
@@ -147,7 +147,7 @@ func (c *timedConn) Close() error {
 	return c.Conn.Close()
 }
 
-func (l *listeners) serveTCP() {
+func (l *listeners) serveTCP(ctx context.Context) {
 	defer l.running.Done()
 	for {
 		conn, err := l.tcp.Accept()
@@ -157,17 +157,17 @@ func (l *listeners) serveTCP() {
 			}
 			continue
 		}
-		if !l.inSlot(func() { l.relay(conn) }) {
+		if !l.inSlot(func() { l.relay(ctx, conn) }) {
 			conn.Close()
 		}
 	}
 }
 
 // relay joins a connection of the box to the first upstream that takes it.
-func (l *listeners) relay(conn net.Conn) {
+func (l *listeners) relay(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	for _, u := range l.upstreams {
-		up, err := l.dial("tcp", u)
+		up, err := dial(ctx, "tcp", u)
 		if err != nil {
 			continue
 		}
