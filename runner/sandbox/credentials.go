@@ -114,7 +114,7 @@ func (c *credentials) key() string {
 
 // processes knows the credentials of a step's processes. Which ones a process has, the kernel itself remembers, as a resource limit that has no other effect
 // (microseconds of real-time scheduling, above 30,000 years): children inherit it at the very moment of the fork, execve keeps it, the threads of a process
-// share it, and it is gone with the process. A step that changes this limit deceives nobody but itself: it has no more rights as one user than as another.
+// share it, and it is gone with the process. A step cannot change it (owners.limit).
 type processes struct {
 	base uint64 // the limit that stands for list[0] is base-1
 
@@ -158,7 +158,7 @@ func (p *processes) intern(c *credentials) (int, error) {
 	return n, nil
 }
 
-// of returns the credentials of the caller, which must not be changed. A process that has spoiled its limit is root.
+// of returns the credentials of the caller, which must not be changed. A process with another limit is root.
 func (p *processes) of(r *request) (*credentials, error) {
 	var now unix.Rlimit
 	if err := unix.Prlimit(int(r.pid), idLimit, nil, &now); err != nil {

@@ -29,14 +29,16 @@ type owners struct {
 	mu sync.Mutex // held while an ownerTable is changed
 }
 
-// ownerRules are the calls that owners answers.
+// ownerRules are calls that owners answers. 15 is idLimit.
 const ownerRules = `{"syscalls": [
 	{"action": "SCMP_ACT_NOTIFY", "names": ["chown", "lchown", "fchown", "fchownat", "chown32", "lchown32", "fchown32",
 		"setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups",
 		"getuid", "geteuid", "getgid", "getegid", "getresuid", "getresgid", "getgroups",
 		"setuid32", "setgid32", "setreuid32", "setregid32", "setresuid32", "setresgid32", "setfsuid32", "setfsgid32", "setgroups32",
 		"getuid32", "geteuid32", "getgid32", "getegid32", "getresuid32", "getresgid32", "getgroups32",
-		"chroot", "pivot_root", "setns"]}
+		"chroot", "pivot_root", "setns"]},
+	{"action": "SCMP_ACT_NOTIFY", "names": ["setrlimit", "getrlimit", "ugetrlimit"], "args": [{"index": 0, "value": 15, "op": "SCMP_CMP_EQ"}]},
+	{"action": "SCMP_ACT_NOTIFY", "names": ["prlimit64"], "args": [{"index": 1, "value": 15, "op": "SCMP_CMP_EQ"}]}
 ]}`
 
 // newOwners prepares for the step's user, and returns the limit by which the step begins as that.
@@ -50,6 +52,9 @@ func (b *box) newOwners() (limit, error) {
 
 func (o *owners) calls() map[string]handler {
 	out := o.idCalls()
+	for _, name := range []string{"setrlimit", "getrlimit", "ugetrlimit", "prlimit64"} {
+		out[name] = o.limit
+	}
 	maps.Copy(out, o.statCalls())
 	maps.Copy(out, o.createCalls())
 	for _, name := range []string{"chown", "lchown", "fchown", "fchownat", "chown32", "lchown32", "fchown32"} {

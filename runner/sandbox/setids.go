@@ -59,6 +59,34 @@ func (o *owners) idCalls() map[string]handler {
 	return out
 }
 
+// limit serves the calls that get and set a resource limit, for the one that is not to be had: PAM, for one, gives all limits of the first process to those
+// whom it lets in.
+func (o *owners) limit(r *request) (int64, error) {
+	size, old, change := 8, r.args[1], uint64(0)
+	switch r.name {
+	case "prlimit64":
+		old, change = r.args[3], r.args[2]
+	case "setrlimit":
+		old, change = 0, r.args[1]
+	}
+	if r.compat && r.name != "prlimit64" {
+		size = 4
+	}
+	if change != 0 {
+		if err := r.load(change, make([]byte, 2*size)); err != nil {
+			return 0, err
+		}
+	}
+	if old == 0 {
+		return 0, nil
+	}
+	all := make([]byte, 2*size)
+	for i := range all {
+		all[i] = 0xff // RLIM_INFINITY
+	}
+	return 0, r.store(old, all)
+}
+
 // setIDs serves all calls that set ids.
 func (o *owners) setIDs(r *request) (int64, error) {
 	old, err := o.processes.of(r)
