@@ -19,7 +19,7 @@ import (
 func (l *Linux) config(s Sandbox, p Process, n *network.Network) (*sandbox.Config, func(), error) {
 	c := &sandbox.Config{
 		Root:     sandbox.Overlay(s.Root),
-		ReadOnly: s.ReadOnly, Loopback: s.Network != HostNetwork, JoinNet: n != nil, Hostname: s.Hostname, UserNS: l.Isolation.UserNS, OneID: l.Isolation.OneID, SharedPID: l.Isolation.SharedPID,
+		ReadOnly: s.ReadOnly, Loopback: s.Network != HostNetwork, JoinNet: n != nil, Hostname: s.Hostname, UserNS: l.Isolation.UserNS, OneID: l.Isolation.OneID, SharedPID: l.Isolation.shared(),
 		Args: p.Args, Env: slices.Clone(p.Env), Dir: p.Dir, User: p.User,
 		NullStdin: p.Stdin == nil && p.Terminal == nil, Terminal: p.Terminal != nil,
 		Insecure: s.Insecure, ShmSize: s.ShmSize, Groups: p.Groups,
@@ -51,6 +51,9 @@ func (l *Linux) config(s Sandbox, p Process, n *network.Network) (*sandbox.Confi
 	}
 	if c.Files, err = etcFiles(s, n); err != nil {
 		return nil, nil, err
+	}
+	if l.Isolation.Rung == Chroot {
+		return l.chrootConfig(c)
 	}
 	stubs, own, err := l.stubs(s)
 	if err != nil {

@@ -65,6 +65,9 @@ func sweep(dir string) error {
 			continue
 		}
 		name := filepath.Join(dir, e.Name())
+		if err := bringBack(name); err != nil {
+			return err
+		}
 		groups, err := os.ReadFile(filepath.Join(name, groupsFile))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("removing what a dead process has left: %w", err)

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 
 // helpers are what copies of the test program do.
 func helpers() map[string]func(args []string) error {
-	return map[string]func([]string) error{"shared": helpShared, "rootless": helpRootless, "run": helpRun, "probe": helpProbe, "survey": helpSurvey, "store": helpStore, "serve": helpServe}
+	return map[string]func([]string) error{"chroot": helpChroot, "shared": helpShared, "rootless": helpRootless, "run": helpRun, "probe": helpProbe, "survey": helpSurvey, "store": helpStore, "serve": helpServe}
 }
 
 // helpProbe prints what Probe finds.
@@ -110,6 +110,12 @@ func helpBox(i Isolation, args []string) error {
 		},
 		Network: HostNetwork, Hostname: "boxtest", Stubs: filepath.Join(dir, "stubs"),
 	}
+	if i.Rung == Chroot {
+		s.Root = Overlay{Upper: filepath.Join(dir, "tree")}
+		if err := exec.Command("cp", "-a", lower, s.Root.Upper).Run(); err != nil {
+			return err
+		}
+	}
 	p := Process{Args: []string{"/bin/sh", "-c", args[1]}, Env: []string{testPath}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	for _, a := range args[2:] {
 		if user, ok := strings.CutPrefix(a, "user="); ok {
@@ -120,6 +126,10 @@ func helpBox(i Isolation, args []string) error {
 			if s.Mounts, err = helpMounts(dir, lower, i.UserNS); err != nil {
 				return err
 			}
+			continue
+		}
+		if cache, ok := strings.CutPrefix(a, "cache="); ok {
+			s.Mounts = append(s.Mounts, Mount{Type: Bind, Target: "/c", Source: cache})
 			continue
 		}
 		if a == "insecure" {

@@ -93,7 +93,7 @@ func (l *Linux) supervised() []sandbox.RuleSet {
 
 // hide keeps this process from being looked into by others of its user, if steps see it.
 func (l *Linux) hide() error {
-	if !l.Isolation.SharedPID {
+	if !l.Isolation.shared() {
 		return nil
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -122,6 +122,9 @@ func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
 		return context.Cause(ctx)
 	}
 	if err := l.prepare(); err != nil {
+		return err
+	}
+	if err := l.check(s); err != nil {
 		return err
 	}
 	net, err := l.connect(ctx, s.Network)
@@ -272,7 +275,7 @@ func (b *box) kill() {
 	defer b.mu.Unlock()
 	switch {
 	case b.end:
-	case b.linux.Isolation.SharedPID:
+	case b.linux.Isolation.shared():
 		_, _ = b.sock.Write([]byte{sandbox.End})
 	default:
 		_ = b.init.Kill()

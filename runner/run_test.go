@@ -32,6 +32,7 @@ type world struct {
 	linux *Linux
 	box   Sandbox
 	upper string
+	base  string // a chroot's tree is a copy of it
 }
 
 func busybox(t testing.TB) string {
@@ -103,6 +104,12 @@ func makeRoot(t testing.TB, dir string) {
 // fresh gives the box a new work directory: a volatile one cannot be used twice.
 func (w *world) fresh() {
 	w.t.Helper()
+	if w.base != "" {
+		if err := errors.Join(os.RemoveAll(w.upper), exec.Command("cp", "-a", w.base, w.upper).Run()); err != nil {
+			w.t.Fatal(err)
+		}
+		return
+	}
 	for _, d := range []string{w.upper, w.box.Root.Work} {
 		if err := os.RemoveAll(d); err != nil {
 			w.t.Fatal(err)

@@ -22,11 +22,11 @@ func sharedWorld(t testing.TB) *world {
 func helpShared(args []string) error { return helpBox(Isolation{Rung: Root, SharedPID: true}, args) }
 
 // sharedHelpers run boxes of all kinds without a pid namespace.
-func sharedHelpers() []string { return []string{"shared"} }
+func sharedHelpers() []string { return []string{"shared", "chroot"} }
 
 // withoutPIDNamespace are the kinds of boxes whose init has to find what the step leaves behind.
 func withoutPIDNamespace() map[string]func(testing.TB) *world {
-	return map[string]func(testing.TB) *world{"shared": sharedWorld}
+	return map[string]func(testing.TB) *world{"shared": sharedWorld, "chroot": chrootWorld}
 }
 
 // each runs a test in worlds of all kinds without a pid namespace.

@@ -47,10 +47,12 @@ func spawn(exe *os.File, i Isolation) spawned {
 	sock := os.NewFile(uintptr(pair[0]), "sandbox")
 	// Of its own session: what is typed at strake's terminal is not for it.
 	attr := &syscall.SysProcAttr{Setsid: true}
-	if i.SharedPID {
+	switch {
+	case i.Rung == Chroot: // no namespaces; it ends as with a shared pid namespace
+	case i.SharedPID:
 		// It ends when its socket does, after it has killed what would outlive it.
 		attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
-	} else {
+	default:
 		attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 		attr.Pdeathsig = unix.SIGKILL
 	}

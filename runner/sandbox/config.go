@@ -31,8 +31,12 @@ type Config struct {
 	Hostname string  // empty: left alone
 	// SharedPID: the box has no pid namespace. The init adopts and at the end kills what descends from it, and /proc is the one around.
 	SharedPID bool
-	UserNS    bool // in a user namespace: devices are bound, and sysfs if Loopback is false
-	OneID     bool // the user namespace has a single id
+	// Chroot: no namespaces at all, with SharedPID. Root.Upper is a plain directory; what is mounted otherwise is put into it for the time
+	// of the step. Binds are copies if they are read-only; directories that can be written are moved.
+	Chroot bool
+	Aside  string // a directory of this box's own, on the file system of the root, for what was there before
+	UserNS bool   // in a user namespace: devices are bound, and sysfs if Loopback is false
+	OneID  bool   // the user namespace has a single id
 
 	Args, Env []string
 	Dir, User string

@@ -9,13 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// made is a mount point that did not exist before: it is removed after the step, and the times of
-// the directory that it was made in are put back.
+// made is a mount point that did not exist before: it is removed after the step. The times of
+// the directory that it is in do not tell.
 type made struct {
 	parent int // O_PATH
 	name   string
 	dir    bool
-	times  []unix.Timespec
 }
 
 // inRoot opens name as seen from inside the root: no symlink leads out, no magic link (/proc/1/root) leads anywhere.
@@ -137,8 +136,8 @@ func (b *box) makeOne(dir, c string, isDir bool) error {
 		unix.Close(fd)
 		return nil
 	}
-	b.made = append(b.made, made{parent: fd, name: c, dir: isDir, times: []unix.Timespec{st.Atim, st.Mtim}})
-	return nil
+	b.made = append(b.made, made{parent: fd, name: c, dir: isDir})
+	return utimes(fd, []unix.Timespec{st.Atim, st.Mtim})
 }
 
 // keep lets the mount points stay that were made after the first n.
@@ -162,10 +161,16 @@ func (b *box) cleanup() {
 	}
 	for i := len(b.made) - 1; i >= 0; i-- {
 		b.made[i].remove()
+		unix.Close(b.made[i].parent)
 	}
+	b.made = nil
 }
 
 func (m made) remove() {
+	var dir unix.Stat_t
+	if err := unix.Fstat(m.parent, &dir); err != nil {
+		return
+	}
 	flags := 0
 	if m.dir {
 		flags = unix.AT_REMOVEDIR
@@ -179,5 +184,5 @@ func (m made) remove() {
 		return
 	}
 	// An O_PATH descriptor is good for AT_EMPTY_PATH only.
-	_ = utimes(m.parent, m.times)
+	_ = utimes(m.parent, []unix.Timespec{dir.Atim, dir.Mtim})
 }

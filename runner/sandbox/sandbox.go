@@ -16,6 +16,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -35,6 +36,9 @@ type box struct {
 	netNS   int         // the network namespace to join, if JoinNet
 	who     *Identity   // whom the process runs as
 	super   *supervisor // answers calls of the step; nil if it need not
+	aside   int         // Config.Aside, opened
+	placed  []placed    // what is in the root for the step only
+	ended   atomic.Bool // the parent wants no more
 	family  *family     // in the place of a pid namespace; nil if there is one
 
 	goOn chan struct{} // the parent's answer to Created
@@ -95,26 +99,40 @@ func run() int {
 		err = b.setup()
 	}
 	if err != nil {
-		return report(Report{Kind: Failed, Text: err.Error()})
+		return b.fail(err)
 	}
 	if err := b.start(); err != nil {
 		r := Report{Kind: Failed, Text: err.Error()}
 		var se *startError
 		if errors.As(err, &se) {
 			r = Report{Kind: NoStart, Code: se.code, Path: se.path, Text: se.err.Error(), Errno: int(errno(se.err))}
-			b.cleanup()
 		}
-		return report(r)
+		return b.finish(r)
 	}
 	status, err := b.reap()
 	if err != nil {
-		return report(Report{Kind: Failed, Text: err.Error()})
+		return b.fail(err)
 	}
 	if err := b.super.end(); err != nil {
-		return report(Report{Kind: Failed, Text: err.Error()})
+		return b.fail(err)
 	}
-	b.cleanup()
-	return report(Report{Kind: Ended, Status: uint32(status)})
+	return b.finish(Report{Kind: Ended, Status: uint32(status)})
+}
+
+// fail reports what went wrong.
+func (b *box) fail(err error) int { return b.finish(Report{Kind: Failed, Text: err.Error()}) }
+
+// finish puts the root back as it was, kills what may be left, and then sends r, the last report.
+func (b *box) finish(r Report) int {
+	if b.family != nil {
+		if err := errors.Join(b.family.end(), b.putBack()); err != nil && r.Kind != Failed {
+			r = Report{Kind: Failed, Text: err.Error()}
+		}
+	}
+	if b.family != nil || r.Kind != Failed {
+		b.cleanup()
+	}
+	return report(r)
 }
 
 // readConfig waits for the parent to hand over the configuration, and takes its place: the init may have been started
@@ -232,6 +250,7 @@ func (b *box) watch() {
 			continue
 		}
 		if b.family != nil && (err != nil || n == 0 || buf[0] == End) {
+			b.ended.Store(true)
 			close(b.goOn) // who waits for it must come to its end
 			b.family.watchEnd()
 		}

@@ -13,6 +13,9 @@ import (
 // setup builds the box around this process: after it, the host's file system is out of reach.
 // Preconditions: the process is alone in new mount, pid, ipc, uts and cgroup namespaces.
 func (b *box) setup() error {
+	if b.Chroot {
+		return b.setupChroot()
+	}
 	unix.Umask(0)
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making mounts private: %w", err)
@@ -311,7 +314,7 @@ func readOnly() []string {
 
 // mask hides parts of /proc and /sys.
 func (b *box) mask() error {
-	if b.Insecure {
+	if b.Insecure || b.Chroot {
 		return nil
 	}
 	for _, p := range readOnly() {

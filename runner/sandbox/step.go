@@ -97,6 +97,13 @@ func (b *box) newStep(path string) (*step, error) {
 	if s.filter = program(b.Filter); s.filter == nil && !b.Insecure {
 		return nil, errors.New("the seccomp filter is empty")
 	}
+	if b.Chroot {
+		have, err := effective()
+		if err != nil {
+			return nil, err
+		}
+		caps &= have &^ chrootDropped
+	}
 	s.hand.prepare(s.filter, &s.state)
 	s.drop = ^caps
 	lo, hi := uint32(caps&0xffffffff), uint32(caps>>32)

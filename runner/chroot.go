@@ -1,0 +1,164 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/sandbox"
+)
+
+// shared says that boxes have no pid namespace.
+func (i Isolation) shared() bool { return i.SharedPID || i.Rung == Chroot }
+
+// ChrootError says what a box would need namespaces or mounts for, on the rung that has none.
+type ChrootError struct{ What string }
+
+func (e *ChrootError) Error() string {
+	return "isolation chroot: " + e.What + ", which this container does not allow: run it with --security-opt seccomp=unconfined (Kubernetes: seccompProfile: Unconfined) or --privileged, or leave that out"
+}
+
+// check refuses what the rung cannot do.
+func (l *Linux) check(s Sandbox) error {
+	if l.Isolation.Rung != Chroot {
+		return nil
+	}
+	need := func(what string) error { return &ChrootError{what} }
+	switch {
+	case s.Network != HostNetwork:
+		return need("a step with --network=" + string(s.Network) + " needs a network namespace")
+	case s.Insecure:
+		return need("a step with --security=insecure needs the machine's devices and privileges")
+	case s.ReadOnly:
+		return need("a read-only root needs a mount")
+	case s.ShmSize != 0:
+		return need("a size of /dev/shm needs a mount")
+	case len(s.Hooks) > 0:
+		return need("a device with hooks needs a mount namespace")
+	case s.Limits.Any():
+		return need("a limit needs a control group of its own")
+	case len(s.Root.Lower) > 0 || s.Root.Upper == "":
+		return errors.New("isolation chroot: the root must be one directory: the store needs the copying form (an empty --root gets it)")
+	}
+	for _, m := range s.Mounts {
+		if err := checkChrootMount(s, m); err != nil {
+			return fmt.Errorf("mounting %s: %w", m.Target, err)
+		}
+	}
+	return nil
+}
+
+// checkChrootMount refuses a mount that can be neither copied nor moved.
+func checkChrootMount(s Sandbox, m Mount) error {
+	need := func(what string) error { return &ChrootError{what} }
+	switch {
+	case m.Type == Tmpfs && m.Size != 0:
+		return need("a tmpfs with a size needs a mount")
+	case m.Type == Tmpfs && m.ReadOnly:
+		return need("a read-only tmpfs needs a mount")
+	case m.NoSuid || m.NoDev || m.NoExec:
+		return need("a mount with options needs a mount")
+	case m.Overlay != nil && len(m.Overlay.Lower) > 0 && (m.Overlay.Upper != "" || len(m.Overlay.Lower) > 1):
+		return need("a stack of layers needs an overlay file system")
+	case m.Type != Bind || m.Overlay != nil || m.Data != nil:
+		return nil
+	}
+	st, err := os.Stat(m.Source)
+	switch {
+	case err != nil:
+		return fmt.Errorf("looking at the source: %w", err)
+	case st.Mode()&fs.ModeDevice != 0:
+		return need("a device of the machine needs a mount")
+	case st.Mode()&fs.ModeSocket != 0:
+		return nil
+	case !m.ReadOnly && (s.Container || !st.IsDir()):
+		return need("a volume that can be written needs a mount")
+	}
+	return nil
+}
+
+// chrootConfig completes the init's configuration for the rung chroot.
+func (l *Linux) chrootConfig(c *sandbox.Config) (*sandbox.Config, func(), error) {
+	var err error
+	c.Chroot = true
+	if c.Root.Upper, err = filepath.Abs(c.Root.Upper); err != nil {
+		return nil, nil, fmt.Errorf("finding the root: %w", err)
+	}
+	if c.Root.Upper, err = filepath.EvalSymlinks(c.Root.Upper); err != nil {
+		return nil, nil, fmt.Errorf("finding the root: %w", err)
+	}
+	dir := l.Dir
+	if dir == "" {
+		dir = filepath.Dir(c.Root.Upper)
+	}
+	if c.Aside, err = os.MkdirTemp(dir, fmt.Sprintf(boxName, os.Getpid())); err != nil {
+		return nil, nil, fmt.Errorf("making a directory for the box: %w", err)
+	}
+	aside := c.Aside
+	return c, func() {
+		// Unless a cache is in the tree still, since its init has died: then a later New brings that back.
+		if bringBack(aside) == nil {
+			os.RemoveAll(aside)
+		}
+	}, nil
+}
+
+// bringBack undoes what an init that was killed has moved, as the journal in dir says. Only what is still where it was put is found again.
+func bringBack(dir string) error {
+	data, err := os.ReadFile(filepath.Join(dir, sandbox.Journal))
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("reading what a box has moved: %w", err)
+	}
+	for line := range strings.Lines(string(data)) {
+		var m sandbox.Moved
+		if json.Unmarshal([]byte(line), &m) != nil {
+			continue // written when the machine stopped: before anything was moved
+		}
+		if err := bringHome(m); err != nil {
+			return fmt.Errorf("bringing %s back: %w", m.Home, err)
+		}
+	}
+	return nil
+}
+
+func bringHome(m sandbox.Moved) error {
+	var st unix.Stat_t
+	if unix.Lstat(m.Home, &st) == nil && st.Dev == m.Dev && st.Ino == m.Ino {
+		return nil
+	}
+	tree, err := unix.Open(m.Tree, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	// The tree is a step's: no link in it leads anywhere.
+	parent, err := unix.Openat2(tree, "."+path.Dir(m.At), &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return nil //nolint:nilerr // the step has moved it: it is lost
+	}
+	defer unix.Close(parent)
+	name := path.Base(m.At)
+	if unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Dev != m.Dev || st.Ino != m.Ino {
+		return nil
+	}
+	err = unix.Renameat2(parent, name, unix.AT_FDCWD, m.Home, unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.ENOENT) {
+		err = unix.Renameat(parent, name, unix.AT_FDCWD, m.Home)
+	}
+	return err
+}

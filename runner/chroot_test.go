@@ -1,0 +1,246 @@
+package runner
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// chrootWorld is a world whose boxes have no namespaces.
+func chrootWorld(t testing.TB) *world {
+	w := newWorld(t)
+	w.linux.Isolation = Isolation{Rung: Chroot, NoOverlay: true}
+	w.base = w.box.Root.Lower[0]
+	w.box.Root = Overlay{Upper: w.upper}
+	return w
+}
+
+func helpChroot(args []string) error { return helpBox(Isolation{Rung: Chroot}, args) }
+
+// listing describes all of a tree but what access and ctime tell.
+func listing(t *testing.T, dir string) string {
+	t.Helper()
+	out, err := exec.Command("find", dir, "-printf", "%i %M %U:%G %s %T@ %l %P\n").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// The tree is as it was, whatever was put into it for the step.
+func TestChrootPutsBack(t *testing.T) {
+	w := chrootWorld(t)
+	tree(t, w.base, map[string]string{"etc/hosts": "mine\n", "opt/x/old": "old", "var/cache/y/old": "old"})
+	if err := os.Symlink("../run/resolv.conf", filepath.Join(w.base, "etc/resolv.conf")); err != nil {
+		t.Fatal(err)
+	}
+	cache := tree(t, filepath.Join(filepath.Dir(w.upper), "cache"), map[string]string{"a": "1"})
+	ro := tree(t, filepath.Join(filepath.Dir(w.upper), "ro"), map[string]string{"d/f": "ro"})
+	mounts := []Mount{
+		{Type: Bind, Target: "/run/secrets/s", Data: []byte("secret"), Mode: 0o400},
+		{Type: Bind, Target: "/var/cache/y", Source: cache},
+		{Type: Bind, Target: "/opt/x", Overlay: &Overlay{Lower: []string{ro}}, Source: "/d", ReadOnly: true},
+		{Type: Tmpfs, Target: "/new/tmp", Mode: 0o700, UID: 5},
+	}
+	w.fresh()
+	before := listing(t, w.upper)
+	var out strings.Builder
+	run := func(script string) error {
+		out.Reset()
+		s := w.box
+		s.Mounts = mounts
+		return w.linux.Run(t.Context(), s, Process{Args: []string{"/bin/sh", "-c", script}, Env: []string{testPath}, Stdout: &out, Stderr: &out})
+	}
+	script := `cat /run/secrets/s; stat -c ' %a' /run/secrets/s; ls /var/cache/y /opt/x; cat /opt/x/f; stat -c ' %a %u' /new/tmp
+grep -c localhost /etc/hosts; test -s /etc/resolv.conf && echo resolver; ls /dev | tr '\n' ' '; echo x >/dev/null; echo x >/dev/shm/x; echo 2 >/var/cache/y/b; echo > /new/tmp/x; exit 3`
+	var exit *ExitError
+	if err := run(script); !errors.As(err, &exit) || exit.Code != 3 {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	want := "secret 400\n/opt/x:\nf\n\n/var/cache/y:\na\nro 700 5\n2\nresolver\n" + "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero "
+	if out.String() != want {
+		t.Errorf("the step saw %q, want %q", out.String(), want)
+	}
+	if after := listing(t, w.upper); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if data, err := os.ReadFile(filepath.Join(cache, "b")); err != nil || string(data) != "2\n" {
+		t.Errorf("the cache has %q, %v", data, err)
+	}
+	// Moved, replaced and removed as no mount can be.
+	for _, script := range []string{
+		"mv /var/cache/y /y; mkdir /var/cache/y; echo > /var/cache/y/z; mv /run/secrets/s /s; rm -r /opt/x /dev; rm /etc/hosts; echo > /etc/hosts; rm -r /y; true",
+		"mv /var /var2; true", "rm -rf /var/cache; mv /run /run2; true",
+	} {
+		w.fresh()
+		if err := run(script); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out.String())
+		}
+		if data, _ := exec.Command("grep", "-rl", "secret", w.upper, "--include=s").Output(); len(data) > 0 {
+			t.Errorf("%s: the secret is in the layer: %s", script, data)
+		}
+		if _, err := os.Stat(filepath.Join(cache, ".")); err != nil {
+			t.Errorf("%s: the cache is gone: %v", script, err)
+		}
+		if data, err := os.ReadFile(filepath.Join(w.upper, "etc/hosts")); err != nil || string(data) != "mine\n" {
+			t.Errorf("%s: hosts has %q, %v", script, data, err)
+		}
+	}
+	if n, err := os.ReadDir(w.linux.Dir); err != nil || len(n) > 0 {
+		t.Errorf("left behind: %v, %v", n, err)
+	}
+}
+
+// What the step makes stays, in directories that were touched for it as well.
+func TestChrootKeeps(t *testing.T) {
+	w := chrootWorld(t)
+	w.must("mkdir -p /etc; echo x >/etc/x; mkdir /etc/d; chown 33:44 /etc/x; ln -s x /etc/l; touch -d @1000000000 /etc; echo > /dev/mine; echo > /sys/mine || true")
+	st, err := os.Stat(filepath.Join(w.upper, "etc"))
+	if err != nil || st.ModTime().Unix() != 1000000000 {
+		t.Errorf("/etc has %v, %v", st.ModTime(), err)
+	}
+	for name, there := range map[string]bool{"etc/x": true, "etc/l": true, "etc/d": true, "dev/mine": false, "sys/mine": false, "etc/resolv.conf": false} {
+		if _, err := os.Lstat(filepath.Join(w.upper, name)); (err == nil) != there {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestChrootPrivileges(t *testing.T) {
+	w := chrootWorld(t)
+	outside := filepath.Join(t.TempDir(), "outside")
+	if err := os.WriteFile(outside, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := w.must(`ulimit -n >/dev/null
+mknod /x c 1 3 2>/dev/null && echo mknod
+mkdir /in; chroot /in /bin/true 2>/dev/null && echo chroot
+mount -t tmpfs x /in 2>/dev/null && echo mount
+cat /../../../../..` + outside + ` 2>/dev/null && echo outside
+chown 33:44 /in && stat -c %u:%g /in; id -u; umask`)
+	if out != "33:44\n0\n0022\n" {
+		t.Errorf("the step said %q", out)
+	}
+	out = w.must("id -u; id -g; id -G; pwd; echo $HOME", func(_ *Sandbox, p *Process) { p.User, p.Dir = "33:44", "/a/b" })
+	if out != "33\n44\n44\n/a/b\n/\n" {
+		t.Errorf("as a user the step said %q", out)
+	}
+}
+
+func TestChrootRefuses(t *testing.T) {
+	w := chrootWorld(t)
+	for name, change := range map[string]func(*Sandbox, *Process){
+		"network":  func(s *Sandbox, _ *Process) { s.Network = NoNetwork },
+		"insecure": func(s *Sandbox, _ *Process) { s.Insecure = true },
+		"shm":      func(s *Sandbox, _ *Process) { s.ShmSize = 1 << 20 },
+		"root":     func(s *Sandbox, _ *Process) { s.ReadOnly = true },
+		"limits":   func(s *Sandbox, _ *Process) { s.Limits.Pids = 10 },
+		"tmpfs":    func(s *Sandbox, _ *Process) { s.Mounts = []Mount{{Type: Tmpfs, Target: "/t", Size: 1 << 20}} },
+		"device":   func(s *Sandbox, _ *Process) { s.Mounts = []Mount{{Type: Bind, Target: "/t", Source: "/dev/null"}} },
+		"volume": func(s *Sandbox, _ *Process) {
+			s.Container, s.Mounts = true, []Mount{{Type: Bind, Target: "/t", Source: t.TempDir()}}
+		},
+	} {
+		out, err := w.sh("true", change)
+		var refused *ChrootError
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "isolation chroot: ") {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+}
+
+// Two steps that share a cache have it one after the other, and several boxes run at once.
+func TestChrootCacheShared(t *testing.T) {
+	w := chrootWorld(t)
+	cache := tree(t, filepath.Join(filepath.Dir(w.upper), "cache"), map[string]string{"n": "0\n"})
+	errs := make(chan error)
+	const boxes = 4
+	for i := range boxes {
+		root := filepath.Join(filepath.Dir(w.upper), "tree", string(rune('a'+i)))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(root), 0o755), exec.Command("cp", "-a", w.base, root).Run()); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			s := w.box
+			s.Root = Overlay{Upper: root}
+			s.Mounts = []Mount{{Type: Bind, Target: "/c", Source: cache}}
+			errs <- w.linux.Run(t.Context(), s, Process{Args: []string{"/bin/sh", "-c", "n=$(cat /c/n); sleep 0.05; echo $((n+1)) > /c/n"}, Env: []string{testPath}})
+		}()
+	}
+	for range boxes {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if data, err := os.ReadFile(filepath.Join(cache, "n")); err != nil || string(data) != "4\n" {
+		t.Errorf("the cache has %q, %v", data, err)
+	}
+}
+
+// However strake and the init die, a cache comes back: by the init, or by the next strake.
+func TestChrootCrash(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		w := chrootWorld(t)
+		dir := publicDir(t)
+		makeRoot(t, filepath.Join(dir, "lower"))
+		cache := tree(t, filepath.Join(dir, "cache"), map[string]string{"a": "1"})
+		c := helperCommand(t, dir, "chroot", dir, "echo 2 > /c/b; echo ready; exec sleep 198.7", "cache="+cache)
+		out, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(out, make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
+		if both {
+			pids, err := exec.Command("pgrep", "-P", strconv.Itoa(c.Process.Pid)).Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = c.Process.Signal(syscall.SIGSTOP)
+			for pid := range strings.FieldsSeq(string(pids)) {
+				_ = exec.Command("kill", "-KILL", pid).Run()
+			}
+		}
+		if err := c.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Wait()
+		gone(t, "198.7")
+		if both {
+			box, err := filepath.Glob(filepath.Join(dir, "box-*/run"))
+			if err != nil || len(box) != 1 {
+				t.Fatal(box, err)
+			}
+			if _, err := New(w.linux.Isolation, box[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wait(t, func() bool {
+			data, _ := os.ReadFile(filepath.Join(cache, "b"))
+			return string(data) == "2\n"
+		})
+	}
+}
+
+// wait waits until done is true.
+func wait(t *testing.T, done func() bool) {
+	t.Helper()
+	for range 300 {
+		if done() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("it does not happen")
+}

@@ -1,0 +1,344 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// chrootDropped are the capabilities that a step has on the other rungs and not under chroot: with the first it could leave the root
+// (chroot(2)), with the second make a node of the machine's disk, where no control group of devices forbids it.
+const chrootDropped uint64 = 1<<unix.CAP_SYS_CHROOT | 1<<unix.CAP_MKNOD
+
+// source is what a mount shows, opened while the outside is in sight.
+type source struct {
+	fd     int // O_PATH; -1 if there is none
+	parent int // of a cache: the directory that it is in, and its name there
+	name   string
+	order  string // of a cache, for taking the locks always in the same order
+}
+
+// setupChroot builds the box without any namespace: the root is a directory, entered by chroot(2), and what is mounted on other rungs
+// takes the place of what is in it.
+// Preconditions: the process adopts orphans.
+func (b *box) setupChroot() error {
+	unix.Umask(0)
+	var err error
+	b.proc = b.family.proc
+	if b.aside, err = unix.Open(b.Aside, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("opening the directory for the sandbox: %w", err)
+	}
+	sources, err := b.openSources()
+	if err != nil {
+		return err
+	}
+	if b.Terminal {
+		if err := b.hostTerminal(); err != nil {
+			return err
+		}
+	}
+	if err := b.enterRoot(); err != nil {
+		return err
+	}
+	if err := b.placeSystem(); err != nil {
+		return err
+	}
+	for i, m := range slices.Concat(b.Files, b.Mounts) {
+		if err := b.placeMount(i, m, sources[i]); err != nil {
+			return fmt.Errorf("mounting %s: %w", m.Target, err)
+		}
+	}
+	if err := b.identity(hostTrees{}); err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	if err := b.enterDir(); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("hiding the init: %w", err)
+	}
+	return nil
+}
+
+// enterRoot makes the tree this process's root.
+func (b *box) enterRoot() error {
+	var err error
+	if b.root, err = unix.Open(b.Root.Upper, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("opening the root: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(b.root, &st); err != nil {
+		return fmt.Errorf("opening the root: %w", err)
+	}
+	b.rootDev = st.Dev
+	if err := unix.Fchdir(b.root); err != nil {
+		return fmt.Errorf("entering the root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("entering the root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("entering the root: %w", err)
+	}
+	return nil
+}
+
+// openSources opens what the files and mounts show.
+func (b *box) openSources() ([]source, error) {
+	all := make([]source, 0, len(b.Files)+len(b.Mounts))
+	for _, m := range slices.Concat(b.Files, b.Mounts) {
+		s, err := openSource(m)
+		if err != nil {
+			return nil, fmt.Errorf("mounting %s: %w", m.Target, err)
+		}
+		all = append(all, s)
+	}
+	return all, b.lockCaches(all)
+}
+
+// openSource opens what m shows. A directory that can be written and is on the host is a cache: it will be moved.
+func openSource(m Mount) (source, error) {
+	s := source{fd: -1, parent: -1}
+	if m.Type != "bind" || m.HasData {
+		return s, nil
+	}
+	name, inside := m.Source, m.Inside
+	if m.Overlay != nil {
+		name, inside = m.Overlay.Upper, m.Source
+		if len(m.Overlay.Lower) > 0 {
+			name = m.Overlay.Lower[0]
+		}
+	}
+	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return s, &fs.PathError{Op: "bind", Path: name, Err: err}
+	}
+	for _, part := range []string{inside, m.Inside} {
+		if path.Clean("/"+part) == "/" || m.Overlay == nil && part != inside {
+			continue
+		}
+		next, err := within(fd, part)
+		unix.Close(fd)
+		if err != nil {
+			return s, err
+		}
+		fd = next
+		if m.Overlay == nil {
+			break
+		}
+	}
+	s.fd = fd
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return s, err
+	}
+	if m.ReadOnly || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return s, nil
+	}
+	return s, s.openHome()
+}
+
+// openHome finds the directory that s is in, and its name there.
+func (s *source) openHome() error {
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlink("/proc/self/fd/"+strconv.Itoa(s.fd), buf)
+	if err != nil {
+		return err
+	}
+	s.order = string(buf[:n])
+	s.name = path.Base(s.order)
+	if s.parent, err = unix.Open(path.Dir(s.order), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+		return err
+	}
+	if !is(s.parent, s.name, s.fd) {
+		return fmt.Errorf("finding %s: %w", s.order, unix.ESTALE)
+	}
+	return nil
+}
+
+// lockCaches takes the locks of all caches: a directory can be in one place only. They are those of this process's descriptors, and go with it.
+func (b *box) lockCaches(all []source) error {
+	var caches []*source
+	for i := range all {
+		if all[i].parent >= 0 {
+			caches = append(caches, &all[i])
+		}
+	}
+	slices.SortFunc(caches, func(x, y *source) int {
+		if x.order < y.order {
+			return -1
+		}
+		return 1
+	})
+	for i, s := range caches {
+		if i > 0 && (s.order == caches[i-1].order || under(s.order, caches[i-1].order)) {
+			return fmt.Errorf("isolation chroot: one step cannot have the same cache at two places: %s", s.order)
+		}
+		if err := b.lockCache(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lockCache waits until no other box has the cache. While one has, something else is at the cache's name.
+func (b *box) lockCache(s *source) error {
+	for {
+		fd, err := unix.Openat(s.parent, s.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("opening the cache: %w", err)
+		}
+		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil && is(s.parent, s.name, fd):
+			unix.Close(s.fd)
+			s.fd = fd // kept open, and so locked
+			return nil
+		case err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
+			return fmt.Errorf("locking the cache: %w", err)
+		}
+		unix.Close(fd)
+		if b.ended.Load() {
+			return errEnded
+		}
+		time.Sleep(pause)
+	}
+}
+
+// placeSystem gives the tree a /proc, a /sys and a /dev for the time of the step. Those that it has not got it keeps, empty, as on other rungs.
+func (b *box) placeSystem() error {
+	for i, name := range []string{"/proc", "/sys", "/dev"} {
+		as := "system-" + strconv.Itoa(i)
+		mode := uint32(0o755)
+		if name != "/dev" {
+			mode = 0o555
+		}
+		if err := makeDir(b.aside, as, mode, 0, 0); err != nil {
+			return fmt.Errorf("making %s: %w", name, err)
+		}
+		if name == "/dev" {
+			if err := b.fillDev(as); err != nil {
+				return err
+			}
+		}
+		fd, err := b.plain(name)
+		if err != nil {
+			return err
+		}
+		unix.Close(fd)
+		if err := b.place(name, b.aside, as, ""); err != nil {
+			return fmt.Errorf("placing %s: %w", name, err)
+		}
+	}
+	// A file system mounted with nodev has nodes that cannot be opened.
+	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening /dev/null: %w: device nodes must work on the store's file system: mount it without nodev, or use another --root", err)
+	}
+	return unix.Close(fd)
+}
+
+// fillDev makes the devices.
+func (b *box) fillDev(as string) error {
+	dev, err := unix.Openat(b.aside, as, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("making /dev: %w", err)
+	}
+	defer unix.Close(dev)
+	for _, d := range devices() {
+		if err := unix.Mknodat(dev, d.name, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor))); err != nil {
+			return fmt.Errorf("making /dev/%s: %w", d.name, err)
+		}
+	}
+	for _, l := range devLinks() {
+		if err := unix.Symlinkat(l[1], dev, l[0]); err != nil {
+			return fmt.Errorf("making /dev/%s: %w", l[0], err)
+		}
+	}
+	for name, mode := range map[string]uint32{"pts": 0o755, "mqueue": 0o1777, "shm": 0o1777} {
+		if err := makeDir(dev, name, mode, 0, 0); err != nil {
+			return fmt.Errorf("making /dev/%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// placeMount puts m, the mount with that number, into the tree.
+func (b *box) placeMount(number int, m Mount, s source) error {
+	if b.ended.Load() {
+		return errEnded
+	}
+	as := "mount-" + strconv.Itoa(number)
+	if s.parent >= 0 {
+		return b.place(m.Target, s.parent, s.name, s.order)
+	}
+	var err error
+	switch {
+	case m.Type == "tmpfs":
+		mode := uint32(0o1777) // that of tmpfs
+		if m.Mode != 0 {
+			mode = m.Mode
+		}
+		err = makeDir(b.aside, as, mode, m.UID, m.GID)
+	case m.HasData:
+		err = b.writeFile(b.aside, as, m)
+	default:
+		err = b.bring(s.fd, as)
+	}
+	if err != nil {
+		return err
+	}
+	return b.place(m.Target, b.aside, as, "")
+}
+
+// bring copies fd, or links it if it is a socket.
+func (b *box) bring(fd int, as string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFSOCK {
+		err := unix.Linkat(b.proc, "self/fd/"+strconv.Itoa(fd), b.aside, as, unix.AT_SYMLINK_FOLLOW)
+		if errors.Is(err, unix.EXDEV) {
+			return fmt.Errorf("isolation chroot: the socket must be on the file system of the store: %w", err)
+		}
+		return err
+	}
+	c := copying{ended: b.ended.Load}
+	return c.copy(b.reopen(fd), b.aside, as, &st)
+}
+
+// reopen names an O_PATH descriptor by the proc file system outside.
+func (b *box) reopen(fd int) opener {
+	return func(flags int) (int, error) {
+		return unix.Openat(b.proc, "self/fd/"+strconv.Itoa(fd), flags|unix.O_CLOEXEC, 0)
+	}
+}
+
+// hostTerminal makes the step's terminal with the devices around. It has no name in the box.
+func (b *box) hostTerminal() error {
+	master, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening a terminal: %w", err)
+	}
+	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
+		return fmt.Errorf("unlocking the terminal: %w", err)
+	}
+	slave, err := peer(master)
+	if err != nil {
+		return fmt.Errorf("opening the terminal: %w", err)
+	}
+	b.master, b.console = master, os.NewFile(uintptr(slave), "/dev/console")
+	if err := unix.IoctlSetWinsize(slave, unix.TIOCSWINSZ, &unix.Winsize{Row: b.Rows, Col: b.Cols}); err != nil {
+		return fmt.Errorf("sizing the terminal: %w", err)
+	}
+	return nil
+}
