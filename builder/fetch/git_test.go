@@ -242,6 +242,7 @@ func TestGitRefs(t *testing.T) {
 			runGit(t, f.tree("r"), "branch", "topic/x", "HEAD~1")
 			runGit(t, f.tree("r"), "tag", "main2", "HEAD~1")
 			runGit(t, f.tree("r"), "branch", "main2")
+			runGit(t, f.tree("r"), "update-ref", "refs/pull/1/head", "HEAD~1")
 			cached := t.TempDir()
 			old := "a 644 a, link -> a, run 755 #!x, sub 755, sub/f 644 f"
 			now := "a 644 a, b 644 b, link -> a, run 755 #!x, sub 755, sub/f 644 f"
@@ -255,6 +256,8 @@ func TestGitRefs(t *testing.T) {
 				{"refs/tags/v1", "refs/tags/v1", first, old},
 				{"v2", "refs/tags/v2", first, old},
 				{"main2", "refs/heads/main2", second, now},
+				{"refs/pull/1/head", "refs/pull/1/head", first, old},
+				{"pull/1/head", "refs/pull/1/head", first, old},
 				{first, first, first, old},
 				{second, second, second, now},
 				{tag, tag, tag, old},

@@ -513,3 +513,45 @@ func FuzzNameOf(f *testing.F) {
 		}
 	})
 }
+
+// A redirect leads to the content; its identity and its cache entry are those of the URL that was asked for.
+func TestRedirects(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/old.txt":
+			http.Redirect(w, r, "/new.bin?signature=hush", http.StatusFound)
+		case "/new.bin":
+			w.Header().Set("ETag", `"v"`)
+			w.Header().Set("Content-Disposition", `attachment; filename="evil"`)
+			if r.Header.Get("If-None-Match") == `"v"` {
+				w.WriteHeader(http.StatusNotModified)
+				return
+			}
+			io.WriteString(w, "hello")
+		case "/gone":
+			http.Redirect(w, r, "/missing?signature=hush", http.StatusFound)
+		case "/missing":
+			w.WriteHeader(http.StatusNotFound)
+		case "/file":
+			http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+		default:
+			http.Redirect(w, r, r.URL.Path+"x", http.StatusMovedPermanently)
+		}
+	})
+	dir := t.TempDir()
+	for range 2 {
+		f, got := get(t, client(t, Options{Dir: dir}), HTTPRequest{URL: s.URL + "/old.txt"})
+		if got != "hello" || f.Name != "old.txt" || f.URL != s.URL+"/old.txt" {
+			t.Errorf("got %q: %s from %s", got, f.Name, f.URL)
+		}
+	}
+	if n := strings.Count(s.asked(), "GET /new.bin"); n != 1 {
+		t.Errorf("the content was asked for %d times: %s", n, s.asked())
+	}
+	for path, want := range map[string]string{"/loop": "more than 10 redirects", "/gone": "404", "/file": "unsupported protocol scheme"} {
+		_, err := client(t, Options{}).HTTP(t.Context(), HTTPRequest{URL: s.URL + path})
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hush") || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
