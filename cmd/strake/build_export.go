@@ -19,6 +19,7 @@ import (
 	"github.com/strake-build/strake/cmd/ui"
 	"github.com/strake-build/strake/dockerfile"
 	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/runner"
 )
 
 // export puts the result everywhere that opts say, and returns the last manifest that was made.
@@ -202,7 +203,7 @@ func (j *job) report(results []*builder.Result, made v1.Descriptor) error {
 		}
 	}
 	if opts.metadataFile != "" {
-		if err := writeFile(opts.metadataFile, metadata(opts, id, made), 0o644); err != nil {
+		if err := writeFile(opts.metadataFile, metadata(opts, id, made, s.isolation), 0o644); err != nil {
 			return err
 		}
 	}
@@ -237,9 +238,9 @@ func joinNames(tags []name.Tag, show func(name.Reference) string, separator stri
 	return strings.Join(names, separator)
 }
 
-// metadata is the content of --metadata-file, with docker's keys.
-func metadata(opts buildOptions, id string, made v1.Descriptor) []byte {
-	m := map[string]any{}
+// metadata is the content of --metadata-file, with docker's keys and one of strake's own.
+func metadata(opts buildOptions, id string, made v1.Descriptor, i runner.Isolation) []byte {
+	m := map[string]any{"strake.isolation": reportIsolation(i)}
 	if !opts.index {
 		m["containerimage.config.digest"] = id
 	}

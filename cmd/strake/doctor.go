@@ -38,6 +38,10 @@ type isolationReport struct {
 	Error     string      `json:"error,omitempty"`
 }
 
+func reportIsolation(i runner.Isolation) isolationReport {
+	return isolationReport{Rung: i.Rung, Reason: i.Reason, OneID: i.OneID, SharedPID: i.SharedPID, Overlay: !i.NoOverlay}
+}
+
 // rungReport is one rung of the ladder.
 type rungReport struct {
 	Name  string `json:"name"`
@@ -131,7 +135,7 @@ func (d *diagnosis) choose(env *environment, root string) {
 	if err == nil {
 		err = i.CheckRun()
 		d.chosen = &i
-		d.Isolation = isolationReport{Rung: i.Rung, Reason: i.Reason, OneID: i.OneID, SharedPID: i.SharedPID, Overlay: !i.NoOverlay}
+		d.Isolation = reportIsolation(i)
 	}
 	if err != nil {
 		d.Isolation.Error, d.why = err.Error(), err

@@ -230,7 +230,7 @@ func (e *environment) credentials() ([]credentialReport, []certificateReport) {
 	for _, s := range client.Sources() {
 		r := credentialReport{File: s.File, Registries: append([]string{}, s.Registries...), Helpers: s.Helpers, Missing: append([]string{}, s.Missing...)}
 		if s.Err != nil {
-			r.Error = readable(s.Err)
+			r.Error = strings.TrimPrefix(s.Err.Error(), "reading credentials: "+s.File+": ")
 		}
 		creds = append(creds, r)
 	}

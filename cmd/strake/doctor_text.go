@@ -109,8 +109,12 @@ func (d *diagnosis) writeMachine(row func(name, text string)) {
 		limits = c.Error
 	} else if c.Version > 0 {
 		limits = fmt.Sprintf("cgroup v%d, ", c.Version)
-		if len(c.Controllers) == 0 {
-			limits += "no controllers: run it by systemd-run --user --scope -p Delegate=yes strake …"
+		switch {
+		case len(c.Controllers) > 0:
+		case c.Version == 2:
+			limits += "no controllers: use systemd-run --user --scope -p Delegate=yes strake …"
+		default:
+			limits += "no controllers that this user may set"
 		}
 		limits += strings.Join(c.Controllers, " ")
 	}

@@ -85,11 +85,12 @@ func (c *Client) Sources() []CredentialSource {
 	var out []CredentialSource
 	add := func(f authFile, err error, path string) {
 		s := CredentialSource{File: path, Err: err, Helpers: map[string]string{}}
-		for _, key := range slices.Sorted(maps.Keys(f.Auths)) {
-			if e := f.Auths[key]; e != (authEntry{}) {
+		for key, e := range f.Auths {
+			if e != (authEntry{}) {
 				s.Registries = append(s.Registries, display(canonical(key)))
 			}
 		}
+		slices.Sort(s.Registries)
 		for key, name := range f.Helpers {
 			s.Helpers[display(canonical(key))] = name
 		}

@@ -1,6 +1,8 @@
 package cgroup
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -42,17 +44,15 @@ func (h *hierarchies) survey() Survey {
 		return Survey{}
 	}
 	s := Survey{Version: 2}
-	parents := []string{h.v2.mount}
-	if h.v2.own != h.v2.mount {
-		parents = append(parents, filepath.Dir(h.v2.own))
-	}
-	for _, parent := range parents {
-		if unix.Access(parent, unix.W_OK) != nil {
-			continue
+	for _, at := range h.homes("") {
+		dir := at.dir
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			dir = filepath.Dir(dir) // it would be made
 		}
-		data, err := os.ReadFile(filepath.Join(parent, "cgroup.controllers"))
-		if have := strings.Fields(string(data)); err == nil && len(have) > 0 {
-			s.Dir, s.Controllers = parent, have
+		data, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+		have := strings.Fields(string(data))
+		if err == nil && len(have) > 0 && unix.Access(dir, unix.W_OK) == nil {
+			s.Dir, s.Controllers = at.dir, have
 			return s
 		}
 	}

@@ -25,7 +25,7 @@ func TestSurvey(t *testing.T) {
 	}{
 		{"none", hierarchies{}, Survey{}},
 		{"v1", hierarchies{v1: map[string]place{"pids": at("pids", "own"), "memory": at("memory", "own"), "cpu": at("cpu", "missing"), "name=systemd": at("pids", "own")}}, Survey{Version: 1, Controllers: []string{"memory", "pids"}}},
-		{"v2", hierarchies{v2: at("v2", "above/own")}, Survey{Version: 2, Controllers: []string{"cpu", "memory", "pids"}, Dir: filepath.Join(dir, "v2")}},
+		{"v2", hierarchies{v2: at("v2", "above/own")}, Survey{Version: 2, Controllers: []string{"cpu", "memory", "pids"}, Dir: filepath.Join(dir, "v2/strake")}},
 		{"v2, nothing delegated", hierarchies{v2: at("pids", "own")}, Survey{Version: 2}},
 	} {
 		if got := c.h.survey(); got.Version != c.want.Version || got.Dir != c.want.Dir || !slices.Equal(got.Controllers, c.want.Controllers) {
