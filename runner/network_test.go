@@ -242,9 +242,9 @@ func TestBridgeBehindFirewall(t *testing.T) {
 		t.Skip(err)
 	}
 	n := newInternet(t, outsideIP)
-	n.in(n.host, "iptables -P FORWARD DROP")
+	n.in(n.host, "iptables -P FORWARD DROP") // of this namespace
 	before := n.in(n.host, "nft list ruleset")
-	if out := n.must("wget -T 2 -q -O - http://" + outsideIP + ":8000/"); out != insideIP {
+	if out := n.must("echo | nc -w 2 " + outsideIP + " 8000 | tail -n 1"); out != insideIP {
 		t.Errorf("got %q", out)
 	}
 	if after := n.in(n.host, "nft list ruleset"); after != before {
