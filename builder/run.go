@@ -115,8 +115,14 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 		}
 		return fmt.Errorf("process %q did not complete successfully: %w", strings.Join(w.run.Args, " "), err)
 	}
+	if n := w.opt.Sandbox.Limits.Pids; err != nil && n > 0 && n < fewPids && ctx.Err() == nil {
+		err = fmt.Errorf("%w (a limit of %d processes counts the threads of the sandbox too: allow at least %d)", err, n, fewPids)
+	}
 	return err
 }
+
+// fewPids is a limit of processes below which the sandbox itself may fail to start.
+const fewPids = 16
 
 // foreign says that the step's programs are for another kind of machine. Variants of one kind are none: of these,
 // the kernel starts the programs.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -81,8 +82,19 @@ func isURL(value string) (ref *dockerfile.GitRef, url bool, err error) {
 		return ref, true, nil
 	}
 	lower := strings.ToLower(value)
-	return nil, strings.HasPrefix(lower, "http://") || strings.HasPrefix(lower, "https://"), nil
+	if strings.HasPrefix(lower, "http://") || strings.HasPrefix(lower, "https://") {
+		return nil, true, nil
+	}
+	if scheme := urlScheme.FindString(lower); scheme != "" {
+		if _, err := os.Stat(value); err != nil {
+			return nil, false, usagef("invalid context %q: there are none by %s: it is a folder, or a URL by http, https, git or ssh", value, scheme)
+		}
+	}
+	return nil, false, nil
 }
+
+// urlScheme is how a URL begins.
+var urlScheme = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://`)
 
 // localFolder makes sure that a context is a folder.
 func localFolder(dir string) (folder, error) {

@@ -19,7 +19,7 @@ type stepFlags struct {
 }
 
 func (f *stepFlags) add(set *pflag.FlagSet) {
-	set.StringArrayVar(&f.hosts, "add-host", nil, "line of /etc/hosts for steps, as `NAME:IP` (repeatable)")
+	set.StringArrayVar(&f.hosts, "add-host", nil, "line of /etc/hosts for steps, as `NAME:IP`, where IP may be host-gateway: this machine (repeatable)")
 	set.StringVar(&f.network, "network", "default", "network of steps that do not say: `default` (the host's), host, none or bridge (a private one)")
 	set.StringArrayVar(&f.allow, "allow", nil, "`right` that steps may ask for: network.host, security.insecure, device or device=NAME[,alias=OTHER] (repeatable)")
 	set.StringArrayVar(&f.deviceFolders, "cdi-spec-dir", []string{"/etc/cdi", "/var/run/cdi"}, "`folder` of CDI specifications for RUN --device (repeatable)")
@@ -33,7 +33,7 @@ func (f *stepFlags) decide() (builder.SandboxOptions, error) {
 		return opt, err
 	}
 	for _, h := range f.hosts {
-		line, err := parseHost(h)
+		line, err := f.parseHost(h)
 		if err != nil {
 			return opt, err
 		}
@@ -67,8 +67,8 @@ func (f *stepFlags) decide() (builder.SandboxOptions, error) {
 	return opt, nil
 }
 
-// parseHost turns NAME:IP or NAME=IP into a line of /etc/hosts.
-func parseHost(value string) (string, error) {
+// parseHost turns NAME:IP or NAME=IP into a line of /etc/hosts. The IP may be host-gateway, by which a step reaches this machine.
+func (f *stepFlags) parseHost(value string) (string, error) {
 	name, ip, ok := strings.Cut(value, "=")
 	if !ok {
 		name, ip, ok = strings.Cut(value, ":")
@@ -77,7 +77,10 @@ func parseHost(value string) (string, error) {
 		return "", usagef("invalid --add-host %q: it is NAME:IP", value)
 	}
 	if ip == "host-gateway" {
-		return "", usagef("invalid --add-host %q: there is no gateway to the host, whose network steps share: use 127.0.0.1", value)
+		if n := dockerfile.Network(f.network); n != dockerfile.NetworkDefault && n != dockerfile.NetworkHost && n != "" {
+			return "", usagef("invalid --add-host %q: with --network %s steps do not reach this machine: use --network host", value, n)
+		}
+		ip = "127.0.0.1" // the network is the same
 	}
 	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(ip, "["), "]"))
 	if err != nil || addr.Zone() != "" {

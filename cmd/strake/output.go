@@ -88,7 +88,7 @@ func (f outputFlags) decide(env *environment, tags []name.Tag, index bool) ([]ou
 		case o.kind == outputRegistry && len(o.tags) == 0:
 			return nil, usagef("pushing needs a name: use -t REGISTRY/NAME:TAG")
 		case o.kind == outputImage && index:
-			return nil, usagef("the store keeps images of one platform: use --push, or -o type=oci,dest=FILE")
+			return nil, usagef("the store keeps images of one platform: use --push, -o type=oci,dest=FILE, or a build for each --platform")
 		case o.kind == outputDocker && index:
 			return nil, usagef("docker's archives hold no index of several platforms: use -o type=oci,dest=FILE")
 		}

@@ -97,14 +97,20 @@ func TestParseSSH(t *testing.T) {
 func TestParseHost(t *testing.T) {
 	for in, want := range map[string]string{
 		"h:1.2.3.4": "1.2.3.4\th", "h=1.2.3.4": "1.2.3.4\th", "h:::1": "::1\th", "h:[fe80::1]": "fe80::1\th", "a.b=::1": "::1\ta.b",
+		"host.docker.internal:host-gateway": "127.0.0.1\thost.docker.internal",
 	} {
-		if got, err := parseHost(in); err != nil || got != want {
+		if got, err := (&stepFlags{network: "default"}).parseHost(in); err != nil || got != want {
 			t.Errorf("%s: %q, %v; want %q", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"h", "h:", ":1.2.3.4", "h:x", "h:host-gateway", "h x:1.2.3.4", "h:fe80::1%eth0", "h\nx:1.2.3.4"} {
-		if got, err := parseHost(in); err == nil {
+	for _, in := range []string{"h", "h:", ":1.2.3.4", "h:x", "h x:1.2.3.4", "h:fe80::1%eth0", "h\nx:1.2.3.4"} {
+		if got, err := (&stepFlags{network: "host"}).parseHost(in); err == nil {
 			t.Errorf("%q is accepted as %q", in, got)
+		}
+	}
+	for _, network := range []string{"none", "bridge"} {
+		if got, err := (&stepFlags{network: network}).parseHost("h=host-gateway"); err == nil {
+			t.Errorf("%s: host-gateway is %q", network, got)
 		}
 	}
 }
