@@ -20,8 +20,8 @@ type directory struct {
 	refs atomic.Int32
 }
 
-func newDirectory(f *os.File, owners *rootfs.Owners) *directory {
-	d := &directory{file: f, stat: owners.In(f)}
+func newDirectory(f *os.File, owners *rootfs.Owners, name string) *directory {
+	d := &directory{file: f, stat: owners.InDir(name, f)}
 	d.refs.Store(1)
 	return d
 }

@@ -52,7 +52,7 @@ func Write(ctx context.Context, w io.Writer, root *rootfs.Root, opt Options) err
 		defer close(queue)
 		defer close(work)
 		k := &walker{opt: opt, owners: opt.owners(root), queue: queue, work: work}
-		return k.dir(ctx, newDirectory(dir, k.owners), "")
+		return k.dir(ctx, newDirectory(dir, k.owners, ""), "")
 	})
 	for range readers {
 		group.Go(func() error {
@@ -129,7 +129,7 @@ func (k *walker) dir(ctx context.Context, d *directory, name string) error {
 		if err != nil {
 			return fmt.Errorf("reading /%s: %w", it.name, err)
 		}
-		sub := newDirectory(f, k.owners)
+		sub := newDirectory(f, k.owners, it.name)
 		it.dir, it.base = sub, "."
 		if err := k.send(ctx, it); err != nil {
 			sub.release()

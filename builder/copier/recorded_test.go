@@ -128,6 +128,9 @@ func TestRecordedOwners(t *testing.T) {
 	needRoot(t)
 	tar := recordedSource(t)
 	want, digests := recordedCopies(t, tar, layer.Options{})
+	if !bytes.Contains(want[0], []byte("security.capability=")) {
+		t.Error("the copies have no file capability")
+	}
 	check := func(i int, got []byte, digest source.Digest) {
 		t.Helper()
 		if digest != digests[i] {

@@ -75,7 +75,7 @@ func (t *Tree) DigestPath(ctx context.Context, name string) (Digest, error) {
 		return Digest{}, err
 	}
 	defer f.Close()
-	if err := t.stat(t.root.Owners().In(f), at, &top); err != nil {
+	if err := t.stat(t.root.Owners().InDir(at.path, f), at, &top); err != nil {
 		return Digest{}, err
 	}
 	w := t.worker()

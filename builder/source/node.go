@@ -207,7 +207,7 @@ func (t *Tree) load(ctx context.Context, f Folder, lazy bool) error {
 		}
 	}
 	const batch = 512
-	stat := t.root.Owners().In(file)
+	stat := t.root.Owners().InDir(d.path, file)
 	g := t.fork()
 	for from := 0; from < f.len(); from += batch {
 		g.run(ctx, func() error {

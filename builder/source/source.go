@@ -161,7 +161,7 @@ func (t *Tree) Lstat(path string) (Info, error) {
 			return Info{}, err
 		}
 		defer f.Close()
-		if err := t.stat(t.root.Owners().In(f), d, n); err != nil {
+		if err := t.stat(t.root.Owners().InDir(d.path, f), d, n); err != nil {
 			return Info{}, err
 		}
 	}

@@ -41,13 +41,23 @@ type entryOwner struct{ uid, gid uint32 }
 type DirStat struct {
 	owners *Owners
 	dir    *os.File
+	path   string // of dir in the root, where Owners has layers
 	once   sync.Once
 	list   map[string]entryOwner
 	err    error
 }
 
 // In returns a DirStat of the open directory dir (O_PATH is enough). It may be used concurrently, as long as dir is open.
-func (o *Owners) In(dir *os.File) *DirStat { return &DirStat{owners: o, dir: dir} }
+func (o *Owners) In(dir *os.File) *DirStat { return &DirStat{owners: o, dir: dir, path: unknownPath} }
+
+// unknownPath is no path.
+const unknownPath = "\x00"
+
+// InDir is In for the directory that is called path, relative to the root and without links. It finds all records where
+// a tree consists of layers.
+func (o *Owners) InDir(path string, dir *os.File) *DirStat {
+	return &DirStat{owners: o, dir: dir, path: path}
+}
 
 // Owners is what the DirStat is of.
 func (d *DirStat) Owners() *Owners { return d.owners }
@@ -62,10 +72,57 @@ func (d *DirStat) StatEntry(base string) (unix.Stat_t, error) {
 		err = d.owners.see(entryTarget{d.dir, base}, &st)
 		return st, err
 	}
-	d.once.Do(func() { d.list, d.err = readEntryOwners(d.dir) })
+	d.once.Do(func() { d.list, d.err = d.read() })
 	id := d.list[base]
 	st.Uid, st.Gid = id.uid, id.gid
 	return st, d.err
+}
+
+// read reads what is recorded of the directory's entries.
+func (d *DirStat) read() (map[string]entryOwner, error) {
+	if d.path == unknownPath || len(d.owners.layers) == 0 {
+		return readEntryOwners(d.dir)
+	}
+	all := map[string]entryOwner{}
+	for _, layer := range slices.Backward(d.owners.layers) {
+		if err := readLayer(layer, d.path, all); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// readLayer adds to all what is recorded in the directory path of a layer, for the entries that are in there.
+func readLayer(layer, path string, all map[string]entryOwner) error {
+	root, err := Open(layer)
+	if err != nil {
+		return err
+	}
+	defer root.Close() // only read
+	dir, err := root.OpenFile(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // only read
+	entries, err := ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	list, err := readEntryOwners(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if id, ok := list[e.Name]; ok {
+			all[e.Name] = id
+		} else {
+			delete(all, e.Name)
+		}
+	}
+	return nil
 }
 
 // setEntryOwner records the owner of an entry that has no attributes.

@@ -30,13 +30,19 @@ const (
 // two processes must not change owners in one directory at once.
 type Owners struct {
 	unprivileged bool
+	layers       []string   // host paths of the directories that the tree is made of, topmost first; empty if it is one of its own
 	mu           sync.Mutex // held while the record of a directory changes
 }
 
 // RecordOwners returns Owners that are recorded. unprivileged is for a process that is not even root in a user namespace: for it
 // files are readable and directories accessible to their owner, which is the process, with the true mode in the attribute,
 // and file capabilities are recorded, too.
-func RecordOwners(unprivileged bool) *Owners { return &Owners{unprivileged: unprivileged} }
+//
+// layers are the host paths of the directories that overlayfs makes the tree of, topmost first: it shows only the record of the topmost
+// of several directories that it merges.
+func RecordOwners(unprivileged bool, layers ...string) *Owners {
+	return &Owners{unprivileged: unprivileged, layers: layers}
+}
 
 // IsRecord says whether an extended attribute is a record of this package's, besides OverrideStat. It is no content.
 func IsRecord(xattr string) bool { return strings.HasPrefix(xattr, recordPrefix) }
@@ -129,11 +135,49 @@ func (o *Owners) setOwner(dir *os.File, base string, id ids, mode *int) error {
 		return err
 	}
 	if !hasXattrs(&st) {
+		// The call changes no owner, but makes overlayfs copy the entry up to where the record will be.
+		if err := Chown(dir, base, -1, -1); err != nil {
+			return err
+		}
 		return o.setEntryOwner(dir, base, id)
+	}
+	if *mode < 0 && st.Mode&unix.S_IFMT == unix.S_IFREG {
+		if *mode, err = o.killPrivileges(dir, base, &st); err != nil {
+			return err
+		}
 	}
 	err = o.set(entryTarget{dir, base}, &st, id, *mode)
 	*mode = -1
 	return err
+}
+
+// killPrivileges does to a file, described by st, what the kernel does on a change of the owner, and returns the mode that is left.
+func (o *Owners) killPrivileges(dir *os.File, base string, st *unix.Stat_t) (int, error) {
+	now := *st
+	t := entryTarget{dir, base}
+	if err := o.see(t, &now); err != nil {
+		return -1, err
+	}
+	// This changes no owner, but clears the same.
+	if err := Chown(dir, base, -1, -1); err != nil {
+		return -1, err
+	}
+	var err error
+	if *st, err = StatEntry(dir, base); err != nil {
+		return -1, err
+	}
+	if o.unprivileged {
+		mode, err := o.writable(t, st.Mode&0o7777, func() error { return t.remove(capabilityXattr) })
+		if err != nil {
+			return -1, err
+		}
+		st.Mode = st.Mode&unix.S_IFMT | mode
+	}
+	mode := now.Mode & 0o7777 &^ unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	return int(mode), nil
 }
 
 // SetFile is Set for an open regular file.

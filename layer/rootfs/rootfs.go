@@ -249,7 +249,7 @@ func (r *Root) recorded(name string, st unix.Stat_t) (unix.Stat_t, error) {
 		return st, err
 	}
 	defer dir.Close() // nothing was written through it
-	return r.owners.StatEntry(dir, base)
+	return r.owners.InDir(path.Dir(path.Clean("/" + name))[1:], dir).StatEntry(base)
 }
 
 func (r *Root) stat(op, name string, flag int) (unix.Stat_t, error) {

@@ -136,16 +136,24 @@ func (a *Active) Open() (*rootfs.Root, error) {
 		return nil, errors.New("the file system was opened already")
 	}
 	a.opened = true
-	return a.s.open(a.Mount())
+	return a.s.open(a.Mount(), nil)
 }
 
-// open opens a file system whose owners are kept as those of layers.
-func (s *Store) open(m Mount) (*rootfs.Root, error) {
+// open opens a file system whose owners are kept as those of layers. layers are those that it consists of, if it is not written to.
+func (s *Store) open(m Mount, layers []string) (*rootfs.Root, error) {
 	root, err := m.Open()
 	if err != nil || !s.recordOwners {
 		return root, err
 	}
-	return root.With(rootfs.RecordOwners(!s.userXattr)), nil
+	return root.With(s.owners(layers...)), nil
+}
+
+// owners is how the owners of files are kept.
+func (s *Store) owners(layers ...string) *rootfs.Owners {
+	if !s.recordOwners {
+		return nil
+	}
+	return rootfs.RecordOwners(!s.userXattr, layers...)
 }
 
 // Clamp asks Commit to set back every modification time in the layer that is later than epoch, in seconds since
@@ -159,7 +167,7 @@ func (a *Active) Commit(ctx context.Context) (ID, error) {
 	if a.temp.dir == nil {
 		return "", errFinished
 	}
-	if err := prune(ctx, a.upper(), a.lower, a.s.opaque(), a.epoch); err != nil {
+	if err := a.prune(ctx); err != nil {
 		return "", fmt.Errorf("committing a layer: %w", err)
 	}
 	if err := removeAll(a.work()); err != nil {
@@ -199,7 +207,7 @@ func (s *Store) OpenView(layers []ID) (*rootfs.Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.open(m)
+	return s.open(m, m.Lower)
 }
 
 // stack returns the directories of the layers, topmost first.

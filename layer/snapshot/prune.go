@@ -41,13 +41,13 @@ func isOpaque(path, xattr string) (bool, error) {
 // made and removed in one step, a directory that was new; and the files and directories that are there below already as they
 // are. So the layer says what the step changed, and the same change gives the same layer. With an
 // epoch (seconds since 1970) no modification time stays that is later.
-func prune(ctx context.Context, upper string, lower []string, opaque string, epoch *int64) error {
-	f, err := os.OpenFile(upper, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+func (a *Active) prune(ctx context.Context) error {
+	f, err := os.OpenFile(a.upper(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	p := &pruner{opaque: opaque, epoch: epoch, done: ctx.Done()}
-	d := &upperDir{file: f, lowerRoots: lower}
+	p := &pruner{opaque: a.s.opaque(), owners: a.s.owners(), epoch: a.epoch, done: ctx.Done()}
+	d := &upperDir{file: f, lowerRoots: a.lower, stat: p.owners.In(f)}
 	defer d.close()
 	err = p.dir(d)
 	if errors.Is(err, errCanceled) {
@@ -60,6 +60,7 @@ var errCanceled = errors.New("canceled")
 
 type pruner struct {
 	opaque string // the attribute's name
+	owners *rootfs.Owners
 	epoch  *int64 // nil: times stay
 	done   <-chan struct{}
 	lister rootfs.Lister
@@ -69,7 +70,8 @@ type pruner struct {
 // upperDir is a directory of the upper, with those below that it is merged with, which are opened only when a mark asks for them.
 type upperDir struct {
 	file       *os.File
-	parent     *upperDir // nil for the root
+	stat       *rootfs.DirStat // of file
+	parent     *upperDir       // nil for the root
 	name       string
 	hides      bool     // opaque, and there was something to hide
 	lowerRoots []string // of the root
@@ -98,6 +100,9 @@ func (p *pruner) dir(d *upperDir) error {
 		return err
 	}
 	for _, e := range entries {
+		if p.owners.Hides(e.Name) {
+			continue
+		}
 		drop := false
 		if e.Type == unix.DT_DIR {
 			drop, err = p.child(d, e.Name)
@@ -167,7 +172,7 @@ func (p *pruner) child(d *upperDir, name string) (drop bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	c := &upperDir{file: f, parent: d, name: name}
+	c := &upperDir{file: f, parent: d, name: name, stat: p.owners.In(f)}
 	defer c.close()
 	marked, err := isOpaque(fdPath(f), p.opaque)
 	if err != nil {

@@ -28,18 +28,18 @@ func (p *pruner) redundant(d *upperDir, name string) (bool, error) {
 	if err != nil || len(below) == 0 {
 		return false, err
 	}
-	lower, old, err := topmost(below, name)
+	lower, old, err := p.topmost(below, name)
 	if err != nil || lower == nil || isWhiteout(&old) {
 		return false, err
 	}
-	st, err := rootfs.StatEntry(d.file, name)
+	st, err := d.stat.StatEntry(name)
 	if err != nil || st.Mode != old.Mode || st.Uid != old.Uid || st.Gid != old.Gid || st.Rdev != old.Rdev {
 		return false, err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR && (st.Nlink > 1 || st.Size != old.Size || st.Mtim != old.Mtim) {
 		return false, nil // the other names of a file are to stay names of the same one
 	}
-	if same, err := sameAttributes(d.file, lower, name); err != nil || !same {
+	if same, err := p.sameAttributes(d.file, lower, name); err != nil || !same {
 		return false, err
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -57,9 +57,9 @@ func (p *pruner) redundant(d *upperDir, name string) (bool, error) {
 }
 
 // topmost is the first of merged directories that has name, nil if none has.
-func topmost(merged []*os.File, name string) (*os.File, unix.Stat_t, error) {
+func (p *pruner) topmost(merged []*os.File, name string) (*os.File, unix.Stat_t, error) {
 	for _, l := range merged {
-		st, err := rootfs.StatEntry(l, name)
+		st, err := p.owners.StatEntry(l, name)
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return l, st, err
 		}
@@ -68,21 +68,21 @@ func topmost(merged []*os.File, name string) (*os.File, unix.Stat_t, error) {
 }
 
 // sameAttributes compares the extended attributes of two entries of a name, but for those that overlayfs and the host set.
-func sameAttributes(a, b *os.File, name string) (bool, error) {
-	first, err := attributesOf(a, name)
+func (p *pruner) sameAttributes(a, b *os.File, name string) (bool, error) {
+	first, err := p.attributesOf(a, name)
 	if err != nil {
 		return false, err
 	}
-	second, err := attributesOf(b, name)
+	second, err := p.attributesOf(b, name)
 	if err != nil || !slices.Equal(first, second) {
 		return false, err
 	}
 	for _, attr := range first {
-		v, err := rootfs.GetXattr(a, name, attr)
+		v, err := p.owners.GetXattr(a, name, attr)
 		if err != nil {
 			return false, err
 		}
-		w, err := rootfs.GetXattr(b, name, attr)
+		w, err := p.owners.GetXattr(b, name, attr)
 		if err != nil || !bytes.Equal(v, w) {
 			return false, err
 		}
@@ -90,8 +90,8 @@ func sameAttributes(a, b *os.File, name string) (bool, error) {
 	return true, nil
 }
 
-func attributesOf(dir *os.File, name string) ([]string, error) {
-	names, err := rootfs.ListXattr(dir, name)
+func (p *pruner) attributesOf(dir *os.File, name string) ([]string, error) {
+	names, err := p.owners.ListXattr(dir, name)
 	if err != nil {
 		return nil, err
 	}
