@@ -151,7 +151,7 @@ func startOne(m mapping) (*os.Process, error) {
 // are that others share: that would make those block that do not.
 func again(args []string, files []uintptr, attr *syscall.SysProcAttr) (*os.Process, error) {
 	attr.Cloneflags, attr.Pdeathsig = unix.CLONE_NEWUSER|unix.CLONE_NEWNS, unix.SIGKILL
-	pid, err := syscall.ForkExec(selfPath, args, &syscall.ProcAttr{Env: os.Environ(), Files: files, Sys: attr})
+	pid, err := syscall.ForkExec(selfPath, args, &syscall.ProcAttr{Env: os.Environ(), Files: files, Sys: attr}) //nolint:gosec // this program with its own arguments
 	if err != nil {
 		return nil, fmt.Errorf("starting the program again: %w: %s", err, userNSHint(err))
 	}

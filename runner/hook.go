@@ -66,9 +66,6 @@ func (b *box) hook(s Sandbox, cfg *sandbox.Config) error {
 	if len(s.Hooks) == 0 {
 		return nil
 	}
-	if r := b.linux.Isolation.Rung; r != Root && r != Rootless {
-		return fmt.Errorf("hooks need mounts and namespaces, which the isolation %s has not: use --isolation root or rootless", r)
-	}
 	bundle, err := os.MkdirTemp(b.linux.Dir, fmt.Sprintf(boxName, os.Getpid()))
 	if err != nil {
 		return fmt.Errorf("making a bundle for hooks: %w", err)

@@ -122,6 +122,16 @@ func helpBox(i Isolation, args []string) error {
 			p.User = user
 			continue
 		}
+		if groups, ok := strings.CutPrefix(a, "groups="); ok {
+			for g := range strings.SplitSeq(groups, ",") {
+				n, err := strconv.ParseUint(g, 10, 32)
+				if err != nil {
+					return err
+				}
+				p.Groups = append(p.Groups, uint32(n))
+			}
+			continue
+		}
 		if a == "mounts" {
 			if s.Mounts, err = helpMounts(dir, lower, i.UserNS); err != nil {
 				return err

@@ -168,13 +168,13 @@ func TestEdits(t *testing.T) {
 
 // Hooks, groups and file systems of their own, as programs that write specifications have them.
 func TestEditsOfABox(t *testing.T) {
-	got, err := open(t, folder(t, map[string]string{"a.json": one("x", `
+	text := one("x", `
 		"hooks": [
 			{"hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook", "args": ["nvidia-cdi-hook", "create-symlinks", "--link", "a::/b"], "env": ["A=1"]},
 			{"hookName": "poststop", "path": "/bin/x", "timeout": 3}],
 		"additionalGids": [0, 44, 109, 44],
-		"mounts": [{"hostPath": "tmpfs", "containerPath": "/t", "type": "tmpfs", "options": ["mode=1770", "size=2M", "uid=3", "gid=4", "noexec", "nosuid"]}]`),
-	})).Edits([]string{"v.org/c=x"})
+		"mounts": [{"hostPath": "tmpfs", "containerPath": "/t", "type": "tmpfs", "options": ["mode=1770", "size=2M", "uid=3", "gid=4", "noexec", "nosuid"]}]`)
+	got, err := open(t, folder(t, map[string]string{"a.json": text})).Edits([]string{"v.org/c=x"})
 	want := device.Edits{
 		Hooks: []device.Hook{
 			{Name: "createContainer", Path: "/usr/bin/nvidia-cdi-hook", Args: []string{"nvidia-cdi-hook", "create-symlinks", "--link", "a::/b"}, Env: []string{"A=1"}},
