@@ -32,6 +32,7 @@ const (
 // Before it returns in the child, Main has set up what the child needs; Probe there finds Rootless with UserNS.
 func Enter(i Isolation) error {
 	if i.Rung != Rootless || i.UserNS {
+		_ = keepFiles() // where it is not allowed, nothing is lost but a precaution
 		return nil
 	}
 	m, err := mappingFor(i.OneID)
@@ -229,12 +230,19 @@ func waitForIDs() error {
 	return unix.Exec("/proc/self/exe", args, os.Environ())
 }
 
+// keepFiles keeps what strake was given, such as the pipe of a secret, from what it executes: git, hooks, credential helpers.
+func keepFiles() error {
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keeping descriptors: %w", err)
+	}
+	return nil
+}
+
 // entered is the start of the second child: it takes its old name, dies with the process outside, and has mounts of
 // its own that see those of the host come and go.
 func entered() error {
-	// What strake was given is for itself, not for what it executes.
-	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("keeping descriptors: %w", err)
+	if err := keepFiles(); err != nil {
+		return err
 	}
 	pid, name, _ := strings.Cut(strings.TrimPrefix(os.Args[0], enteredMarker), ":")
 	os.Args[0] = name

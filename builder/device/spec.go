@@ -208,7 +208,7 @@ func (e *edits) possible() error {
 	case e.hasRdt():
 		return errors.New("intelRdt, which is not supported: strake makes no group in the host's resctrl")
 	case len(e.NetDevices) > 0:
-		return errors.New("netDevices, which is not supported: a step has the host's network or none")
+		return errors.New("netDevices, which is not supported: no interface of the host is moved into a step's network")
 	}
 	for _, h := range e.Hooks {
 		if h.Name == "startContainer" {
