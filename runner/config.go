@@ -85,7 +85,7 @@ func (l *Linux) checkGroups(groups []uint32) error {
 	if len(groups) == 0 || !l.Isolation.UserNS {
 		return nil
 	}
-	const remedy = "give the user subordinate group ids (see docs/rootless.md) that reach to it, or build as root"
+	const remedy = "give the user subordinate group ids (see docs/isolation.md) that reach to it, or build as root"
 	setgroups, err := os.ReadFile("/proc/self/setgroups")
 	if err == nil && strings.TrimSpace(string(setgroups)) == "deny" {
 		return fmt.Errorf("supplementary group %d: this user namespace has no such groups: %s", groups[0], remedy)

@@ -369,7 +369,11 @@ func ProbeStore(i Isolation, dir string) (Isolation, error) {
 	}
 	if o != nil {
 		i.NoOverlay = true
-		i.Reason += fmt.Sprintf(", by copies (%v)", o)
+		why := o.Why
+		if why == "" {
+			why = o.Error()
+		}
+		i.Reason += ", by copies: " + why
 	}
 	return i, nil
 }
