@@ -156,6 +156,14 @@ func bringHome(m sandbox.Moved) error {
 	if unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Dev != m.Dev || st.Ino != m.Ino {
 		return nil
 	}
+	cache, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(cache)
+	if err := unix.Flock(cache, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return err // the init lives, and brings it back itself
+	}
 	err = unix.Renameat2(parent, name, unix.AT_FDCWD, m.Home, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.ENOENT) {
 		err = unix.Renameat(parent, name, unix.AT_FDCWD, m.Home)

@@ -203,7 +203,7 @@ func TestChrootCrash(t *testing.T) {
 			t.Fatal(err)
 		}
 		if both {
-			pids, err := exec.Command("pgrep", "-P", strconv.Itoa(c.Process.Pid)).Output()
+			pids, err := exec.Command("sh", "-c", "cat /proc/"+strconv.Itoa(c.Process.Pid)+"/task/*/children").Output()
 			if err != nil {
 				t.Fatal(err)
 			}

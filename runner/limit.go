@@ -31,7 +31,7 @@ func (b *box) limit(l Limits) error {
 	if b.linux.Dir == "" {
 		return errors.New("limiting a box: there is no directory to remember its control group in")
 	}
-	if err := sweep(b.linux.Dir); err != nil {
+	if err := Sweep(b.linux.Dir); err != nil {
 		return err
 	}
 	var err error
@@ -50,9 +50,13 @@ func (b *box) limit(l Limits) error {
 	return err
 }
 
-// sweep removes what boxes of dead processes have left in dir, and their control groups.
-func sweep(dir string) error {
+// Sweep removes what boxes of dead processes have left in dir (Linux.Dir), and their control groups, and brings caches back that lie in a
+// tree. It must come before the trees are removed.
+func Sweep(dir string) error {
 	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("reading the directory for boxes: %w", err)
 	}
@@ -65,7 +69,9 @@ func sweep(dir string) error {
 			continue
 		}
 		name := filepath.Join(dir, e.Name())
-		if err := bringBack(name); err != nil {
+		if err := bringBack(name); errors.Is(err, unix.EWOULDBLOCK) {
+			continue // its init is at it
+		} else if err != nil {
 			return err
 		}
 		groups, err := os.ReadFile(filepath.Join(name, groupsFile))

@@ -40,7 +40,7 @@ func New(i Isolation, dir string) (*Linux, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the directory for boxes: %w", err)
 	}
-	if err := sweep(dir); err != nil {
+	if err := Sweep(dir); err != nil {
 		return nil, err
 	}
 	return &Linux{Isolation: i, Dir: dir}, nil
@@ -87,6 +87,12 @@ func (l *Linux) supervised() []sandbox.RuleSet {
 	}
 	if l.Isolation.OneID {
 		sets = append(sets, sandbox.Owners)
+	}
+	if l.Isolation.shared() {
+		sets = append(sets, sandbox.Processes)
+		if !sandbox.Scoped() {
+			sets = append(sets, sandbox.Signals)
+		}
 	}
 	return sets
 }

@@ -45,6 +45,7 @@ func TestSharedDaemons(t *testing.T) {
 			"ignoring":    "(trap '' TERM HUP INT; setsid sh -c \"trap '' TERM HUP; sleep 543.21; sleep 543.21\" &) ; sleep 0.05",
 			"other user":  "(setsid su x -c 'sleep 543.21' &) ; sleep 0.1",
 			"stopped":     "sleep 543.21 & kill -STOP $!",
+			"chain":       "f() { sleep 0 & f & exit; }; f & sleep 0.05",
 			"forking on":  "f() { sleep 543.21 & sleep 0.01; f & }; f; f; sleep 0.05",
 		} {
 			start := time.Now()
@@ -151,8 +152,11 @@ func BenchmarkSharedRunTrue(b *testing.B) {
 	for name, make := range withoutPIDNamespace() {
 		b.Run(name, func(b *testing.B) {
 			w := make(b)
+			w.fresh()
 			for b.Loop() {
-				w.fresh()
+				if w.base == "" {
+					w.fresh()
+				}
 				if err := w.linux.Run(context.Background(), w.box, Process{Args: []string{"/bin/true"}}); err != nil {
 					b.Fatal(err)
 				}

@@ -105,6 +105,10 @@ func (e *environment) openLayers(ctx context.Context) (*store, error) {
 	if s.release, err = s.images.Use(ctx); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}
+	// Before the trees of dead processes are removed: a cache may be in one.
+	if err := runner.Sweep(s.path("run")); err != nil {
+		return nil, fmt.Errorf("opening the store %s: %w", root, err)
+	}
 	if s.snapshots, err = snapshot.Open(s.path("layers"), s.snapshotOptions()); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}

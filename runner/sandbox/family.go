@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +15,8 @@ import (
 // family is all that descends from this process. In a box without a pid namespace it takes the place of one: the init adopts orphans (it is
 // a child subreaper), so whatever the step starts stays its descendant, and the init kills them all at the end.
 type family struct {
-	proc int // a proc file system of this process's pid namespace, O_PATH
+	proc   int          // a proc file system of this process's pid namespace, O_PATH
+	closed *atomic.Bool // set when all are to be killed: the supervisor allows no new ones then
 }
 
 // relative is a process as /proc/PID/stat shows it.
@@ -24,7 +26,7 @@ type relative struct {
 }
 
 // newFamily makes this process the one that orphans go to.
-func newFamily() (*family, error) {
+func newFamily(closed *atomic.Bool) (*family, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("adopting orphans: %w", err)
 	}
@@ -32,7 +34,7 @@ func newFamily() (*family, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening /proc: %w", err)
 	}
-	return &family{proc: proc}, nil
+	return &family{proc: proc, closed: closed}, nil
 }
 
 // read returns what is known of a process, or of a thread, which looks like its process.
@@ -148,6 +150,7 @@ const pause = time.Millisecond
 
 // end kills all descendants and buries them; those that they start meanwhile as well.
 func (f *family) end() error {
+	f.closed.Store(true)
 	for {
 		for {
 			pid, err := unix.Wait4(-1, nil, unix.WNOHANG|unix.WALL, nil)
@@ -174,6 +177,7 @@ func (f *family) end() error {
 
 // watchEnd kills what there is of the step, again and again, until the init has seen it and ends.
 func (f *family) watchEnd() {
+	f.closed.Store(true)
 	for {
 		f.kill()
 		time.Sleep(pause)

@@ -39,17 +39,28 @@ func fsRights(abi int) uint64 {
 	return all
 }
 
+// landlockABI is the version of the kernel's Landlock, 0 if there is none.
+func landlockABI() int {
+	version, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if e != 0 {
+		return 0
+	}
+	return int(version)
+}
+
+// Scoped says whether the kernel itself keeps a step without a pid namespace from signalling others (Linux 6.12).
+func Scoped() bool { return landlockABI() >= landlockScope }
+
 // ruleset makes the Landlock rules that the step gets where no pid namespace keeps it from other processes: it can trace its own processes
 // only, and signal and find by abstract sockets no others. A descriptor is returned, -1 if the kernel has no such thing; then the
 // other measures must do.
 //
 // What is handled of files is allowed everywhere below the root, and nowhere else.
 func (b *box) ruleset() (int, error) {
-	version, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
-	if e != 0 || version < landlockRefer {
+	abi := landlockABI()
+	if abi < landlockRefer {
 		return -1, nil
 	}
-	abi := int(version)
 	attr, size := rulesetAttr{fs: fsRights(abi)}, unsafe.Sizeof(rulesetAttr{}.fs)
 	if abi >= landlockScope {
 		attr.scoped, size = unix.LANDLOCK_SCOPE_SIGNAL|unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, unsafe.Sizeof(attr)

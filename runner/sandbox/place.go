@@ -57,6 +57,10 @@ func (b *box) place(target string, other int, otherName, home string) error {
 		return err
 	}
 	if p.home {
+		// What will be at the cache's name meanwhile is nobody's cache: who finds it waits for this process's end.
+		if err := lockStub(p.parent, p.name); err != nil {
+			return err
+		}
 		if err := b.remember(Moved{Home: home, Tree: b.Root.Upper, At: at, Dev: st.Dev, Ino: st.Ino}); err != nil {
 			return err
 		}
@@ -65,6 +69,18 @@ func (b *box) place(target string, other int, otherName, home string) error {
 		return err
 	}
 	b.placed = append(b.placed, p)
+	return nil
+}
+
+// lockStub locks a directory for as long as this process lives.
+func lockStub(parent int, name string) error {
+	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("locking the mount point: %w", err)
+	}
 	return nil
 }
 

@@ -19,10 +19,20 @@ type made struct {
 
 // inRoot opens name as seen from inside the root: no symlink leads out, no magic link (/proc/1/root) leads anywhere.
 func (b *box) inRoot(name string, flags, resolve uint64) (int, error) {
-	return unix.Openat2(b.root, name, &unix.OpenHow{
+	return openIn(b.root, name, &unix.OpenHow{
 		Flags:   unix.O_CLOEXEC | flags,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | resolve,
 	})
+}
+
+// openIn is openat2, again when the kernel cannot tell what ".." is since something on the machine is being renamed.
+func openIn(dir int, name string, how *unix.OpenHow) (int, error) {
+	for {
+		fd, err := unix.Openat2(dir, name, how)
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
+			return fd, err
+		}
+	}
 }
 
 // point opens the mount point name, following symlinks inside the root, and makes it if it is missing: a

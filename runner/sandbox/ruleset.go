@@ -15,6 +15,9 @@ type RuleSet string
 const (
 	Devices RuleSet = "devices" // in a user namespace: files that stand for devices
 	Owners  RuleSet = "owners"  // in one with a single id: files of other users, and processes of theirs
+
+	Processes RuleSet = "processes" // without a pid namespace: new processes, and others that are named
+	Signals   RuleSet = "signals"   // with Processes, where not Scoped
 )
 
 // rules are in the form of a profile. A masked comparison has the mask first.
@@ -24,6 +27,10 @@ func (r RuleSet) rules() []string {
 		return []string{deviceRules}
 	case Owners:
 		return []string{ownerRules, statRules, createRules}
+	case Processes:
+		return []string{processRules}
+	case Signals:
+		return []string{signalRules}
 	}
 	return nil
 }
@@ -66,6 +73,9 @@ func (b *box) duties() ([]duty, error) {
 			out = append(out, &nodes{owners: b.owners})
 		case Owners:
 			out = append(out, b.owners)
+		case Processes:
+			out = append(out, &relatives{family: b.family, closed: &b.closed})
+		case Signals: // the same duty
 		default:
 			return nil, errors.New("the init does not know how to serve " + string(set))
 		}

@@ -265,7 +265,7 @@ func (b *box) part(fd int, m Mount) (int, error) {
 
 // within opens name as a process would see it whose root is dir.
 func within(dir int, name string) (int, error) {
-	fd, err := unix.Openat2(dir, path.Clean("/"+name), &unix.OpenHow{
+	fd, err := openIn(dir, path.Clean("/"+name), &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
