@@ -2,9 +2,7 @@ package sandbox
 
 import (
 	"errors"
-	"fmt"
 	"maps"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -350,17 +348,8 @@ func (c *credentials) may(of owner, mode, want uint32) bool {
 
 // umask reads the caller's.
 func (o *owners) umask(r *request) (int, error) {
-	data, err := os.ReadFile(strconv.Itoa(int(r.pid)) + "/status")
-	if err != nil {
-		return 0, err
-	}
-	_, text, ok := strings.Cut(string(data), "\nUmask:")
-	text, _, _ = strings.Cut(text, "\n")
-	mask, err := strconv.ParseUint(strings.TrimSpace(text), 8, 32)
-	if err != nil || !ok {
-		return 0, fmt.Errorf("reading the caller's umask: %w", errors.Join(err, unix.EINVAL))
-	}
-	return int(mask), nil
+	mask, err := procField(strconv.Itoa(int(r.pid))+"/status", "Umask:")
+	return int(mask & 0o777), err
 }
 
 // give answers r with a descriptor of the file that fd is.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -230,14 +229,25 @@ func (o *owners) chownCall(r *request) (int64, error) {
 
 // place says whether a descriptor of the caller is only a place (O_PATH).
 func (o *owners) place(r *request, fd int) bool {
-	data, err := os.ReadFile(strconv.Itoa(int(r.pid)) + "/fdinfo/" + strconv.Itoa(fd))
-	if err != nil {
-		return true
-	}
-	_, text, _ := strings.Cut(string(data), "flags:")
-	text, _, _ = strings.Cut(text, "\n")
-	flags, err := strconv.ParseUint(strings.TrimSpace(text), 8, 64)
+	flags, err := procField(strconv.Itoa(int(r.pid))+"/fdinfo/"+strconv.Itoa(fd), "flags:")
 	return err != nil || flags&unix.O_PATH != 0
+}
+
+// procField reads an octal number from the start of a file of /proc.
+func procField(name, key string) (uint64, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 512)
+	n, err := unix.Read(fd, buf)
+	if err != nil {
+		return 0, err
+	}
+	_, text, _ := strings.Cut(string(buf[:n]), "\n"+key)
+	text, _, _ = strings.Cut(text, "\n")
+	return strconv.ParseUint(strings.TrimSpace(text), 8, 64)
 }
 
 // chown gives what fd is to uid and gid.
@@ -246,28 +256,65 @@ func (o *owners) chown(r *request, fd int, uid, gid uint32) error {
 	if err != nil {
 		return err
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if !carries(st.Mode) {
+		return o.chownEntry(c, fd, &st, owner{uid, gid})
+	}
+	text, err := getAttr(fdPath(fd), overrideStat, true)
+	if err != nil {
+		return err
+	}
+	now, _ := parseOverride(text)
+	if !c.mayChown(now.owner, owner{uid, gid}) {
+		return unix.EPERM
+	}
+	if err := kernelChown(fd, uid, gid); err != nil {
+		return err
+	}
+	return putOverride(fd, text, now, now.changed(uid, gid), st.Mode)
+}
+
+// chownEntry is chown for what is recorded in its directory. What has no name has its owner for nobody.
+func (o *owners) chownEntry(c *credentials, fd int, st *unix.Stat_t, to owner) error {
 	now, err := o.owner(fd)
 	if err != nil {
 		return err
 	}
-	if c.user.fs != 0 && !c.mayChown(now, owner{uid, gid}) {
+	if !c.mayChown(now, to) {
 		return unix.EPERM
 	}
-	// The kernel does the rest of what the call means, to the one owner that it knows: the copy of a file from a layer below, times, setuid bits,
-	// capabilities, and what a mount or a file forbids.
-	if err := unix.Fchownat(fd, "", real(uid), real(gid), unix.AT_EMPTY_PATH); err != nil {
+	if err := kernelChown(fd, to.uid, to.gid); err != nil {
 		return err
 	}
+	if err := unix.Fstat(fd, st); err != nil {
+		return err
+	}
+	dir, name, err := o.parent(fd, st)
+	if err != nil {
+		return nil //nolint:nilerr // it has no name
+	}
+	defer unix.Close(dir)
+	return o.recordName(dir, name, now.changed(to.uid, to.gid))
+}
+
+// kernelChown lets the kernel do the rest of what the call means, with the one owner that it knows: the copy of a file from a layer below, times, setuid bits,
+// capabilities, and what a mount or a file forbids.
+func kernelChown(fd int, uid, gid uint32) error {
+	return unix.Fchownat(fd, "", real(uid), real(gid), unix.AT_EMPTY_PATH)
+}
+
+// changed is o with other ids.
+func (o owner) changed(uid, gid uint32) owner {
 	if uid != keep {
-		now.uid = uid
+		o.uid = uid
 	}
 	if gid != keep {
-		now.gid = gid
+		o.gid = gid
 	}
-	if uid == keep && gid == keep {
-		return nil
-	}
-	return o.record(fd, now)
+	return o
 }
 
 // real is the id that the kernel gets for id.
@@ -278,9 +325,9 @@ func real(id uint32) int {
 	return 0
 }
 
-// mayChown says whether a process without root's rights may turn one owner into the other.
+// mayChown says whether a process may turn one owner into the other.
 func (c *credentials) mayChown(from, to owner) bool {
-	if to.uid == keep && to.gid == keep {
+	if c.user.fs == 0 || to.uid == keep && to.gid == keep {
 		return true
 	}
 	return from.uid == c.user.fs && (to.uid == keep || to.uid == from.uid) && (to.gid == keep || to.gid == from.gid || c.inGroup(to.gid))
@@ -318,31 +365,24 @@ func (o *owners) owner(fd int) (owner, error) {
 	return parseOwnerTable(text)[name], nil
 }
 
-// record writes down that what fd is has the owner to. What has neither attributes nor a name has its owner for nobody.
+// record writes down that a new file or directory has the owner to.
 func (o *owners) record(fd int, to owner) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	if !carries(st.Mode) {
-		dir, name, err := o.parent(fd, &st)
-		if err != nil {
-			return nil //nolint:nilerr // it has no name
-		}
-		defer unix.Close(dir)
-		return o.recordName(dir, name, to)
+	return putOverride(fd, "", override{}, to, st.Mode)
+}
+
+// putOverride changes the attribute of fd, which is text and means now.
+func putOverride(fd int, text string, now override, to owner, mode uint32) error {
+	now.owner, now.mode = to, mode&0o7777
+	value := now.String()
+	if now.kind == "" && to == (owner{}) {
+		value = ""
 	}
-	text, err := getAttr(fdPath(fd), overrideStat, true)
-	if err != nil {
-		return err
-	}
-	v, _ := parseOverride(text)
-	v.owner, v.mode = to, st.Mode&0o7777
-	value := v.String()
-	if v.kind == "" && to == (owner{}) {
-		if value = ""; text == "" {
-			return nil
-		}
+	if value == text {
+		return nil
 	}
 	return putAttr(fdPath(fd), overrideStat, value)
 }

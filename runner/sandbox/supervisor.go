@@ -118,6 +118,8 @@ func newSupervisor(listener, proc int, duties []duty) (*supervisor, error) {
 
 // start serves with n threads until all processes with the filter are gone.
 func (s *supervisor) start(n int) error {
+	// Caller and supervisor take turns on one processor (6.6); where that is not known, it is only slower.
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
 	failed := make(chan error)
 	for range n {
 		go func() {
@@ -142,26 +144,33 @@ func (s *supervisor) start(n int) error {
 func (s *supervisor) serve() {
 	req := make([]byte, max(uintptr(s.sizes[0]), unsafe.Sizeof(notification{})))
 	res := make([]byte, max(uintptr(s.sizes[1]), unsafe.Sizeof(response{})))
-	fds := []unix.PollFd{{Fd: int32(s.listener), Events: unix.POLLIN}}
-	for {
-		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) {
-			return
-		}
-		switch {
-		case fds[0].Revents&unix.POLLIN != 0:
-			s.next(req, res)
-		case fds[0].Revents != 0:
-			return // nobody is left
-		}
+	for s.next(req, res) {
 	}
 }
 
-// next answers one notification. Another thread may have been faster; then it waits for the one that comes next.
-func (s *supervisor) next(req, res []byte) {
+// next waits for a notification and answers it. It returns false when no more will come.
+func (s *supervisor) next(req, res []byte) bool {
 	clear(req) // or the kernel refuses it
-	if s.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&req[0])) != 0 {
-		return // the caller has been killed
+	switch e := s.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&req[0])); e {
+	case 0:
+	case unix.ENOENT: // the caller has been killed, or nobody is left
+		return !s.over()
+	default:
+		return false
 	}
+	s.reply(req, res)
+	return true
+}
+
+// over says whether no process has the filter any more.
+func (s *supervisor) over() bool {
+	fds := []unix.PollFd{{Fd: int32(s.listener), Events: unix.POLLIN}}
+	_, err := unix.Poll(fds, 0)
+	return err == nil && fds[0].Revents&unix.POLLHUP != 0
+}
+
+// reply answers a notification.
+func (s *supervisor) reply(req, res []byte) {
 	r := &request{notification: *(*notification)(unsafe.Pointer(&req[0])), s: s}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
