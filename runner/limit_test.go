@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestBoxInsecure(t *testing.T) {
@@ -134,11 +136,12 @@ func TestBoxMemoryLimit(t *testing.T) {
 // A group that the step makes below its own has a limit as well: what is killed there counts.
 func TestBoxMemoryLimitBelow(t *testing.T) {
 	w := limited(t)
+	if _, err := os.Stat("/sys/fs/cgroup/memory"); err != nil {
+		t.Skip("on version 2 the init of the box, which is in its group, keeps those below from having limits")
+	}
 	var exit *ExitError
-	_, err := w.sh(`d=/sys/fs/cgroup; limit=memory.max; test -d $d/memory && d=$d/memory limit=memory.limit_in_bytes
-		mkdir $d/init $d/below && echo 0 > $d/init/cgroup.procs || exit 7
-		test $limit = memory.max && { echo +memory > $d/cgroup.subtree_control || exit 8; }
-		echo 16777216 > $d/below/$limit && echo 0 > $d/below/cgroup.procs || exit 9
+	_, err := w.sh(`d=/sys/fs/cgroup/memory
+		mkdir $d/below && echo 16777216 > $d/below/memory.limit_in_bytes && echo 0 > $d/below/cgroup.procs || exit 9
 		tail -c 100000000 /dev/zero || exit 3`, func(s *Sandbox, _ *Process) {
 		s.Insecure, s.Limits = true, Limits{Memory: 64 << 20}
 	})
@@ -201,6 +204,66 @@ func TestRootlessLimits(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "limits need the right to make control groups") || strings.Contains(string(out), "ran\n") {
 		t.Errorf("got %q, %v", out, err)
 	}
+}
+
+// A user to whom a group of version 2 is delegated gets limits there, though neither the root of the groups nor what is above is his, and
+// what strake makes there goes again.
+func TestRootlessLimitsDelegated(t *testing.T) {
+	const root = "/sys/fs/cgroup"
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(root, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
+		t.Skip("this machine has no control groups of version 2 alone")
+	}
+	run := rootless(t)
+	group := filepath.Join(root, fmt.Sprintf("delegated-%d", os.Getpid()), "scope")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(filepath.Dir(group), 0o755))
+	t.Cleanup(func() {
+		if err := os.Remove(filepath.Dir(group)); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, above := range []string{root, filepath.Dir(group)} {
+		must(os.WriteFile(filepath.Join(above, "cgroup.subtree_control"), []byte("+memory +pids"), 0))
+	}
+	into := func(c *exec.Cmd) *exec.Cmd {
+		must(os.Mkdir(group, 0o755))
+		for _, f := range []string{"", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"} {
+			must(os.Chown(filepath.Join(group, f), int(c.SysProcAttr.Credential.Uid), -1))
+		}
+		fd, err := os.Open(group)
+		must(err)
+		t.Cleanup(func() { fd.Close() })
+		c.SysProcAttr.UseCgroupFD, c.SysProcAttr.CgroupFD = true, int(fd.Fd())
+		return c
+	}
+	remove := func() { // as systemd does at the end of a scope
+		t.Helper()
+		_ = os.Remove(filepath.Join(group, "strake-self"))
+		must(os.Remove(group))
+	}
+	script := `(for i in $(seq 60); do sleep 1 & done) 2> /dev/null || echo full; tail -c 200000000 /dev/zero 2> /dev/null || exit 3`
+	out, err := into(run(script, "pids=50", "memory=33554432")).CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 || string(out) != "full\nKilled\nhelper: exit code: 3: out of memory\n" {
+		t.Errorf("got %q, %v", out, err)
+	}
+	left, err := filepath.Glob(filepath.Join(group, "strake-box-*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	remove()
+	// A controller that was not delegated.
+	out, err = into(run("echo ran", "cpus=1")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "the cpu controller does not reach the control group "+group+", which has only memory pids") {
+		t.Errorf("got %q, %v", out, err)
+	}
+	remove()
 }
 
 // The init is a Go program, whose start changes the limit of open files: the step must not see that.

@@ -150,6 +150,14 @@ func helpBox(i Isolation, args []string) error {
 			s.Limits.Pids, _ = strconv.ParseInt(pids, 10, 64)
 			continue
 		}
+		if memory, ok := strings.CutPrefix(a, "memory="); ok {
+			s.Limits.Memory, _ = strconv.ParseInt(memory, 10, 64)
+			continue
+		}
+		if cpus, ok := strings.CutPrefix(a, "cpus="); ok {
+			s.Limits.CPUs, _ = strconv.ParseFloat(cpus, 64)
+			continue
+		}
 		s.Network = Network(a)
 	}
 	err = l.Run(context.Background(), s, p)

@@ -27,7 +27,11 @@ type Mount struct {
 // Open mounts the file system detached (fsmount: no mount point, gone with the last descriptor,
 // so a crash leaves nothing) and returns its root. Devices in it cannot be opened.
 func (m Mount) Open() (*rootfs.Root, error) {
-	f, err := m.fsconfig()
+	var f *os.File
+	err := errNoLowerPlus
+	if !legacyOverlay() {
+		f, err = m.fsconfig()
+	}
 	if errors.Is(err, errNoLowerPlus) {
 		f, err = m.mount()
 	}
@@ -39,6 +43,17 @@ func (m Mount) Open() (*rootfs.Root, error) {
 
 // errNoLowerPlus is what a kernel before Linux 6.7 leads to.
 var errNoLowerPlus = errors.New("this kernel does not know overlay's option lowerdir+")
+
+// legacyOverlay says whether overlay is of the old kind (before Linux 6.5), for which fsconfig takes whatever it is told and fails in
+// the end, with a line in the kernel's log, if it does not know it.
+func legacyOverlay() bool {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fs)
+	return unix.FsconfigSetString(fs, "no-option-of-overlay", "x") == nil
+}
 
 // fdDir is where the open directories of this process are by number: names that are short however long the
 // store's path is (fsconfig takes 255 bytes, mount(2) a page for all), and have no comma or colon.

@@ -74,6 +74,9 @@ func (l *layers) mount(attach string) (int, error) {
 	if len(l.Lower) == 0 || l.Upper == "" && len(l.Lower) == 1 {
 		return cloneTree(l.open[0], "", false)
 	}
+	if legacyOverlay() {
+		return l.overlayOld(attach)
+	}
 	fd, err := l.overlayNew()
 	if errors.Is(err, errNoLowerPlus) {
 		fd, err = l.overlayOld(attach)
@@ -82,6 +85,17 @@ func (l *layers) mount(attach string) (int, error) {
 }
 
 var errNoLowerPlus = errors.New("this kernel has no lowerdir+")
+
+// legacyOverlay says whether overlay is of the old kind (before Linux 6.5), for which fsconfig takes whatever it is told and fails in
+// the end, with a line in the kernel's log, if it does not know it.
+func legacyOverlay() bool {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fs)
+	return unix.FsconfigSetString(fs, "no-option-of-overlay", "x") == nil
+}
 
 const fdDir = "/proc/self/fd"
 
