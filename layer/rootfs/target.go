@@ -123,6 +123,9 @@ func (o *Owners) GetXattr(dir *os.File, base, name string) ([]byte, error) {
 
 // FileXattr is GetXattr for an open file.
 func (o *Owners) FileXattr(fd int, name string) ([]byte, error) {
+	if o == nil {
+		return FileXattr(fd, name)
+	}
 	return o.getXattr(fileTarget(fd), name)
 }
 
