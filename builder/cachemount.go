@@ -35,6 +35,7 @@ type CacheMount struct {
 	// The following are used when the directory is made.
 	Mode     uint32
 	UID, GID int
+	Owners   *rootfs.Owners         // how owners are kept
 	Seed     func(dir string) error // fills it; nil leaves it empty
 }
 
@@ -132,7 +133,7 @@ func (m CacheMount) fill(ctx context.Context, place, dir string) error {
 		err = m.Seed(tmp)
 	}
 	if err == nil {
-		err = errors.Join(os.Chown(tmp, m.UID, m.GID), unix.Chmod(tmp, m.Mode))
+		err = m.own(tmp)
 	}
 	if err == nil {
 		err = os.Rename(tmp, dir)
@@ -141,6 +142,16 @@ func (m CacheMount) fill(ctx context.Context, place, dir string) error {
 		return errors.Join(err, os.RemoveAll(tmp))
 	}
 	return nil
+}
+
+// own gives the directory its owner and mode.
+func (m CacheMount) own(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // what is set is no data
+	return m.Owners.Set(f, ".", m.UID, m.GID, int(m.Mode))
 }
 
 // seed fills a new cache with what its from= and source= name.

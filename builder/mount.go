@@ -117,7 +117,7 @@ func (w *runWork) cache(ctx context.Context, all *mounts, m dockerfile.Mount, fr
 	}
 	dir, release, err := w.Mounts.Open(ctx, CacheMount{
 		ID: m.ID, Sharing: m.Sharing, Seed: seed,
-		Mode: orElse(m.Mode, cacheMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0),
+		Mode: orElse(m.Mode, cacheMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0), Owners: w.Snapshots.Owners(),
 	})
 	if err != nil {
 		return fmt.Errorf("opening the cache mount %s: %w", m.ID, err)
@@ -168,7 +168,11 @@ func (w *runWork) ssh(ctx context.Context, all *mounts, m dockerfile.Mount) erro
 	var ok bool
 	var err error
 	if w.opt.Agents != nil {
-		socket, stop, ok, err = w.opt.Agents.Listen(ctx, m.ID, orElse(m.Mode, socketMode), orElse(m.UID, 0), orElse(m.GID, 0))
+		uid, gid := orElse(m.UID, 0), orElse(m.GID, 0)
+		if w.Snapshots.Owners().Records() {
+			uid, gid = -1, -1 // there is one id, which every process of the step has
+		}
+		socket, stop, ok, err = w.opt.Agents.Listen(ctx, m.ID, orElse(m.Mode, socketMode), uid, gid)
 	}
 	if err != nil {
 		return fmt.Errorf("forwarding the ssh agent %s: %w", m.ID, err)

@@ -47,7 +47,7 @@ type Options struct {
 	UserXattr bool
 	// RecordOwners: the process cannot give files away, so owners are recorded (rootfs.Owners), and device nodes
 	// made as with UserXattr. Without UserXattr there is no user namespace either, whose root may
-	// read every file and set file capabilities. A root that records owners implies it.
+	// read every file and set file capabilities, and in Form Marked none is counted on. A root that records owners implies it.
 	RecordOwners bool
 	// Dir is where in the root Apply puts the entries; "" is the root itself. It is made if
 	// missing. It is the "/" of the archive: links in it lead to nothing outside Dir.

@@ -32,7 +32,7 @@ func (o Options) opaqueXattr() string {
 // owners is how the owners of the tree at root are kept.
 func (o Options) owners(root *rootfs.Root) *rootfs.Owners {
 	if root.Owners() == nil && o.RecordOwners {
-		return rootfs.RecordOwners(!o.UserXattr)
+		return rootfs.RecordOwners(!o.UserXattr || o.Form == Marked)
 	}
 	return root.Owners()
 }

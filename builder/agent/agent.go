@@ -117,7 +117,7 @@ func New(dir string, sources map[string]*Source) *Agents {
 	return &Agents{dir: dir, sources: sources}
 }
 
-// Listen opens a socket that speaks to the agent id, owned by uid and gid, with mode (permission bits), and returns its
+// Listen opens a socket that speaks to the agent id, owned by uid and gid (-1 is that of the process), with mode (permission bits), and returns its
 // path. closeSocket ends it and every connection to it, and waits until that is done; so does the end of ctx, but for removing the socket.
 // ok is false if there is no such agent.
 func (a *Agents) Listen(ctx context.Context, id string, mode uint32, uid, gid int) (path string, closeSocket func(), ok bool, err error) {

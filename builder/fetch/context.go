@@ -25,9 +25,9 @@ const sniff = 1024
 
 // Unpack makes a build context of r, in the folder dir, which must exist and be empty. If r is a tar archive, whatever it is
 // compressed with, it is unpacked and the answer is true. Else r is one file, the Dockerfile itself, and
-// becomes ContextName in dir, with mode 0600. owner, if not nil, replaces the owners in the archive.
+// becomes ContextName in dir, with mode 0600. opt says how the owners in the archive are kept or replaced.
 // After an error, what is in dir is the caller's to remove.
-func Unpack(ctx context.Context, r io.Reader, dir string, owner *layer.Owner) (archive bool, err error) {
+func Unpack(ctx context.Context, r io.Reader, dir string, opt layer.Options) (archive bool, err error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	head, err := b.Peek(sniff)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -46,7 +46,8 @@ func Unpack(ctx context.Context, r io.Reader, dir string, owner *layer.Owner) (a
 		return true, fmt.Errorf("unpacking a build context: %w", err)
 	}
 	defer plain.Close()
-	if err := layer.Apply(ctx, root, plain, layer.Options{Form: layer.Plain, Owner: owner}); err != nil {
+	opt.Form = layer.Plain
+	if err := layer.Apply(ctx, root, plain, opt); err != nil {
 		return true, fmt.Errorf("unpacking a build context: %w", err)
 	}
 	return true, nil
@@ -78,13 +79,13 @@ func writeFile(name string, r io.Reader) (err error) {
 }
 
 // Unpack is the function Unpack for the content of f. A file keeps the time that the server says.
-func (f *File) Unpack(ctx context.Context, dir string, owner *layer.Owner) (archive bool, err error) {
+func (f *File) Unpack(ctx context.Context, dir string, opt layer.Options) (archive bool, err error) {
 	content, err := f.Open(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer content.Close()
-	archive, err = Unpack(ctx, content, dir, owner)
+	archive, err = Unpack(ctx, content, dir, opt)
 	if err != nil {
 		return archive, fmt.Errorf("%s: %w", f.URL, err)
 	}

@@ -50,6 +50,8 @@ type Options struct {
 	Ignore *ignore.Matcher // nil excludes nothing
 	// ResetOwner: entries count as owned by 0:0, as those of a build context are.
 	ResetOwner bool
+	// Owners is how Open's folder keeps owners; nil is the ordinary way. Other roots say it themselves.
+	Owners *rootfs.Owners
 	// Index is the file that remembers the sha256 of files by (size, mtime, ctime, inode, mode); empty for none.
 	// One that is damaged or was made for another folder is ignored and replaced. The folder that it is in must exist.
 	Index string
@@ -63,7 +65,7 @@ func Open(dir string, opt Options) (*Tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening context: %w", err)
 	}
-	return FromRoot(root, opt), nil
+	return FromRoot(root.With(opt.Owners), opt), nil
 }
 
 // FromRoot makes a Tree of an open root, such as a stage's file system. The Tree owns it.

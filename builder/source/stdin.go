@@ -22,9 +22,9 @@ const (
 )
 
 // Stdin reads a context from r: a tar (plain, or compressed in a known format), unpacked into the existing folder dir with its own
-// times, modes and owners (owner, if not nil, replaces these), or else a Dockerfile of at most 16 MiB, which is
+// times, modes and owners (opt says how they are kept or replaced), or else a Dockerfile of at most 16 MiB, which is
 // returned (then there is no context). Nothing at all is an error. After an error dir may hold a part of the context.
-func Stdin(ctx context.Context, r io.Reader, dir string, owner *layer.Owner) (dockerfile []byte, err error) {
+func Stdin(ctx context.Context, r io.Reader, dir string, opt layer.Options) (dockerfile []byte, err error) {
 	in := bufio.NewReader(readerFunc(func(p []byte) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
@@ -57,7 +57,8 @@ func Stdin(ctx context.Context, r io.Reader, dir string, owner *layer.Owner) (do
 		return nil, err
 	}
 	defer root.Close()
-	if err := layer.Apply(ctx, root, content, layer.Options{Form: layer.Plain, Owner: owner}); err != nil {
+	opt.Form = layer.Plain
+	if err := layer.Apply(ctx, root, content, opt); err != nil {
 		return nil, fmt.Errorf("unpacking the context from standard input: %w", err)
 	}
 	return nil, nil

@@ -88,7 +88,7 @@ func (j *job) fetch(ctx context.Context, url string, ref *dockerfile.GitRef, mai
 		return folder{dir: dir, time: file.Epoch}, saveFile(ctx, file, filepath.Join(dir, fetch.ContextName))
 	}
 	f := folder{dir: dir, remote: true, owners: true, time: file.Epoch}
-	archive, err := file.Unpack(ctx, dir, j.archiveOwner())
+	archive, err := file.Unpack(ctx, dir, j.archiveOptions())
 	if !archive {
 		f.file = fetch.ContextName
 	}

@@ -82,19 +82,19 @@ func (j *job) openContext(ctx context.Context) (f folder, text []byte, err error
 	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // modes are part of what COPY takes
 		return f, nil, err
 	}
-	if text, err = source.Stdin(ctx, j.env.input(ctx), dir, j.archiveOwner()); err != nil {
+	if text, err = source.Stdin(ctx, j.env.input(ctx), dir, j.archiveOptions()); err != nil {
 		return f, nil, fmt.Errorf("reading the context from standard input: %w", err)
 	}
 	return folder{dir: dir, owners: true, time: newestIn(dir)}, text, nil
 }
 
-// archiveOwner owns what is unpacked from an archive; nil is whoever the archive says.
-func (j *job) archiveOwner() *layer.Owner {
+// archiveOptions say how owners of what is unpacked from an archive are kept.
+func (j *job) archiveOptions() layer.Options {
 	if j.snapshots != nil {
-		return nil
+		return layer.Options{UserXattr: j.isolation.UserNS, RecordOwners: j.snapshots.Owners().Records()}
 	}
 	// Nothing is built, and nobody can be the owner but this user.
-	return &layer.Owner{UID: os.Geteuid(), GID: os.Getegid()}
+	return layer.Options{Owner: &layer.Owner{UID: os.Geteuid(), GID: os.Getegid()}}
 }
 
 // newestIn is the time of an archive that was unpacked into dir: of its newest file.

@@ -166,13 +166,11 @@ func (o *Owners) killPrivileges(dir *os.File, base string, st *unix.Stat_t) (int
 	if *st, err = StatEntry(dir, base); err != nil {
 		return -1, err
 	}
-	if o.unprivileged {
-		mode, err := o.writable(t, st.Mode&0o7777, func() error { return t.remove(capabilityXattr) })
-		if err != nil {
-			return -1, err
-		}
-		st.Mode = st.Mode&unix.S_IFMT | mode
+	writable, err := o.writable(t, st.Mode&0o7777, func() error { return t.remove(capabilityXattr) })
+	if err != nil {
+		return -1, err
 	}
+	st.Mode = st.Mode&unix.S_IFMT | writable
 	mode := now.Mode & 0o7777 &^ unix.S_ISUID
 	if mode&unix.S_IXGRP != 0 {
 		mode &^= unix.S_ISGID

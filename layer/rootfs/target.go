@@ -110,7 +110,7 @@ func (o *Owners) shown(names []string) []string {
 	if o == nil {
 		return names
 	}
-	if o.unprivileged && slices.Contains(names, capabilityXattr) {
+	if slices.Contains(names, capabilityXattr) {
 		names = append(slices.DeleteFunc(names, func(n string) bool { return n == capability }), capability)
 	}
 	return slices.DeleteFunc(names, func(n string) bool { return n == OverrideStat || IsRecord(n) })
@@ -130,7 +130,7 @@ func (o *Owners) FileXattr(fd int, name string) ([]byte, error) {
 }
 
 func (o *Owners) getXattr(t target, name string) ([]byte, error) {
-	if o != nil && o.unprivileged && name == capability {
+	if o != nil && name == capability {
 		if value, err := t.get(capabilityXattr); value != nil || err != nil {
 			return value, err
 		}

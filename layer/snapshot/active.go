@@ -145,11 +145,11 @@ func (s *Store) open(m Mount, layers []string) (*rootfs.Root, error) {
 	if err != nil || !s.recordOwners {
 		return root, err
 	}
-	return root.With(s.owners(layers...)), nil
+	return root.With(s.Owners(layers...)), nil
 }
 
-// owners is how the owners of files are kept.
-func (s *Store) owners(layers ...string) *rootfs.Owners {
+// Owners is how the owners of files are kept, in the store and in other trees of a build. layers is as for rootfs.RecordOwners.
+func (s *Store) Owners(layers ...string) *rootfs.Owners {
 	if !s.recordOwners {
 		return nil
 	}

@@ -46,7 +46,7 @@ func (a *Active) prune(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p := &pruner{opaque: a.s.opaque(), owners: a.s.owners(), epoch: a.epoch, done: ctx.Done()}
+	p := &pruner{opaque: a.s.opaque(), owners: a.s.Owners(), epoch: a.epoch, done: ctx.Done()}
 	d := &upperDir{file: f, lowerRoots: a.lower, stat: p.owners.In(f)}
 	defer d.close()
 	err = p.dir(d)
