@@ -386,11 +386,11 @@ func SurveyStore(i Isolation, dir string) (*Obstacle, error) {
 	}
 	defer os.RemoveAll(temp)
 	for _, d := range []string{"l", "u", "w", "m"} {
-		if err := os.Mkdir(filepath.Join(temp, d), 0o700); err != nil {
+		if err := os.Mkdir(filepath.Join(temp, d), 0o700); err != nil { //nolint:gosec // a directory just made
 			return nil, fmt.Errorf("probing the store: %w", err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(temp, "l/f"), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(temp, "l/f"), nil, 0o600); err != nil { //nolint:gosec // the same
 		return nil, fmt.Errorf("probing the store: %w", err)
 	}
 	flags, user := uintptr(unix.CLONE_NEWNS), i.Rung == Rootless || i.UserNS

@@ -23,7 +23,7 @@ func (d *diagnosis) write(w io.Writer) error {
 			works += ", used"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\n", r.Name, works, r.text())
-		if r.Fix != "" && !(r.notRoot && d.CanRun) {
+		if r.Fix != "" && (!r.notRoot || !d.CanRun) {
 			fmt.Fprintf(t, "\t\tto mend it: %s\n", r.Fix)
 		}
 	}
