@@ -148,7 +148,7 @@ func TestPlainUser(t *testing.T) {
 		}
 	}
 	needRoot(t)
-	dir, err := os.MkdirTemp("", "strake-plain-")
+	dir, err := os.MkdirTemp("", "strake-plain-") //nolint:usetesting // t.TempDir is in a folder that only its owner enters
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -154,7 +154,7 @@ func TestRecordedOwners(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir, err := os.MkdirTemp("", "strake-recorded-")
+			dir, err := os.MkdirTemp("", "strake-recorded-") //nolint:usetesting // t.TempDir is in a folder that only its owner enters
 			if err != nil {
 				t.Fatal(err)
 			}
