@@ -11,9 +11,9 @@ import (
 	"github.com/moby/buildkit/util/suggest"
 )
 
-// environ is an environment in the order in which its variables were first set. It is a shell.EnvGetter.
+// environ is an environment in the order in which its variables were last set. It is a shell.EnvGetter.
 type environ struct {
-	list  []string // KEY=VALUE
+	list  []string // KEY=VALUE; empty where a variable was that has moved on
 	index map[string]int
 }
 
@@ -21,8 +21,10 @@ type environ struct {
 func newEnviron(list []string) *environ {
 	e := &environ{index: make(map[string]int, len(list)+8)}
 	for _, kv := range list {
-		k, v, _ := strings.Cut(kv, "=")
-		e.set(k, v)
+		if kv != "" {
+			k, v, _ := strings.Cut(kv, "=")
+			e.set(k, v)
+		}
 	}
 	return e
 }
@@ -32,22 +34,40 @@ func (e *environ) clone() *environ {
 	if e == nil {
 		return newEnviron(nil)
 	}
+	if len(e.list) > 2*len(e.index)+8 {
+		return newEnviron(e.list)
+	}
 	return &environ{list: slices.Clone(e.list), index: maps.Clone(e.index)}
 }
 
+// set sets a variable, which is the last one then.
 func (e *environ) set(k, v string) {
 	if i, ok := e.index[k]; ok {
-		e.list[i] = k + "=" + v
-		return
+		if i == len(e.list)-1 {
+			e.list[i] = k + "=" + v
+			return
+		}
+		e.list[i] = ""
 	}
 	e.index[k] = len(e.list)
 	e.list = append(e.list, k+"="+v)
 }
 
+// all are the variables, as KEY=VALUE.
+func (e *environ) all() []string {
+	all := make([]string, 0, len(e.index))
+	for _, kv := range e.list {
+		if kv != "" {
+			all = append(all, kv)
+		}
+	}
+	return all
+}
+
 // without is a copy that lacks one variable.
 func (e *environ) without(k string) *environ {
 	prefix := k + "="
-	return newEnviron(slices.DeleteFunc(slices.Clone(e.list), func(kv string) bool { return strings.HasPrefix(kv, prefix) }))
+	return newEnviron(slices.DeleteFunc(e.all(), func(kv string) bool { return strings.HasPrefix(kv, prefix) }))
 }
 
 // Get is shell.EnvGetter's.
@@ -61,8 +81,8 @@ func (e *environ) Get(k string) (string, bool) {
 
 // Keys is shell.EnvGetter's.
 func (e *environ) Keys() []string {
-	keys := make([]string, len(e.list))
-	for i, kv := range e.list {
+	keys := e.all()
+	for i, kv := range keys {
 		keys[i], _, _ = strings.Cut(kv, "=")
 	}
 	return keys

@@ -112,8 +112,8 @@ func (g *Graph) sourceNamed(from string) (*Source, error) {
 	if from == scratch {
 		return &Source{}, nil
 	}
-	if !validImage(from) {
-		return nil, fmt.Errorf("failed to parse stage name %q: invalid reference format", from)
+	if err := checkImage(from); err != nil {
+		return nil, err
 	}
 	if c, ok := g.contexts.find(from, g.settings.Platform); ok {
 		return &Source{Context: c}, nil

@@ -16,7 +16,7 @@ import (
 
 func (e *expander) run(c *instructions.RunCommand) error {
 	op := &Run{
-		Env:  append([]string(nil), e.state.env.list...),
+		Env:  e.state.env.all(),
 		User: e.state.Config.Config.User,
 		Dir:  e.dir(),
 

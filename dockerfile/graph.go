@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
@@ -151,7 +150,7 @@ func (g *Graph) resolveArgs(found findings) (err error) {
 			if err != nil {
 				break
 			}
-			if !validImage(base) {
+			if checkImage(base) != nil {
 				rule := &linter.RuleInvalidDefaultArgInFrom
 				found.linter.Run(rule, s.from.Location, rule.Format(s.from.BaseName))
 			}
@@ -163,10 +162,33 @@ func (g *Graph) resolveArgs(found findings) (err error) {
 	return g.resolveEpoch()
 }
 
-// validImage says whether s can name an image.
-func validImage(s string) bool {
-	_, err := name.ParseReference(s, name.WeakValidation)
-	return err == nil
+// checkImage says why s can name no image, in the words of BuildKit's library for references.
+func checkImage(s string) error {
+	bad := func(why string) error {
+		return fmt.Errorf("failed to parse stage name %q: invalid reference format%s", s, why)
+	}
+	host, rest, ok := strings.Cut(s, "/")
+	if !ok || !strings.ContainsAny(host, ".:") && host != "localhost" && strings.ToLower(host) == host {
+		rest = s
+		if !ok {
+			rest = "library/" + s
+		}
+	}
+	if repository, _, _ := strings.Cut(rest, ":"); strings.ToLower(repository) != repository {
+		return bad(": repository name (" + repository + ") must be lowercase")
+	}
+	if !referenceForm().MatchString(s) {
+		return bad("")
+	}
+	_, digest, _ := strings.Cut(s, "@")
+	algorithm, hex, ok := strings.Cut(digest, ":")
+	switch length, known := map[string]int{"sha256": 64, "sha384": 96, "sha512": 128}[algorithm]; {
+	case ok && !known:
+		return fmt.Errorf("failed to parse stage name %q: unsupported digest algorithm", s)
+	case ok && len(hex) != length:
+		return fmt.Errorf("failed to parse stage name %q: invalid checksum digest length", s)
+	}
+	return nil
 }
 
 // addStage expands the FROM of s and finds its base among the stages before it.
@@ -197,20 +219,23 @@ func (g *Graph) addStage(s *Stage, found findings) error {
 		}
 		s.Base.Context, _ = g.contexts.find(s.Name, s.Platform)
 	}
-	// Stages are looked up in any case of letters. That takes no image away: those are lower-case.
-	switch b, ok := g.byName[strings.ToLower(base.Result)]; {
+	// Names of stages are lower-case, however they were written, and here alone they are looked up as they are written.
+	switch b, ok := g.byName[base.Result]; {
 	case s.Base.Context != "":
-		if base.Result != scratch && !validImage(base.Result) {
-			return fail(fmt.Errorf("failed to parse stage name %q: invalid reference format", base.Result))
+		if base.Result != scratch {
+			if err := checkImage(base.Result); err != nil {
+				return fail(err)
+			}
 		}
 		s.Base.Replaces = ReplacesStage
 	case ok:
 		s.Base.Stage, s.Platform = b, b.Platform
 	case base.Result == scratch:
 		s.Platform = g.settings.Platform
-	case !validImage(base.Result):
-		return fail(fmt.Errorf("failed to parse stage name %q: invalid reference format", base.Result))
 	default:
+		if err := checkImage(base.Result); err != nil {
+			return fail(err)
+		}
 		s.Base.Image = base.Result
 		if c, ok := g.contexts.find(base.Result, s.Platform); ok {
 			s.Base = Base{Context: c, Replaces: ReplacesImage}

@@ -22,7 +22,7 @@ var (
 func parsePlatform(s string) (v1.Platform, error) {
 	parts := strings.Split(s, "/")
 	if len(parts) > 3 {
-		return v1.Platform{}, fmt.Errorf("%q: cannot parse platform specifier", s)
+		return v1.Platform{}, fmt.Errorf("%q: cannot parse platform specifier: invalid argument", s)
 	}
 	first := platformOS.FindStringSubmatch(parts[0])
 	if first == nil {
