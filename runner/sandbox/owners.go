@@ -358,11 +358,7 @@ func (o *owners) owner(fd int) (owner, error) {
 		return owner{}, nil //nolint:nilerr // it has no name
 	}
 	defer unix.Close(dir)
-	text, err := getAttr(fdPath(dir), ownersAttr, true)
-	if err != nil {
-		return owner{}, err
-	}
-	return parseOwnerTable(text)[name], nil
+	return entry(fdPath(dir), name)
 }
 
 // record writes down that a new file or directory has the owner to.
@@ -385,24 +381,6 @@ func putOverride(fd int, text string, now override, to owner, mode uint32) error
 		return nil
 	}
 	return putAttr(fdPath(fd), overrideStat, value)
-}
-
-// recordName writes down that name in the directory dir, which can carry no attribute, has the owner to.
-func (o *owners) recordName(dir int, name string, to owner) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	text, err := getAttr(fdPath(dir), ownersAttr, true)
-	if err != nil {
-		return err
-	}
-	t := parseOwnerTable(text)
-	if t[name] == to {
-		return nil
-	}
-	if t[name] = to; to == (owner{}) {
-		delete(t, name)
-	}
-	return putAttr(fdPath(dir), ownersAttr, t.String())
 }
 
 // parent finds a directory (O_PATH) and a name in it for what fd is: that the kernel remembers where it was found does not mean that

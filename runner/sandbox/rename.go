@@ -56,8 +56,8 @@ func (o *owners) rename(r *request) (int64, error) {
 		return 0, err
 	}
 	defer unix.Close(to)
-	one, err1 := o.entry(from, fromName)
-	two, err2 := o.entry(to, toName)
+	one, err1 := entry(fdPath(from), fromName)
+	two, err2 := entry(fdPath(to), toName)
 	if err1 != nil || err2 != nil || one == (owner{}) && two == (owner{}) {
 		return 0, errKernel
 	}
@@ -77,15 +77,6 @@ func (o *owners) rename(r *request) (int64, error) {
 		return 0, err
 	}
 	return 0, o.recordName(to, toName, one)
-}
-
-// entry returns what is recorded of name in the directory dir.
-func (o *owners) entry(dir int, name string) (owner, error) {
-	text, err := getAttr(fdPath(dir), ownersAttr, true)
-	if err != nil || text == "" {
-		return owner{}, err
-	}
-	return parseOwnerTable(text)[name], nil
 }
 
 // exec gives the caller the credentials that the program will have: a setuid one has its owner's. The kernel then executes it.

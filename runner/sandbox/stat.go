@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"errors"
 	"strings"
 	"unsafe"
 
@@ -122,14 +121,14 @@ func (o *owners) named(name string, t target) (owner, error) {
 		return owner{}, nil
 	}
 	// Links have no attributes.
-	if text, err = getAttr(dir, ownersAttr, true); err != nil || text == "" {
-		return owner{}, err
-	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(unix.AT_FDCWD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || carries(st.Mode) {
-		return owner{}, errors.Join(err)
+		return owner{}, err
 	}
-	return parseOwnerTable(text)[last], nil
+	if dir == "" {
+		dir = "."
+	}
+	return entry(dir, last)
 }
 
 // splitName splits a path into a directory and a name in it, which is empty if the path does not end in one.
