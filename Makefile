@@ -13,6 +13,8 @@ RACE     ?= ./...
 EXTRA    := ./testdata/examples ./testdata/bench
 # The cases that make conformance runs, as in: make conformance CASES='copy link/chown-name'
 CASES    ?=
+# The tests that make vm runs, a regular expression.
+VMTESTS  ?=
 LINT     := bin/golangci-lint-v2.15.0
 
 # Programs for administrators are not on an ordinary user's path.
@@ -70,6 +72,9 @@ conformance: build ## the cases of testdata/conformance on both rungs, against B
 	@.ci/deps conformance
 	@testdata/conformance/rungs bin/strake bin/conformance $(CASES)
 
+vm: ## tests on Debian's kernel and control groups of version 2, in a virtual machine (VMTESTS chooses some)
+	testdata/vm/run $(if $(VMTESTS),'$(VMTESTS)')
+
 deps: ## install what the targets need: Debian packages, with sudo if not root
 	@.ci/deps all
 
@@ -80,4 +85,4 @@ clean: ## remove what the targets made
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: build check vet lint test race fuzz bench demo examples conformance deps clean help
+.PHONY: build check vet lint test race fuzz bench demo examples conformance vm deps clean help

@@ -77,22 +77,22 @@ func TestBoxSeesNothingElse(t *testing.T) {
 	for script, want := range map[string]string{
 		"ls /proc/self/fd | tr '\\n' ' '":           "0 1 2 3 ", // 3 is the directory that ls reads
 		"cat " + secret + " 2>/dev/null || echo no": "no\n",
-		"env | sort":                                                   "HOME=/\nPATH=/bin\nPWD=/\nSHLVL=1\n",
-		"cat /proc/1/cmdline | tr '\\0' ' '":                           "/bin/sh -c cat /proc/1/cmdline | tr '\\0' ' ' ",
-		"grep -c ' /proc proc' /proc/mounts":                           "1\n",
-		"echo $$ $PPID; readlink /proc/1/exe; readlink /proc/1/cwd":    "1 0\n/bin/busybox\n/\n",
-		"(echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo no":     "no\n",
-		"(echo h > /proc/sysrq-trigger) 2>/dev/null || echo no":        "no\n",
-		"mkdir /sys/fs/cgroup/memory/x 2>/dev/null || echo no":         "no\n",
-		"cat /proc/keys /proc/timer_list | wc -c; ls /sys/firmware":    "0\n",
-		"mount -t tmpfs x /dev/shm 2>/dev/null || echo no":             "no\n",
-		"unshare -U true 2>/dev/null || echo no":                       "no\n",
-		"chroot / true && echo yes":                                    "yes\n",
-		"hostname; cat /etc/hosts | head -1":                           "boxtest\n127.0.0.1\tlocalhost boxtest\n",
-		"umask; df -k /dev/shm | tail -1 | awk '{print $2}'":           "0022\n65536\n",
-		"ls /proc | grep -c '^[0-9]'":                                  "3\n", // this shell, ls and grep
-		"grep -c lowerdir+=/proc/self/fd /proc/mounts":                 "1\n",
-		"test -c /dev/null -a -e /dev/fd/0 -a -e /dev/ptmx && ls /dev": "core\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n",
+		"env | sort":                                                      "HOME=/\nPATH=/bin\nPWD=/\nSHLVL=1\n",
+		"cat /proc/1/cmdline | tr '\\0' ' '":                              "/bin/sh -c cat /proc/1/cmdline | tr '\\0' ' ' ",
+		"grep -c ' /proc proc' /proc/mounts":                              "1\n",
+		"echo $$ $PPID; readlink /proc/1/exe; readlink /proc/1/cwd":       "1 0\n/bin/busybox\n/\n",
+		"(echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo no":        "no\n",
+		"(echo h > /proc/sysrq-trigger) 2>/dev/null || echo no":           "no\n",
+		"mkdir /sys/fs/cgroup/memory/x 2>/dev/null || echo no":            "no\n",
+		"cat /proc/keys /proc/timer_list | wc -c; ls /sys/firmware":       "0\n",
+		"mount -t tmpfs x /dev/shm 2>/dev/null || echo no":                "no\n",
+		"unshare -U true 2>/dev/null || echo no":                          "no\n",
+		"chroot / true && echo yes":                                       "yes\n",
+		"hostname; cat /etc/hosts | head -1":                              "boxtest\n127.0.0.1\tlocalhost boxtest\n",
+		"umask; df -k /dev/shm | tail -1 | awk '{print $2}'":              "0022\n65536\n",
+		"ls /proc | grep -c '^[0-9]'":                                     "3\n", // this shell, ls and grep
+		"grep -c -E 'lowerdir(\\+=/proc/self/fd|=[0-9:]+,)' /proc/mounts": "1\n",
+		"test -c /dev/null -a -e /dev/fd/0 -a -e /dev/ptmx && ls /dev":    "core\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n",
 	} {
 		out, _ := w.sh(script)
 		if strings.HasPrefix(script, "ls /proc |") {

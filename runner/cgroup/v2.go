@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -83,7 +84,8 @@ func (g *Group) makeIn(mount string, at home, name string, settings []setting, n
 	}
 	for _, w := range want {
 		if !slices.Contains(have, w) {
-			return &controllerError{w, at.dir, have}
+			data, _ := os.ReadFile(filepath.Join(at.dir, "cgroup.controllers")) // without it the error is good enough
+			return &controllerError{w, at.dir, strings.TrimSpace(string(data))}
 		}
 	}
 	if slices.Contains(have, "memory") {
@@ -120,14 +122,13 @@ func handDown(mount, dir string, want []string) ([]string, error) {
 
 // controllerError is that a limit cannot be set since its controller does not reach the group.
 type controllerError struct {
-	controller, dir string
-	have            []string
+	controller, dir, have string
 }
 
 func (e *controllerError) Error() string {
-	return fmt.Sprintf("the %s controller does not reach the control group %s, which has %s: for a user's groups, have systemd delegate it "+
+	return fmt.Sprintf("the %s controller does not reach the control group %s (its controllers: %s): for a user's groups, have systemd delegate it "+
 		"(systemctl edit user@.service, [Service] Delegate=cpu cpuset io memory pids); in a container, run it with --privileged",
-		e.controller, e.dir, strings.TrimSpace("only "+strings.Join(e.have, " ")))
+		e.controller, e.dir, cmp.Or(e.have, "none"))
 }
 
 // vacate moves strake's own processes out of the group dir, into a leaf of it. Others than this process, those that it came from and those
