@@ -53,7 +53,7 @@ func (f *File) lintConfig(args map[string]string) (linter.Config, error) {
 	options, given := args[checkArg]
 	var at []parser.Range
 	if !given {
-		_, options, at, _ = parser.ParseDirective("check", f.Source)
+		options, _, at, _ = parser.ParseDirective("check", f.Source) // to the first space
 	}
 	config, err := linter.ParseLintOptions(options)
 	if err != nil {

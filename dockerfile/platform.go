@@ -13,25 +13,28 @@ import (
 )
 
 var (
-	platformOS   = regexp.MustCompile(`^([A-Za-z0-9_.-]+)(?:\(([A-Za-z0-9_.+%-]*)\))?$`)
+	platformOS   = regexp.MustCompile(`^([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*(?:\+[A-Za-z0-9_.%-]+)*)\))?$`)
 	platformPart = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 )
 
 // parsePlatform reads OS[(VERSION)], ARCH or OS[(VERSION)]/ARCH[/VARIANT], with the customary other names
 // (x86_64, aarch64, armhf) made Go's.
 func parsePlatform(s string) (v1.Platform, error) {
-	parts := strings.Split(s, "/")
-	if len(parts) > 3 {
-		return v1.Platform{}, fmt.Errorf("%q: cannot parse platform specifier: invalid argument", s)
+	if strings.Contains(s, "*") {
+		return v1.Platform{}, fmt.Errorf("%q: wildcards not yet supported: invalid argument", s)
 	}
+	parts := strings.SplitN(s, "/", 4)
 	first := platformOS.FindStringSubmatch(parts[0])
 	if first == nil {
-		return v1.Platform{}, fmt.Errorf("%q is an invalid OS component of %q", parts[0], s)
+		return v1.Platform{}, fmt.Errorf("%q is an invalid OS component of %q: OSAndVersion specifier component must match %q: invalid argument", parts[0], s, platformOS)
 	}
 	for _, part := range parts[1:] {
 		if !platformPart.MatchString(part) {
-			return v1.Platform{}, fmt.Errorf("%q is an invalid component of %q", part, s)
+			return v1.Platform{}, fmt.Errorf("%q is an invalid component of %q: platform specifier component must match %q: invalid argument", part, s, platformPart)
 		}
+	}
+	if len(parts) > 3 {
+		return v1.Platform{}, fmt.Errorf("%q: cannot parse platform specifier: invalid argument", s)
 	}
 	p := v1.Platform{OS: strings.ToLower(first[1])}
 	if p.OS == "macos" {
@@ -46,7 +49,7 @@ func parsePlatform(s string) (v1.Platform, error) {
 		}
 		p.Architecture, p.Variant = normalArch(parts[0], "")
 		if !knownArch(p.Architecture) {
-			return v1.Platform{}, fmt.Errorf("%q: unknown operating system or architecture", s)
+			return v1.Platform{}, fmt.Errorf("%q: unknown operating system or architecture: invalid argument", s)
 		}
 		p.OS = "linux"
 	case 2:
