@@ -149,7 +149,7 @@ func (w *world) read(img *image.Image, name string) string {
 		must(w.t, err)
 		ids = append(ids, id)
 	}
-	root, err := w.Snapshots.OpenView(ids)
+	root, err := w.Snapshots.OpenView(w.t.Context(), ids)
 	must(w.t, err)
 	defer root.Close()
 	f, err := root.OpenFile(name, os.O_RDONLY, 0)

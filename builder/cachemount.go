@@ -160,7 +160,7 @@ func (w *runWork) seed(ctx context.Context, dir string, from filesystem, m docke
 	if err != nil {
 		return err
 	}
-	view, err := w.Snapshots.OpenView(ids)
+	view, err := w.Snapshots.OpenView(ctx, ids)
 	if err != nil {
 		return err
 	}

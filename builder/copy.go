@@ -136,7 +136,7 @@ func (w *copyWork) content(ctx context.Context, below []snapshot.ID, inputs []fi
 	if !w.copy.Link {
 		return parts, nil
 	}
-	root, err := w.Snapshots.OpenView(below)
+	root, err := w.Snapshots.OpenView(ctx, below)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +185,7 @@ func (w *copyWork) do(ctx context.Context, active *snapshot.Active, below []snap
 	defer dst.Close()
 	users := dst
 	if w.copy.Link {
-		if users, err = w.Snapshots.OpenView(below); err != nil {
+		if users, err = w.Snapshots.OpenView(ctx, below); err != nil {
 			return err
 		}
 		defer users.Close()
@@ -252,7 +252,7 @@ func (w *copyWork) stage(ctx context.Context, inputs []filesystem) (*source.Tree
 	if err != nil {
 		return nil, nil, err
 	}
-	root, err := w.Snapshots.OpenView(ids)
+	root, err := w.Snapshots.OpenView(ctx, ids)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -93,7 +93,7 @@ func (w *runWork) bind(ctx context.Context, all *mounts, m dockerfile.Mount, fro
 	}
 	mount := runner.Mount{Type: runner.Bind, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
 	if m.ReadOnly {
-		view, err := w.Snapshots.View(ids)
+		view, err := w.Snapshots.View(ctx, ids)
 		if err != nil {
 			return err
 		}
@@ -242,7 +242,7 @@ func (w *runWork) mountDigest(ctx context.Context, m dockerfile.Mount, from file
 	if err != nil {
 		return sum, err
 	}
-	root, err := w.Snapshots.OpenView(ids)
+	root, err := w.Snapshots.OpenView(ctx, ids)
 	if err != nil {
 		return sum, err
 	}

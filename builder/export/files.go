@@ -20,7 +20,7 @@ func (e *Exporter) Tar(ctx context.Context, w io.Writer, img *image.Image, epoch
 	if err != nil {
 		return err
 	}
-	root, err := e.Snapshots.OpenView(ids)
+	root, err := e.Snapshots.OpenView(ctx, ids)
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func (e *Exporter) Files(ctx context.Context, dir string, img *image.Image, epoc
 	if err != nil {
 		return err
 	}
-	root, err := e.Snapshots.OpenView(ids)
+	root, err := e.Snapshots.OpenView(ctx, ids)
 	if err != nil {
 		return err
 	}

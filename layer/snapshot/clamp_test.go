@@ -75,7 +75,7 @@ func TestClamp(t *testing.T) {
 	if seen != 13 {
 		t.Errorf("the layer has %d entries", seen)
 	}
-	view, err := s.OpenView(append(layers, id))
+	view, err := s.OpenView(t.Context(), append(layers, id))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ const (
 	inUserNS = "STRAKE_TEST_USERNS" // run the tests as root of a user namespace
 	helper   = "STRAKE_TEST_HELPER" // be the named helper process instead
 	storeDir = "STRAKE_TEST_STORE"  // the helper's store
+	byCopies = "STRAKE_TEST_COPIES" // run the tests on stores without overlayfs
 )
 
 func TestMain(m *testing.M) {
@@ -57,7 +58,7 @@ func needRoot(t testing.TB) {
 // TestUserNamespace runs all other tests again as root of a user namespace with 65536 ids.
 func TestUserNamespace(t *testing.T) {
 	needRoot(t)
-	if os.Getenv(inUserNS) != "" {
+	if os.Getenv(inUserNS) != "" || copying() {
 		t.Skip("already there")
 	}
 	const first = 100000
@@ -89,10 +90,36 @@ func TestUserNamespace(t *testing.T) {
 	}
 }
 
+// TestCopies runs all other tests again on stores that make copies.
+func TestCopies(t *testing.T) {
+	if os.Getenv(byCopies) != "" || os.Getenv(inUserNS) != "" {
+		t.Skip("already there")
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.v="+fmt.Sprint(testing.Verbose()), "-test.short="+fmt.Sprint(testing.Short()))
+	cmd.Env = append(os.Environ(), byCopies+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	} else if testing.Verbose() {
+		t.Logf("%s", out)
+	}
+}
+
+// needOverlay skips a test of mounts where the tests are run on stores that make none.
+func needOverlay(t testing.TB) {
+	t.Helper()
+	if copying() {
+		t.Skip("about overlayfs")
+	}
+}
+
 func userXattr() bool { return os.Getenv(inUserNS) != "" }
 
+func copying() bool { return os.Getenv(byCopies) != "" }
+
 func openStore(dir string) (*snapshot.Store, error) {
-	return snapshot.Open(dir, snapshot.Options{UserXattr: userXattr()})
+	return snapshot.Open(dir, snapshot.Options{UserXattr: userXattr(), Copy: copying()})
 }
 
 // newStore opens a store in a new folder.
@@ -104,6 +131,7 @@ func newStore(t testing.TB) (*snapshot.Store, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(s.Close)
 	return s, dir
 }
 
@@ -214,7 +242,7 @@ func tarNames(t testing.TB, s *snapshot.Store, id snapshot.ID) []string {
 // list shows a view of layers as "dir/", "file=content" and "link->target", sorted.
 func list(t testing.TB, s *snapshot.Store, layers ...snapshot.ID) []string {
 	t.Helper()
-	root, err := s.OpenView(layers)
+	root, err := s.OpenView(t.Context(), layers)
 	if err != nil {
 		t.Fatal(err)
 	}

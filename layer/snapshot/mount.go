@@ -17,16 +17,32 @@ import (
 const MaxLayers = 500
 
 // Mount says how overlayfs makes a file system: pure data, mounted by
-// Mount.Open or by a sandbox.
+// Mount.Open or by a sandbox. Without overlayfs it names the directory that is the file system: Upper
+// alone if it may be written to, or a single Lower.
 type Mount struct {
-	Lower       []string // host paths, topmost first; never empty, and at least two for a read-only mount
+	Lower       []string // host paths, topmost first; at least two for a read-only mount
 	Upper, Work string   // empty for a read-only mount
 	UserXattr   bool
 }
 
+// Plain returns the directory that is the file system, if no overlayfs is needed.
+func (m Mount) Plain() (dir string, ok bool) {
+	switch {
+	case len(m.Lower) == 0:
+		return m.Upper, true
+	case m.Upper == "" && len(m.Lower) == 1:
+		return m.Lower[0], true
+	}
+	return "", false
+}
+
 // Open mounts the file system detached (fsmount: no mount point, gone with the last descriptor,
-// so a crash leaves nothing) and returns its root. Devices in it cannot be opened.
+// so a crash leaves nothing) and returns its root. Devices in it cannot be opened. What needs no mount
+// is just opened.
 func (m Mount) Open() (*rootfs.Root, error) {
+	if dir, ok := m.Plain(); ok {
+		return rootfs.Open(dir)
+	}
 	var f *os.File
 	err := errNoLowerPlus
 	if !legacyOverlay() {

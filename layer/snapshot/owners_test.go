@@ -152,7 +152,7 @@ func ownedStep(t *testing.T, s *snapshot.Store, layers []snapshot.ID, r *rand.Ra
 // viewTar is the tar of what the layers make together. The times of directories are left out: what overlayfs's copying leaves is not the same.
 func viewTar(t *testing.T, s *snapshot.Store, layers []snapshot.ID, opt snapshot.Options) string {
 	t.Helper()
-	root, err := s.OpenView(layers)
+	root, err := s.OpenView(t.Context(), layers)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,13 +41,13 @@ func isOpaque(path, xattr string) (bool, error) {
 // made and removed in one step, a directory that was new; and the files and directories that are there below already as they
 // are. So the layer says what the step changed, and the same change gives the same layer. With an
 // epoch (seconds since 1970) no modification time stays that is later.
-func (a *Active) prune(ctx context.Context) error {
-	f, err := os.OpenFile(a.upper(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+func (u *upperLayer) prune(ctx context.Context, epoch *int64) error {
+	f, err := os.OpenFile(u.upper(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	p := &pruner{opaque: a.s.opaque(), owners: a.s.Owners(), epoch: a.epoch, done: ctx.Done()}
-	d := &upperDir{file: f, lowerRoots: a.lower, stat: p.owners.In(f)}
+	p := &pruner{opaque: u.s.opaque(), owners: u.s.Owners(), epoch: epoch, done: ctx.Done()}
+	d := &upperDir{file: f, lowerRoots: u.lower, stat: p.owners.In(f)}
 	defer d.close()
 	err = p.dir(d)
 	if errors.Is(err, errCanceled) {

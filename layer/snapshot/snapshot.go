@@ -1,5 +1,5 @@
 // Package snapshot keeps layers unpacked, each once and independent of what
-// lies below it, and stacks them with overlayfs.
+// lies below it, and stacks them: with overlayfs, or by copies where that cannot be mounted.
 //
 // A layer is the directory DIR/ID/fs in overlay's lower form (package layer).
 // An Active file system is an empty upper directory over such layers; Commit
@@ -11,6 +11,7 @@
 //	DIR/diffid/HEX  a symbolic link whose target is the ID of a layer with that diffID
 //	DIR/tmp/NAME    what is being written or removed; locked (flock) while its process lives
 //	DIR/lock/KEY    locks (flock) of diffIDs that are being unpacked
+//	DIR/trees/KEY   without overlayfs: layers stacked by hard links, and a list of them; only read
 //	DIR/empty       empty directories, because overlayfs wants at least one or two
 //
 // Nothing is synced to the disk here. Layers that a power failure may have torn
@@ -68,7 +69,9 @@ type Store struct {
 	dir          string
 	userXattr    bool
 	recordOwners bool
+	copies       bool
 	locks        locks
+	driver       driver
 }
 
 // Options configures a store.
@@ -76,6 +79,8 @@ type Options struct {
 	UserXattr bool // the process is in a user namespace of its own
 	// RecordOwners: the process cannot give files away; see layer.Options.
 	RecordOwners bool
+	// Copy: overlayfs cannot be mounted. Layers have the form layer.Marked, and file systems are copies of them.
+	Copy bool
 }
 
 // Open opens or makes the store in dir, and removes what crashed processes left in it.
@@ -84,8 +89,15 @@ func Open(dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the layers: %w", err)
 	}
-	s := &Store{dir: dir, userXattr: opt.UserXattr, recordOwners: opt.RecordOwners, locks: newLocks(filepath.Join(dir, "lock"))}
-	for _, d := range []string{s.temp(), s.index(), s.locks.dir} {
+	s := &Store{dir: dir, userXattr: opt.UserXattr, recordOwners: opt.RecordOwners, copies: opt.Copy, locks: newLocks(filepath.Join(dir, "lock"))}
+	folders := []string{s.temp(), s.index(), s.locks.dir}
+	if opt.Copy {
+		s.driver = &copies{s: s}
+		folders = append(folders, s.trees())
+	} else {
+		s.driver = &overlays{s}
+	}
+	for _, d := range folders {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("opening the layers: %w", err)
 		}
@@ -99,8 +111,17 @@ func Open(dir string, opt Options) (*Store, error) {
 	if err := s.sweep(); err != nil {
 		return nil, fmt.Errorf("opening the layers: %w", err)
 	}
+	if opt.Copy {
+		if err := s.sweepViews(); err != nil {
+			return nil, fmt.Errorf("opening the layers: %w", err)
+		}
+	}
 	return s, nil
 }
+
+// Close removes what the store keeps for this process alone. What could not be removed, or is not because nobody calls
+// it, a later Open of the store removes.
+func (s *Store) Close() { s.driver.close() }
 
 func (s *Store) path(id ID) string { return filepath.Join(s.dir, string(id)) }
 
@@ -116,7 +137,11 @@ func (s *Store) empty(i int) string {
 
 // options says how layers are applied and written.
 func (s *Store) options() layer.Options {
-	return layer.Options{Form: layer.Overlay, UserXattr: s.userXattr, RecordOwners: s.recordOwners}
+	form := layer.Overlay
+	if s.copies {
+		form = layer.Marked
+	}
+	return layer.Options{Form: form, UserXattr: s.userXattr, RecordOwners: s.recordOwners}
 }
 
 // Has says whether the store holds the complete layer id.
@@ -174,6 +199,9 @@ func (s *Store) Remove(id ID) error {
 				_ = os.Remove(entry)
 			}
 		}
+	}
+	if err := s.driver.forget(id); err != nil {
+		return fmt.Errorf("removing layer %s: %w", id, err)
 	}
 	t, err := s.adopt(s.path(id))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
