@@ -161,14 +161,21 @@ func (e *ProbeError) Error() string {
 	return fmt.Sprintf("isolation %s: %s", e.Want, strings.Join(reasons, "; "))
 }
 
-// Advice says in one line which better rung a person could have here, and what to do for it; it is empty if none.
+// Advice says in one line which better rung a person could have here, and what to do for it; it is empty if none. It is the next better one, or
+// one above that for which the same is to be done. Nobody who has many ids and namespaces is told to become root.
 func (i Isolation) Advice() string {
-	for _, f := range slices.Backward(i.Better) {
-		if !f.Obstacle.NotRoot && f.Name() != i.name() {
-			return fmt.Sprintf("%s: %v", f.Name(), f.Obstacle)
+	best := -1
+	for n, f := range slices.Backward(i.Better) {
+		switch {
+		case f.Obstacle.NotRoot || f.Rung == Root && i.Rung == Rootless && !i.OneID:
+		case best < 0 || f.Obstacle.Fix != "" && f.Obstacle.Fix == i.Better[best].Obstacle.Fix:
+			best = n
 		}
 	}
-	return ""
+	if best < 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s: %v", i.Better[best].Name(), i.Better[best].Obstacle)
 }
 
 func newProber() *prober {

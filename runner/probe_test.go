@@ -222,6 +222,30 @@ func TestHints(t *testing.T) {
 	})
 }
 
+func TestAdvice(t *testing.T) {
+	in := func(rung Rung, one bool, o Obstacle) Finding {
+		return Finding{Isolation: Isolation{Rung: rung, OneID: one}, Obstacle: &o}
+	}
+	notRoot := Obstacle{NotRoot: true, Why: "this process is not root", Fix: "sudo"}
+	privileged, unconfined := Obstacle{Err: unix.EPERM, Fix: "privileged"}, Obstacle{Err: unix.EPERM, Fix: "unconfined"}
+	for _, c := range []struct {
+		name string
+		i    Isolation
+		want string
+	}{
+		{"root", Isolation{Rung: Root}, ""},
+		{"a user", Isolation{Rung: Rootless, Better: []Finding{in(Root, false, notRoot)}}, ""},
+		{"root in a namespace", Isolation{Rung: Rootless, Better: []Finding{in(Root, false, privileged)}}, ""},
+		{"one id", Isolation{Rung: Rootless, OneID: true, Better: []Finding{in(Root, false, notRoot), in(Rootless, false, Obstacle{Why: "newuidmap is missing", Fix: "install it"})}}, "rootless: newuidmap is missing: install it"},
+		{"chroot", Isolation{Rung: Chroot, Better: []Finding{in(Root, false, privileged), in(Rootless, false, unconfined), in(Rootless, true, unconfined)}}, "rootless: operation not permitted: unconfined"},
+		{"none", Isolation{Rung: None, Better: []Finding{in(Root, false, notRoot), in(Rootless, false, Obstacle{Why: "newuidmap is missing", Fix: "install it"}), in(Rootless, true, unconfined), in(Chroot, false, notRoot)}}, "rootless, one id: operation not permitted: unconfined"},
+	} {
+		if got := c.i.Advice(); got != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 func TestNoRunError(t *testing.T) {
 	better := []Finding{
 		{Isolation: Isolation{Rung: Root}, Obstacle: &Obstacle{Why: "this process is not root", Fix: "sudo"}},
