@@ -23,7 +23,7 @@ func (l *Linux) connect(ctx context.Context, kind Network) (*network.Network, er
 	var err error
 	switch {
 	case l.Isolation.Rung == Root && !l.Isolation.UserNS:
-		n, err = network.Bridge(networkDir)
+		n, err = network.Bridge(ctx, networkDir)
 	case l.Isolation.Rung == Rootless || l.Isolation.UserNS:
 		n, err = network.User(ctx)
 	default:

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -55,12 +56,12 @@ func (h *host) close() error {
 
 // Bridge makes a network whose packets leave with this machine's address. It needs CAP_NET_ADMIN. dir is where all strakes of
 // this machine find each other (/run/strake); it is made if it is missing. The bridge goes with the last box.
-func Bridge(dir string) (*Network, error) {
+func Bridge(ctx context.Context, dir string) (*Network, error) {
 	resolver, forward, err := hostResolver(resolvConf, systemdResolv)
 	if err != nil {
 		return nil, fmt.Errorf("finding the resolver: %w", err)
 	}
-	ns, err := newNamespace(forward)
+	ns, err := newNamespace(ctx, forward)
 	if err != nil {
 		return nil, privilege(err)
 	}

@@ -40,7 +40,7 @@ func (c *carrier) start(ctx context.Context, ns *namespace) (io.Closer, error) {
 		readyW.Close()
 		return nil, fmt.Errorf("starting %s: %w", c.path, err)
 	}
-	r := &carrying{cmd: exec.Command(c.path, c.args...), exit: exitW, ended: make(chan struct{})} //nolint:gosec // a program of PATH, its end is Close
+	r := &carrying{cmd: exec.Command(c.path, c.args...), exit: exitW, ended: make(chan struct{})}
 	r.cmd.Dir, r.cmd.Stdout, r.cmd.Stderr = "/", &r.said, &r.said
 	r.cmd.ExtraFiles = []*os.File{ns.file, readyW, exitR}
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Setsid: true}

@@ -33,14 +33,14 @@ type listeners struct {
 }
 
 // listenDNS opens them in the network namespace of the calling thread.
-func listenDNS() (*listeners, error) {
+func listenDNS(ctx context.Context) (*listeners, error) {
 	var lc net.ListenConfig
 	at := netip.AddrPortFrom(forwarder(), dnsPort).String()
-	udp, err := lc.ListenPacket(context.Background(), "udp4", at)
+	udp, err := lc.ListenPacket(ctx, "udp4", at)
 	if err != nil {
 		return nil, fmt.Errorf("listening for DNS in the box: %w", err)
 	}
-	tcp, err := lc.Listen(context.Background(), "tcp4", at)
+	tcp, err := lc.Listen(ctx, "tcp4", at)
 	if err != nil {
 		udp.Close()
 		return nil, fmt.Errorf("listening for DNS in the box: %w", err)

@@ -18,7 +18,7 @@ func iptables(args ...string) (string, error) {
 		return "", err
 	}
 	var stderr bytes.Buffer
-	cmd := exec.Command(path, append([]string{"-w", "5"}, args...)...) //nolint:gosec // arguments of our own
+	cmd := exec.Command(path, append([]string{"-w", "5"}, args...)...)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {

@@ -8,6 +8,7 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,7 +58,7 @@ type namespace struct {
 }
 
 // newNamespace makes a network namespace whose loopback is up. With listen it also has sockets in it for a forwarder.
-func newNamespace(listen bool) (*namespace, error) {
+func newNamespace(ctx context.Context, listen bool) (*namespace, error) {
 	type result struct {
 		n   *namespace
 		err error
@@ -74,7 +75,7 @@ func newNamespace(listen bool) (*namespace, error) {
 			runtime.UnlockOSThread()
 			return
 		}
-		n, err := namespaceOfThread(listen)
+		n, err := namespaceOfThread(ctx, listen)
 		done <- result{n, err}
 	}
 	go try()
@@ -83,7 +84,7 @@ func newNamespace(listen bool) (*namespace, error) {
 }
 
 // namespaceOfThread moves the calling thread to a new network namespace.
-func namespaceOfThread(listen bool) (*namespace, error) {
+func namespaceOfThread(ctx context.Context, listen bool) (*namespace, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return nil, fmt.Errorf("making a network namespace: %w", err)
 	}
@@ -98,7 +99,7 @@ func namespaceOfThread(listen bool) (*namespace, error) {
 	}
 	const loopback = 1
 	if err = n.routes.up(loopback); err == nil && listen {
-		n.dns, err = listenDNS()
+		n.dns, err = listenDNS(ctx)
 	}
 	if err != nil {
 		n.close()

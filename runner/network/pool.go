@@ -116,10 +116,10 @@ func (p *pool) read() (state, error) {
 	if err != nil {
 		return s, fmt.Errorf("reading the network's state: %w", err)
 	}
-	if json.Unmarshal(data, &s) != nil {
-		return state{}, nil
+	if json.Unmarshal(data, &s) == nil {
+		return s, nil
 	}
-	return s, nil
+	return state{}, nil
 }
 
 // write writes the state; the zero one empties the file.

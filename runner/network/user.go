@@ -35,7 +35,7 @@ func User(ctx context.Context) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the resolver: %w", err)
 	}
-	ns, err := newNamespace(false)
+	ns, err := newNamespace(ctx, false)
 	if err != nil {
 		return nil, err
 	}
