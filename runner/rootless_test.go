@@ -186,7 +186,7 @@ func helpMounts(dir, lower string, userXattr bool) ([]Mount, error) {
 }
 
 // copyTest puts a copy of the test program where everybody can execute it.
-func copyTest(t *testing.T, dir string) string {
+func copyTest(t testing.TB, dir string) string {
 	t.Helper()
 	in, err := os.Open("/proc/self/exe")
 	if err != nil {
@@ -212,7 +212,7 @@ func copyTest(t *testing.T, dir string) string {
 }
 
 // helperCommand is a copy of the test program that does helper.
-func helperCommand(t *testing.T, dir, helper string, args ...string) *exec.Cmd {
+func helperCommand(t testing.TB, dir, helper string, args ...string) *exec.Cmd {
 	t.Helper()
 	c := exec.Command(copyTest(t, dir), args...)
 	c.Env = []string{helperVar + "=" + helper, "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -221,7 +221,7 @@ func helperCommand(t *testing.T, dir, helper string, args ...string) *exec.Cmd {
 }
 
 // publicDir is a temporary directory that other users can enter.
-func publicDir(t *testing.T) string {
+func publicDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "strake-test-") //nolint:usetesting // the folders of t.TempDir are for their owner only
 	if err != nil {
@@ -235,7 +235,7 @@ func publicDir(t *testing.T) string {
 }
 
 // accounts runs useradd or userdel, again if the tests of another package are at it.
-func accounts(t *testing.T, args ...string) {
+func accounts(t testing.TB, args ...string) {
 	t.Helper()
 	for try := 0; ; try++ {
 		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
@@ -250,7 +250,7 @@ func accounts(t *testing.T, args ...string) {
 }
 
 // user makes an ordinary user for a test, with or without subordinate ids.
-func user(t *testing.T, subordinate bool) *syscall.Credential {
+func user(t testing.TB, subordinate bool) *syscall.Credential {
 	t.Helper()
 	needRoot(t)
 	for _, tool := range []string{"newuidmap", "newgidmap", "useradd"} {
@@ -291,7 +291,7 @@ func rootless(t *testing.T) func(script string, args ...string) *exec.Cmd {
 }
 
 // asUser is rootless for a user with or without subordinate ids.
-func asUser(t *testing.T, subordinate bool) func(script string, args ...string) *exec.Cmd {
+func asUser(t testing.TB, subordinate bool) func(script string, args ...string) *exec.Cmd {
 	t.Helper()
 	cred := user(t, subordinate)
 	dir := publicDir(t)

@@ -197,7 +197,7 @@ func (b *box) tmpfs(m Mount) (int, error) {
 		return fd, err
 	}
 	if m.UID != 0 || m.GID != 0 {
-		err = b.give(fd, m)
+		err = b.giveRoot(fd, m)
 	}
 	if err == nil && m.ReadOnly {
 		err = setAttr(fd, unix.MOUNT_ATTR_RDONLY)
@@ -207,6 +207,16 @@ func (b *box) tmpfs(m Mount) (int, error) {
 		return -1, fmt.Errorf("preparing a tmpfs: %w", err)
 	}
 	return fd, nil
+}
+
+// giveRoot makes the root of the file system fd the owner's of m.
+func (b *box) giveRoot(fd int, m Mount) error {
+	root, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	return b.give(root, m)
 }
 
 // give makes fd, a file or directory of a tmpfs, the owner's of m.

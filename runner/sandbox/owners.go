@@ -20,8 +20,9 @@ import (
 // A thread that serves it has the box's root as its root and the init's /proc as its working directory: the kernel itself finds the way to what
 // a caller means, for "PID/cwd/path" and "PID/fd/3/path" are paths too.
 type owners struct {
-	root      int // the box's
-	proc      int // of the supervisor
+	root      int  // the box's
+	shared    bool // the box's /proc shows processes that are none of the box
+	proc      int  // of the supervisor
 	processes *processes
 	chrooted  atomic.Bool // a process may have another root than the box's
 
@@ -44,7 +45,7 @@ const ownerRules = `{"syscalls": [
 func (b *box) newOwners() (limit, error) {
 	user, group := b.who.UID, b.who.GID
 	p, l, err := newProcesses(&credentials{user: ids{user, user, user, user}, group: ids{group, group, group, group}, groups: b.who.Groups})
-	b.owners = &owners{root: b.root, processes: p}
+	b.owners = &owners{root: b.root, shared: b.SharedPID, processes: p}
 	b.owners.chrooted.Store(b.Insecure) // it may do more than chroot
 	return l, err
 }
@@ -111,20 +112,20 @@ func (o *owners) chroot(root int) error {
 	return errors.Join(unix.Fchdir(root), unix.Chroot("."), unix.Fchdir(o.proc))
 }
 
-// own rewrites names of the caller's own /proc, whose links lead this thread nowhere, for the init's /proc.
+// own rewrites names of the caller's own descriptors, which lead this thread nowhere, for the init's /proc. Nothing else of that must be within reach: it shows
+// more than the box's processes.
 func (t target) own(r *request) (string, bool) {
-	p := t.path
-	if name, ok := strings.CutPrefix(p, "/dev/"); ok {
-		switch {
-		case strings.HasPrefix(name, "fd/"):
-			p = "/proc/self/" + name
-		case name == "stdin" || name == "stdout" || name == "stderr":
-			p = "/proc/self/fd/" + map[string]string{"stdin": "0", "stdout": "1", "stderr": "2"}[name]
+	for _, prefix := range []string{"/proc/self/fd/", "/proc/thread-self/fd/", "/dev/fd/"} {
+		if fd, ok := strings.CutPrefix(t.path, prefix); ok {
+			if _, err := strconv.ParseUint(fd, 10, 31); err != nil {
+				return "", false
+			}
+			return strconv.Itoa(int(r.pid)) + "/fd/" + fd, true
 		}
 	}
-	for _, prefix := range []string{"/proc/self/", "/proc/thread-self/"} {
-		if rest, ok := strings.CutPrefix(p, prefix); ok {
-			return strconv.Itoa(int(r.pid)) + "/" + rest, true
+	for i, name := range []string{"/dev/stdin", "/dev/stdout", "/dev/stderr"} {
+		if t.path == name {
+			return strconv.Itoa(int(r.pid)) + "/fd/" + strconv.Itoa(i), true
 		}
 	}
 	return "", false

@@ -82,28 +82,51 @@ func (o *owners) stat(r *request) (int64, error) {
 	if name == "" {
 		return 0, errKernel
 	}
+	flags := a.flags &^ unix.AT_EMPTY_PATH
+	if o.shared {
+		// With magic links, a name could lead out of the box.
+		fd, err := o.open(r, a.target)
+		if err != nil {
+			return 0, errKernel
+		}
+		defer unix.Close(fd)
+		return o.statOpen(r, a, fd)
+	}
 	to, err := o.named(name, a.target)
 	if err != nil || to == (owner{}) {
 		return 0, errKernel
 	}
-	flags := a.flags &^ unix.AT_EMPTY_PATH
+	return 0, a.answer(r, unix.AT_FDCWD, name, flags, to)
+}
+
+// statOpen is stat for the file fd.
+func (o *owners) statOpen(r *request, a statArgs, fd int) (int64, error) {
+	to, err := o.owner(fd)
+	if err != nil || to == (owner{}) {
+		return 0, errKernel
+	}
+	return 0, a.answer(r, fd, "", unix.AT_EMPTY_PATH, to)
+}
+
+// answer tells the caller what the kernel says of name in dir, but for the owner.
+func (a statArgs) answer(r *request, dir int, name string, flags int, to owner) error {
 	if r.name == "statx" {
 		var st unix.Statx_t
-		if err := unix.Statx(unix.AT_FDCWD, name, flags, a.mask, &st); err != nil {
-			return 0, errKernel
+		if err := unix.Statx(dir, name, flags, a.mask, &st); err != nil {
+			return errKernel
 		}
 		st.Uid, st.Gid = to.uid, to.gid
-		return 0, r.store(a.to, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)))
+		return r.store(a.to, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)))
 	}
 	if r.compat {
-		return 0, errKernel
+		return errKernel
 	}
 	var st unix.Stat_t
-	if err := unix.Fstatat(unix.AT_FDCWD, name, &st, flags); err != nil {
-		return 0, errKernel
+	if err := unix.Fstatat(dir, name, &st, flags); err != nil {
+		return errKernel
 	}
 	st.Uid, st.Gid = to.uid, to.gid
-	return 0, r.store(a.to, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)))
+	return r.store(a.to, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)))
 }
 
 // named returns the recorded owner of what this thread finds by name, which stands for t.
