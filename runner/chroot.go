@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -110,6 +111,9 @@ func (l *Linux) chrootConfig(c *sandbox.Config) (*sandbox.Config, func(), error)
 	}, nil
 }
 
+// patience is how often an init that is about to end is asked for its lock, every 10 ms.
+const patience = 500
+
 // bringBack undoes what an init that was killed has moved, as the journal in dir says. Only what is still where it was put is found again.
 func bringBack(dir string) error {
 	data, err := os.ReadFile(filepath.Join(dir, sandbox.Journal))
@@ -124,7 +128,13 @@ func bringBack(dir string) error {
 		if json.Unmarshal([]byte(line), &m) != nil {
 			continue // written when the machine stopped: before anything was moved
 		}
-		if err := bringHome(m); err != nil {
+		for range patience {
+			if err = bringHome(m); !errors.Is(err, unix.EWOULDBLOCK) {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err != nil {
 			return fmt.Errorf("bringing %s back: %w", m.Home, err)
 		}
 	}
@@ -162,7 +172,7 @@ func bringHome(m sandbox.Moved) error {
 	}
 	defer unix.Close(cache)
 	if err := unix.Flock(cache, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return err // the init lives, and brings it back itself
+		return err // the init lives, and brings it back itself, or it is about to end
 	}
 	err = unix.Renameat2(parent, name, unix.AT_FDCWD, m.Home, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.ENOENT) {

@@ -244,3 +244,54 @@ func wait(t *testing.T, done func() bool) {
 	}
 	t.Error("it does not happen")
 }
+
+// Programs find in /proc what they look for, and nothing else.
+func TestChrootProc(t *testing.T) {
+	w := chrootWorld(t)
+	w.fresh()
+	for script, want := range map[string]string{
+		"readlink /proc/self/exe":                                                                                   "/bin/busybox\n",
+		"cd /bin; readlink /proc/self/cwd; readlink /proc/self/root":                                                "/bin\n/\n",
+		"test $(readlink /proc/self) != $$ && test -d /proc/$$ && echo ok":                                          "ok\n",
+		"head -c 5 /proc/self/status":                                                                               "Name:",
+		"head -c 4 /proc/self/cmdline":                                                                              "head",
+		"grep -c processor /proc/cpuinfo >/dev/null && echo ok":                                                     "ok\n",
+		"grep -q MemTotal /proc/meminfo && echo ok":                                                                 "ok\n",
+		"grep ' / ' /proc/mounts":                                                                                   "overlay / overlay rw,relatime 0 0\n",
+		"test $(stat -c %d /proc) != $(stat -c %d /) && echo ok":                                                    "ok\n",
+		"echo hi | cat /dev/stdin":                                                                                  "hi\n",
+		"echo hi | cat /dev/fd/0; echo hi | cat /proc/self/fd/0":                                                    "hi\nhi\n",
+		"echo hi >/dev/stdout; echo ho >/dev/stderr":                                                                "hi\nho\n",
+		"ls -l /proc/self/fd/0 | sed 's/.* -> //'":                                                                  "/dev/null\n",
+		"ls /proc/self/fd | head -3 | tr '\\n' ' '":                                                                 "0 1 2 ",
+		"sleep 3 & ps -o comm | sort -u | grep -v tr | tr '\\n' ' '":                                                "COMMAND grep ps sh sleep sort ",
+		"ls -d /proc/[0-9]* | wc -l":                                                                                "3\n",
+		"cat /proc/1/status /proc/1/cmdline 2>/dev/null || echo none":                                               "none\n",
+		"cat /proc/$PPID/environ 2>/dev/null || echo none":                                                          "none\n",
+		"(sleep 1 & cat /proc/$!/environ 2>/dev/null || echo none)":                                                 "none\n",
+		"ls /proc/self/root/ 2>/dev/null || echo none":                                                              "none\n",
+		"(echo 1 >/proc/sys/kernel/ostype) 2>/dev/null; uname -s":                                                   "Linux\n",
+		"cd /proc/self/fd 2>/dev/null; ls .. >/dev/null; cat ../../../../../../etc/shadow 2>/dev/null || echo none": "none\n",
+	} {
+		for _, user := range []string{"", "33:44"} {
+			var out strings.Builder
+			p := Process{Args: []string{"/bin/sh", "-c", "exec 2>&1; " + script}, Env: []string{testPath}, User: user, Stdout: &out}
+			if err := w.linux.Run(t.Context(), w.box, p); err != nil || out.String() != want {
+				t.Errorf("%q: %s: got %q, %v, want %q", user, script, out.String(), err, want)
+			}
+		}
+	}
+}
+
+// BenchmarkChrootStat measures what the supervisor costs a call with a path.
+func BenchmarkChrootStat(b *testing.B) {
+	for name, make := range map[string]func(testing.TB) *world{"root": func(t testing.TB) *world { return newWorld(t) }, "chroot": chrootWorld} {
+		b.Run(name, func(b *testing.B) {
+			w := make(b)
+			script := "i=0; while [ $i -lt " + strconv.Itoa(b.N) + " ]; do i=$((i+1)); [ -e /x ]; done"
+			if out, err := w.sh(script); err != nil {
+				b.Fatal(out, err)
+			}
+		})
+	}
+}

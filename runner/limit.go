@@ -69,9 +69,7 @@ func Sweep(dir string) error {
 			continue
 		}
 		name := filepath.Join(dir, e.Name())
-		if err := bringBack(name); errors.Is(err, unix.EWOULDBLOCK) {
-			continue // its init is at it
-		} else if err != nil {
+		if err := bringBack(name); err != nil {
 			return err
 		}
 		groups, err := os.ReadFile(filepath.Join(name, groupsFile))

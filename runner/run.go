@@ -93,6 +93,9 @@ func (l *Linux) supervised() []sandbox.RuleSet {
 		if !sandbox.Scoped() {
 			sets = append(sets, sandbox.Signals)
 		}
+		if l.Isolation.Rung == Chroot {
+			sets = append(sets, sandbox.Proc)
+		}
 	}
 	return sets
 }

@@ -35,6 +35,9 @@ func (b *box) setupChroot() error {
 	if b.aside, err = unix.Open(b.Aside, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("opening the directory for the sandbox: %w", err)
 	}
+	if b.sys, err = unix.Open("/sys", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		b.sys = -1
+	}
 	sources, err := b.openSources()
 	if err != nil {
 		return err
@@ -224,10 +227,8 @@ func (b *box) placeSystem() error {
 		if err := makeDir(b.aside, as, mode, 0, 0); err != nil {
 			return fmt.Errorf("making %s: %w", name, err)
 		}
-		if name == "/dev" {
-			if err := b.fillDev(as); err != nil {
-				return err
-			}
+		if err := map[string]func(string) error{"/proc": b.fillProc, "/sys": b.fillSys, "/dev": b.fillDev}[name](as); err != nil {
+			return err
 		}
 		fd, err := b.plain(name)
 		if err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,8 +14,7 @@ import (
 // family is all that descends from this process. In a box without a pid namespace it takes the place of one: the init adopts orphans (it is
 // a child subreaper), so whatever the step starts stays its descendant, and the init kills them all at the end.
 type family struct {
-	proc   int          // a proc file system of this process's pid namespace, O_PATH
-	closed *atomic.Bool // set when all are to be killed: the supervisor allows no new ones then
+	proc int // a proc file system of this process's pid namespace, O_PATH
 }
 
 // relative is a process as /proc/PID/stat shows it.
@@ -26,7 +24,7 @@ type relative struct {
 }
 
 // newFamily makes this process the one that orphans go to.
-func newFamily(closed *atomic.Bool) (*family, error) {
+func newFamily() (*family, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("adopting orphans: %w", err)
 	}
@@ -34,7 +32,7 @@ func newFamily(closed *atomic.Bool) (*family, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening /proc: %w", err)
 	}
-	return &family{proc: proc, closed: closed}, nil
+	return &family{proc: proc}, nil
 }
 
 // read returns what is known of a process, or of a thread, which looks like its process.
@@ -116,16 +114,51 @@ func (f *family) has(pid int) bool {
 	return false
 }
 
-// kill kills all descendants that there are now, and returns how many.
+// kill kills all descendants that there are now, and returns how many. First come the children of this process, which can be found faster than a
+// process forks and exits: who wants to get away that way has no parent.
 func (f *family) kill() int {
+	n := 0
+	for range 4 {
+		n += f.killChildren()
+	}
 	all, err := f.all()
+	if err != nil {
+		return n
+	}
+	for _, r := range all {
+		if f.signal(r.pid, unix.SIGKILL) == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// killChildren kills the children of this process. Their pids stay theirs until this process buries them; should that happen meanwhile, signal
+// finds out.
+func (f *family) killChildren() int {
+	dir, err := unix.Openat(f.proc, "self/task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0
+	}
+	tasks := os.NewFile(uintptr(dir), "task")
+	defer tasks.Close()
+	names, err := tasks.Readdirnames(-1)
 	if err != nil {
 		return 0
 	}
 	n := 0
-	for _, r := range all {
-		if f.signal(r.pid, unix.SIGKILL) == nil {
-			n++
+	for _, name := range names {
+		fd, err := unix.Openat(dir, name+"/children", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue // a kernel without CONFIG_PROC_CHILDREN
+		}
+		buf := make([]byte, 1<<14)
+		got, _ := unix.Read(fd, buf)
+		unix.Close(fd)
+		for _, word := range bytes.Fields(buf[:max(got, 0)]) {
+			if pid, err := strconv.Atoi(string(word)); err == nil && f.signal(pid, unix.SIGKILL) == nil {
+				n++
+			}
 		}
 	}
 	return n
@@ -150,7 +183,6 @@ const pause = time.Millisecond
 
 // end kills all descendants and buries them; those that they start meanwhile as well.
 func (f *family) end() error {
-	f.closed.Store(true)
 	for {
 		for {
 			pid, err := unix.Wait4(-1, nil, unix.WNOHANG|unix.WALL, nil)
@@ -177,7 +209,6 @@ func (f *family) end() error {
 
 // watchEnd kills what there is of the step, again and again, until the init has seen it and ends.
 func (f *family) watchEnd() {
-	f.closed.Store(true)
 	for {
 		f.kill()
 		time.Sleep(pause)

@@ -4,24 +4,18 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 // relatives keeps a step without a pid namespace among its own: calls that name a process reach the step's only, others are as if they were not
-// there. And it has the last word on new processes, so that killing all of them comes to an end.
-type relatives struct {
-	family *family
-	closed *atomic.Bool
-}
+// there.
+type relatives struct{ family *family }
 
-// processRules ask for calls that make a process (but not those that make a thread, nor those that make a namespace, which the profile answers), or
-// that change how another one runs. 0x7e020000 are the namespaces, 0x10000 is CLONE_THREAD.
+// processRules ask for calls that change how another process runs. Making a process is not among them: a call that is asked for can be
+// interrupted by a signal, and no program expects that of fork(2).
 const processRules = `{"syscalls": [
-	{"names": ["fork", "vfork"], "action": "SCMP_ACT_NOTIFY"},
-	{"names": ["clone"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 0, "value": 2114125824, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]},
 	{"names": ["setpriority", "ioprio_set"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 1, "value": 0, "op": "SCMP_CMP_NE"}]},
 	{"names": ["setpriority"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 2, "op": "SCMP_CMP_EQ"}]},
 	{"names": ["ioprio_set"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 3, "op": "SCMP_CMP_EQ"}]},
@@ -41,7 +35,6 @@ func (r *relatives) calls() map[string]handler {
 	first := func(q *request) (int64, error) { return 0, r.only(int(int32(q.args[0]))) }
 	second := func(q *request) (int64, error) { return 0, r.only(int(int32(q.args[1]))) }
 	return map[string]handler{
-		"fork": r.fork, "vfork": r.fork, "clone": r.fork,
 		"kill": r.kill, "tkill": first, "tgkill": first, "rt_sigqueueinfo": first, "rt_tgsigqueueinfo": first, "pidfd_open": first,
 		"setpriority": r.priority, "ioprio_set": r.ioPriority, "ptrace": second,
 		"prlimit64": first, "sched_setaffinity": first, "sched_setscheduler": first, "sched_setparam": first, "sched_setattr": first,
@@ -52,14 +45,6 @@ func (r *relatives) calls() map[string]handler {
 func (r *relatives) prepare(*supervisor) error { return nil }
 
 func (r *relatives) end() error { return nil }
-
-// fork lets processes be made until all are to be killed.
-func (r *relatives) fork(*request) (int64, error) {
-	if r.closed.Load() {
-		return 0, unix.EAGAIN
-	}
-	return 0, errKernel
-}
 
 // only leaves a call to the kernel if it is about a process of the step. Numbers that are none are for the kernel to refuse.
 func (r *relatives) only(pid int) error {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // RuleSet names calls that the init answers for a step (see supervisor). A filter has their rules before those of the profile, and
@@ -16,8 +18,9 @@ const (
 	Devices RuleSet = "devices" // in a user namespace: files that stand for devices
 	Owners  RuleSet = "owners"  // in one with a single id: files of other users, and processes of theirs
 
-	Processes RuleSet = "processes" // without a pid namespace: new processes, and others that are named
+	Processes RuleSet = "processes" // without a pid namespace: calls that name other ones
 	Signals   RuleSet = "signals"   // with Processes, where not Scoped
+	Proc      RuleSet = "proc"      // by chroot: files of /proc
 )
 
 // rules are in the form of a profile. A masked comparison has the mask first.
@@ -31,6 +34,8 @@ func (r RuleSet) rules() []string {
 		return []string{processRules}
 	case Signals:
 		return []string{signalRules}
+	case Proc:
+		return []string{procRules}
 	}
 	return nil
 }
@@ -74,8 +79,14 @@ func (b *box) duties() ([]duty, error) {
 		case Owners:
 			out = append(out, b.owners)
 		case Processes:
-			out = append(out, &relatives{family: b.family, closed: &b.closed})
+			out = append(out, &relatives{family: b.family})
 		case Signals: // the same duty
+		case Proc:
+			tree, err := b.inRoot("/proc", unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
+			if err != nil {
+				return nil, fmt.Errorf("serving /proc: %w", err)
+			}
+			out = append(out, &procfs{b: b, tree: tree})
 		default:
 			return nil, errors.New("the init does not know how to serve " + string(set))
 		}

@@ -36,9 +36,9 @@ type box struct {
 	netNS   int         // the network namespace to join, if JoinNet
 	who     *Identity   // whom the process runs as
 	super   *supervisor // answers calls of the step; nil if it need not
+	sys     int         // by chroot: the container's /sys
 	aside   int         // Config.Aside, opened
 	placed  []placed    // what is in the root for the step only
-	closed  atomic.Bool // no new processes
 	ended   atomic.Bool // the parent wants no more
 	family  *family     // in the place of a pid namespace; nil if there is one
 
@@ -195,7 +195,7 @@ func (b *box) share() (err error) {
 	// The step dies with the thread that starts it.
 	runtime.LockOSThread()
 	setSignals(sigIgnore)
-	b.family, err = newFamily(&b.closed)
+	b.family, err = newFamily()
 	return err
 }
 

@@ -1,0 +1,122 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// kernelFiles are the files of /proc that tell something about the machine and that steps are known to read. The tree gets them as
+// they are when the step starts.
+func kernelFiles() []string {
+	files := []string{"cpuinfo", "meminfo", "stat", "uptime", "loadavg", "version", "filesystems", "swaps", "vmstat", "net/dev", "net/if_inet6"}
+	for _, f := range []string{
+		"kernel/osrelease", "kernel/ostype", "kernel/version", "kernel/hostname", "kernel/pid_max", "kernel/ngroups_max", "kernel/cap_last_cap",
+		"kernel/overflowuid", "kernel/overflowgid", "kernel/threads-max", "kernel/shmmax", "kernel/shmall", "kernel/random/boot_id",
+		"vm/overcommit_memory", "vm/max_map_count", "vm/swappiness", "vm/min_free_kbytes", "fs/file-max", "fs/nr_open", "net/core/somaxconn",
+		"net/ipv4/ip_local_port_range", "net/ipv6/conf/all/disable_ipv6",
+	} {
+		files = append(files, "sys/"+f)
+	}
+	return files
+}
+
+// sysFiles are those of /sys.
+func sysFiles() []string {
+	return []string{
+		"devices/system/cpu/online", "devices/system/cpu/possible", "devices/system/cpu/present",
+		"kernel/mm/transparent_hugepage/enabled", "kernel/mm/transparent_hugepage/hpage_pmd_size",
+	}
+}
+
+// mountText are /proc/mounts and /proc/self/mountinfo of what a step can see.
+const (
+	mountText = "overlay / overlay rw,relatime 0 0\nproc /proc proc rw,nosuid,nodev,noexec,relatime 0 0\n" +
+		"tmpfs /dev tmpfs rw,nosuid,size=65536k,mode=755 0 0\nsysfs /sys sysfs ro,nosuid,nodev,noexec,relatime 0 0\n"
+	mountinfoText = "100 99 0:100 / / rw,relatime - overlay overlay rw\n101 100 0:101 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw\n" +
+		"102 100 0:102 / /dev rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755\n103 100 0:103 / /sys ro,nosuid,nodev,noexec,relatime - sysfs sysfs ro\n"
+)
+
+// fillProc puts files into the directory that becomes the tree's /proc.
+func (b *box) fillProc(as string) error {
+	dir, err := unix.Openat(b.aside, as, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("making /proc: %w", err)
+	}
+	defer unix.Close(dir)
+	if err := copyFiles(b.proc, dir, kernelFiles()); err != nil {
+		return fmt.Errorf("making /proc: %w", err)
+	}
+	for name, text := range map[string]string{"self/mounts": mountText, "self/mountinfo": mountinfoText, "cmdline": "\n"} {
+		if err := makeText(dir, name, []byte(text)); err != nil {
+			return fmt.Errorf("making /proc/%s: %w", name, err)
+		}
+	}
+	if err := unix.Symlinkat("self/mounts", dir, "mounts"); err != nil {
+		return fmt.Errorf("making /proc/mounts: %w", err)
+	}
+	return nil
+}
+
+// fillSys puts files into the directory that becomes the tree's /sys.
+func (b *box) fillSys(as string) error {
+	dir, err := unix.Openat(b.aside, as, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("making /sys: %w", err)
+	}
+	defer unix.Close(dir)
+	if err := copyFiles(b.sys, dir, sysFiles()); err != nil {
+		return fmt.Errorf("making /sys: %w", err)
+	}
+	return nil
+}
+
+// maxText limits what is copied of a file of the kernel.
+const maxText = 1 << 20
+
+// copyFiles copies small files that are there.
+func copyFiles(from, to int, names []string) error {
+	if from < 0 {
+		return nil
+	}
+	for _, name := range names {
+		fd, err := unix.Openat(from, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		f := os.NewFile(uintptr(fd), name)
+		data, err := io.ReadAll(io.LimitReader(f, maxText))
+		f.Close()
+		if err != nil {
+			continue // not for this process, or not now
+		}
+		if err := makeText(to, name, data); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// makeText makes a file that can be read, and the directories above it.
+func makeText(dir int, name string, data []byte) error {
+	for i, c := range name {
+		if c != '/' {
+			continue
+		}
+		if err := unix.Mkdirat(dir, name[:i], 0o555); err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+	}
+	fd, err := unix.Openat(dir, strings.TrimPrefix(path.Clean(name), "/"), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o444)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, data)
+	return err
+}

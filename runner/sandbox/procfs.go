@@ -1,0 +1,362 @@
+package sandbox
+
+import (
+	"encoding/binary"
+	"errors"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// procfs serves, under chroot, what the kernel serves in /proc by process: there is no proc file system in the tree. What is the same for all
+// processes lies there as files (see placeProc), and costs nothing.
+//
+// It answers paths that say /proc/self, /proc/PID or /dev/fd in so many words; whatever leads there otherwise finds the files only. It hands out nothing that leads
+// out of the tree: no directories but those of the tree, no files but those of a list, and nothing of other processes that the kernel guards.
+type procfs struct {
+	b    *box
+	tree int // the tree's /proc
+
+	mu sync.Mutex // held while that is changed
+}
+
+// procRules ask for calls that name a file; not for those that may name none (4096 is AT_EMPTY_PATH).
+const procRules = `{"syscalls": [
+	{"names": ["open", "openat", "openat2", "stat", "lstat", "readlink", "readlinkat", "access", "faccessat", "faccessat2"], "action": "SCMP_ACT_NOTIFY"},
+	{"names": ["newfstatat"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 3, "value": 4096, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]},
+	{"names": ["statx"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 2, "value": 4096, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}
+]}`
+
+func (p *procfs) calls() map[string]handler {
+	return map[string]handler{
+		"open": p.handle(0, p.open), "openat": p.handle(1, p.open), "openat2": p.handle(1, p.open2),
+		"stat": p.handle(0, p.stat), "lstat": p.handle(0, p.lstat), "newfstatat": p.handle(1, p.fstatat), "statx": p.handle(1, p.statx),
+		"readlink": p.handle(0, p.readlink), "readlinkat": p.handle(1, p.readlink),
+		"access": p.handle(0, p.access), "faccessat": p.handle(1, p.access), "faccessat2": p.handle(1, p.access),
+	}
+}
+
+func (p *procfs) prepare(*supervisor) error { return nil }
+
+func (p *procfs) end() error { return unix.Close(p.tree) }
+
+// asked is a call about something in /proc.
+type asked struct {
+	*request
+	args  []uint64 // those after the path
+	own   int      // the caller's process
+	who   relative // whose file it is; pid is 0 for /proc itself
+	name  string   // of the file in /proc/PID, empty for that itself
+	whole string   // the path
+	slash bool     // it ended with one
+}
+
+// handle makes a handler of f, for calls whose argument i is a path.
+func (p *procfs) handle(i int, f func(*asked) (int64, error)) handler {
+	return func(r *request) (int64, error) {
+		if r.compat {
+			return 0, errKernel
+		}
+		name, err := p.path(r, r.args[i])
+		if err != nil || !concerns(name) {
+			return 0, errKernel // which finds out what is wrong with it
+		}
+		a := &asked{request: r, args: r.args[i+1:], whole: path.Clean(name), slash: strings.HasSuffix(name, "/")}
+		if err := p.parse(a); err != nil {
+			return 0, err
+		}
+		return f(a)
+	}
+}
+
+// path reads the path of a caller, if it is one that could concern this duty. The kernel does not let this process look into all: not into
+// one that has just become another user.
+func (p *procfs) path(r *request, addr uint64) (string, error) {
+	var buf [64]byte // enough for what is served
+	n, err := p.memory(r, func(mem int) (int, error) { return unix.Pread(mem, buf[:], int64(addr)) })
+	if err != nil || n <= 0 {
+		return "", unix.EFAULT
+	}
+	end := slices.Index(buf[:n], 0)
+	if end < 0 {
+		return "", unix.ENAMETOOLONG
+	}
+	return string(buf[:end]), nil
+}
+
+// memory lets f read or write the memory of the caller, as the caller's user if root may not.
+func (p *procfs) memory(r *request, f func(mem int) (int, error)) (int, error) {
+	name := strconv.Itoa(int(r.pid)) + "/mem"
+	fd, err := unix.Openat(p.b.proc, name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		err = p.as(r, func() error {
+			fd, err = unix.Openat(p.b.proc, name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+			return err
+		})
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	return f(fd)
+}
+
+// as calls f with the user and group that the caller's files have.
+// Preconditions: the thread serves calls only.
+func (p *procfs) as(r *request, f func() error) error {
+	uid, gid, err := p.fileOwner(int(r.pid))
+	if err != nil {
+		return err
+	}
+	defer func() {
+		_, _ = unix.SetfsuidRetUid(0)
+		_, _ = unix.SetfsgidRetGid(0)
+	}()
+	_, _ = unix.SetfsgidRetGid(gid)
+	_, _ = unix.SetfsuidRetUid(uid)
+	if now, _ := unix.SetfsuidRetUid(-1); now != uid {
+		return unix.EPERM
+	}
+	return f()
+}
+
+// fileOwner reads the last of the four user and group ids of a thread.
+func (p *procfs) fileOwner(pid int) (uid, gid int, err error) {
+	data, err := p.b.readProc(strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return 0, 0, err
+	}
+	var c caller
+	if err := c.parseStatus(string(data)); err != nil {
+		return 0, 0, err
+	}
+	return c.uid, c.gid, nil
+}
+
+// concerns says whether a path is one that this duty answers.
+func concerns(name string) bool {
+	return strings.HasPrefix(name, "/proc") || strings.HasPrefix(name, "/dev/fd") || strings.HasPrefix(name, "/dev/std")
+}
+
+// split turns a path into a process (its number, or "self"; empty for /proc itself) and a name there; ok is false if it is the kernel's.
+func split(name string) (who, file string, ok bool) {
+	for part := range strings.SplitSeq(name, "/") {
+		if part == ".." {
+			return "", "", false
+		}
+	}
+	clean := path.Clean(name)
+	switch fd, isFD := strings.CutPrefix(clean, "/dev/fd/"); {
+	case isFD:
+		return "self", "fd/" + fd, true
+	case clean == "/dev/fd":
+		return "self", "fd", true
+	}
+	if i := slices.Index([]string{"/dev/stdin", "/dev/stdout", "/dev/stderr"}, clean); i >= 0 {
+		return "self", "fd/" + strconv.Itoa(i), true
+	}
+	if clean == "/proc" {
+		return "", "", true
+	}
+	rest, ok := strings.CutPrefix(clean, "/proc/")
+	if !ok {
+		return "", "", false
+	}
+	who, file, _ = strings.Cut(rest, "/")
+	if who == "thread-self" {
+		who = "self"
+	}
+	if _, err := strconv.ParseUint(who, 10, 31); err != nil && who != "self" {
+		return "", "", false
+	}
+	return who, file, true
+}
+
+// parse finds out what a is about.
+func (p *procfs) parse(a *asked) error {
+	who, file, ok := split(a.whole)
+	if !ok {
+		return errKernel
+	}
+	pid, _, err := (&relatives{family: p.b.family}).caller(a.request)
+	if err != nil {
+		return err
+	}
+	a.own = pid
+	if who == "" {
+		return nil
+	}
+	a.name = file
+	if who != "self" {
+		if pid, err = strconv.Atoi(who); err != nil || !p.b.family.has(pid) {
+			return unix.ENOENT
+		}
+	}
+	if task, rest, ok := strings.Cut(strings.TrimPrefix(file, "task/"), "/"); ok && strings.HasPrefix(file, "task/") {
+		tid, err := strconv.Atoi(task)
+		if err != nil || !p.b.family.has(tid) {
+			return unix.ENOENT
+		}
+		pid, a.name = tid, rest
+	}
+	a.who, err = p.b.family.read(pid)
+	if err != nil {
+		return unix.ENOENT
+	}
+	return nil
+}
+
+// plainFiles are the files of /proc/PID that are handed out as they are, for reading. None is a way to anything else.
+func plainFiles() []string {
+	return []string{
+		"stat", "status", "statm", "cmdline", "comm", "limits", "maps", "smaps", "smaps_rollup", "oom_score", "oom_score_adj", "oom_adj",
+		"wchan", "schedstat", "io", "loginuid", "sessionid", "cgroup", "personality", "uid_map", "gid_map", "setgroups", "environ", "auxv",
+	}
+}
+
+// guarded are those of them that are for the process itself only.
+func guarded() []string { return []string{"environ", "auxv", "maps", "smaps", "smaps_rollup", "io"} }
+
+// target returns the path of a's file in the proc file system outside.
+func (p *procfs) target(a *asked) (string, error) {
+	name := strconv.Itoa(a.who.pid) + "/" + a.name
+	own := a.who.pid == a.own || a.who.pid == int(a.pid)
+	switch {
+	case slices.Contains(guarded(), a.name) && !own:
+		return "", unix.EACCES
+	case slices.Contains(plainFiles(), a.name), a.name == "exe":
+		return name, nil
+	case a.name == "cwd" || a.name == "root" || strings.HasPrefix(a.name, "fd/"):
+		if !own {
+			return "", unix.EACCES
+		}
+		if n, ok := strings.CutPrefix(a.name, "fd/"); ok {
+			if _, err := strconv.ParseUint(n, 10, 31); err != nil {
+				return "", unix.ENOENT
+			}
+		}
+		return name, nil
+	}
+	return "", unix.ENOENT
+}
+
+// isDir says whether a is about a directory of this duty.
+func (a *asked) isDir() bool {
+	return a.name == "" || a.name == "fd" || a.name == "task"
+}
+
+// isLink says whether a names a link that the tree has itself.
+func (a *asked) isLink() bool {
+	return !a.slash && slices.Contains([]string{"/dev/fd", "/dev/stdin", "/dev/stdout", "/dev/stderr"}, a.whole)
+}
+
+// inTree says whether a is about a file that is the same for all processes.
+func (a *asked) inTree() bool { return a.name == "mounts" || a.name == "mountinfo" }
+
+// addFD is struct seccomp_notif_addfd.
+type addFD struct {
+	id           uint64
+	flags        uint32
+	source       uint32
+	number       uint32
+	numberOpened uint32
+}
+
+// give gives the caller a descriptor, as the value of its call, and closes ours.
+func (a *asked) give(fd, flags int) (int64, error) {
+	defer unix.Close(fd)
+	add := addFD{id: a.id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, source: uint32(fd), numberOpened: uint32(flags & unix.O_CLOEXEC)}
+	e := a.s.ioctl(unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&add))
+	if e == 0 {
+		return 0, errServed
+	}
+	return 0, e // ENOENT: the caller is gone
+}
+
+func (p *procfs) open(a *asked) (int64, error) { return p.openWith(a, int(a.args[0])) }
+
+// open2 is openat2: struct open_how begins with the flags. Its restrictions forbid nothing that is here.
+func (p *procfs) open2(a *asked) (int64, error) {
+	var how [8]byte
+	n, err := p.memory(a.request, func(mem int) (int, error) { return unix.Pread(mem, how[:], int64(a.args[0])) })
+	if err != nil || n != len(how) {
+		return 0, unix.EFAULT
+	}
+	return p.openWith(a, int(binary.NativeEndian.Uint64(how[:])))
+}
+
+// reopenFlags are the flags by which a file that is open may be opened again.
+const reopenFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_NONBLOCK | unix.O_TRUNC | unix.O_DIRECTORY | unix.O_LARGEFILE | unix.O_PATH
+
+func (p *procfs) openWith(a *asked, flags int) (int64, error) {
+	if a.who.pid == 0 {
+		p.list()
+		return 0, errKernel
+	}
+	if a.isDir() || a.inTree() {
+		return p.openTree(a, flags)
+	}
+	target, err := p.target(a)
+	if err != nil {
+		return 0, err
+	}
+	again := strings.HasPrefix(a.name, "fd/")
+	switch {
+	case !again && flags&(unix.O_ACCMODE|unix.O_TRUNC) != unix.O_RDONLY:
+		return 0, unix.EACCES
+	case flags&unix.O_NOFOLLOW != 0 && (again || a.name == "exe"):
+		return 0, unix.ELOOP
+	case flags&unix.O_PATH != 0 && !again, a.name == "cwd", a.name == "root":
+		return 0, unix.EACCES
+	}
+	fd, want := -1, flags
+	open := func() error {
+		fd, err = unix.Openat(p.b.proc, target, flags&reopenFlags|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+		return err
+	}
+	// As the caller's user, which may not open all that it has: and this process must not wait for the other end of a fifo.
+	if again {
+		flags |= unix.O_NONBLOCK
+	}
+	if err := p.as(a.request, open); err != nil {
+		return 0, err
+	}
+	if again {
+		if err := unblock(fd, want); err != nil {
+			unix.Close(fd)
+			return 0, err
+		}
+	}
+	return a.give(fd, flags)
+}
+
+// unblock makes fd blocking, unless flags say otherwise.
+func unblock(fd, flags int) error {
+	if flags&(unix.O_NONBLOCK|unix.O_PATH) != 0 {
+		return nil
+	}
+	return unix.SetNonblock(fd, false)
+}
+
+// openTree opens a directory or file of the tree's /proc, brought up to date.
+func (p *procfs) openTree(a *asked, flags int) (int64, error) {
+	name, err := p.refresh(a)
+	if err != nil {
+		return 0, err
+	}
+	if flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0 {
+		return 0, unix.EACCES
+	}
+	fd, err := unix.Openat2(p.tree, name, &unix.OpenHow{
+		Flags: uint64(flags&(unix.O_DIRECTORY|unix.O_PATH) | unix.O_CLOEXEC | unix.O_NONBLOCK), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return 0, err
+	}
+	return a.give(fd, flags)
+}
