@@ -107,7 +107,8 @@ func TestOutputs(t *testing.T) {
 		"type=image,store=false,push=,push-by-digest=": {kind: outputRegistry, push: true, skip: true, options: export.Options{ByDigest: true}},
 		"type=image,unpack=":                           {kind: outputImage, unpack: true},
 		"type=oci,dest=x,compression-level=9,source-date-epoch=7,oci-artifact=false,prefer-nondist-layers=true": {
-			kind: outputOCI, dest: "x", epoch: &builder.Epoch{Seconds: &seconds}, options: export.Options{Level: &level}},
+			kind: outputOCI, dest: "x", epoch: &builder.Epoch{Seconds: &seconds}, options: export.Options{Level: &level},
+		},
 		"type=local,dest=x,source-date-epoch=,mode=copy": {kind: outputLocal, dest: "x", epoch: &builder.Epoch{}},
 	} {
 		want.options.Codec = compress.Gzip

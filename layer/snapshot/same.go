@@ -136,7 +136,7 @@ func (p *pruner) sameContent(a, b *os.File, name string) (bool, error) {
 			return false, nil
 		}
 		if err != nil {
-			return true, nil //nolint:nilerr // the end of both
+			return true, nil // the end of both
 		}
 	}
 }

@@ -42,8 +42,10 @@ func TestRedundant(t *testing.T) {
 		"target of that length": {func(r string) error { return errors.Join(os.Remove(r+"/l"), os.Symlink("g", r+"/l"), touch(r+"/l", 7)) }, []string{"l"}},
 		"attribute":             {func(r string) error { return unix.Setxattr(r+"/f", "user.a", []byte("b"), 0) }, []string{"f"}},
 		"another name":          {func(r string) error { return os.Link(r+"/f", r+"/f2") }, []string{"f", "f2"}},
-		"removed and made again": {func(r string) error { return errors.Join(removeTree(r+"/d"), os.MkdirAll(r+"/d/e", 0o755)) },
-			[]string{"d/", "d/.wh..wh..opq", "d/e/"}},
+		"removed and made again": {
+			func(r string) error { return errors.Join(removeTree(r+"/d"), os.MkdirAll(r+"/d/e", 0o755)) },
+			[]string{"d/", "d/.wh..wh..opq", "d/e/"},
+		},
 		"beside a change": {func(r string) error {
 			return errors.Join(os.Chmod(r+"/d/g", 0o644), os.WriteFile(r+"/d/h", []byte("4"), 0o644))
 		}, []string{"d/", "d/h"}},
