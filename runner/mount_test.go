@@ -201,3 +201,29 @@ func TestPlainRoot(t *testing.T) {
 		t.Errorf("made holds %q, %v", data, err)
 	}
 }
+
+// A mount point that is made in a cache stays there, also when the root is a directory of the same file system.
+func TestPlainRootCache(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	root, cache, inner := filepath.Join(dir, "root"), filepath.Join(dir, "cache"), filepath.Join(dir, "inner")
+	makeRoot(t, root)
+	l := &Linux{Isolation: Isolation{Rung: Root, NoOverlay: true}, Dir: filepath.Join(dir, "run")}
+	for _, d := range []string{l.Dir, cache, inner} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer l.Close()
+	s := Sandbox{Root: Overlay{Upper: root}, Network: HostNetwork, Hostname: "plain", Stubs: filepath.Join(dir, "stubs")}
+	s.Mounts = []Mount{{Type: Bind, Source: cache, Target: "/c"}, {Type: Bind, Source: inner, Target: "/c/inner"}}
+	if err := l.Run(t.Context(), s, Process{Args: []string{"/bin/sh", "-c", "echo i >/c/inner/i"}, Env: []string{testPath}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(cache, "inner")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "c")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the mount point in the root is left: %v", err)
+	}
+}

@@ -142,12 +142,22 @@ func (b *box) makeOne(dir, c string, isDir bool) error {
 		return err
 	}
 	// In a bind or a cache mount they stay, as with BuildKit and Docker: it is not for the box to say what others see there.
-	if st.Dev != b.rootDev {
+	if st.Dev != b.rootDev || b.mountedOn(dir) {
 		unix.Close(fd)
 		return nil
 	}
 	b.made = append(b.made, made{parent: fd, name: c, dir: isDir})
 	return utimes(fd, []unix.Timespec{st.Atim, st.Mtim})
+}
+
+// mountedOn says whether the existing directory dir is on another mount than the root. Where the root is a copy, a cache may be on the same
+// file system.
+func (b *box) mountedOn(dir string) bool {
+	fd, err := b.inRoot(dir, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_XDEV)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return errors.Is(err, unix.EXDEV)
 }
 
 // keep lets the mount points stay that were made after the first n.
