@@ -222,7 +222,7 @@ func (o *owners) createIn(r *request, who *credentials, c creation, dir int, nam
 	}
 	var there unix.Stat_t
 	if name != "." && unix.Fstatat(dir, name, &there, unix.AT_SYMLINK_NOFOLLOW) == nil {
-		return 0, o.existing(r, who, c, dir, name, &there)
+		return 0, existing(who, c, dir, name, &there)
 	}
 	if !who.may(parent, st.Mode, 3) {
 		return 0, unix.EACCES
@@ -239,7 +239,7 @@ func (o *owners) createIn(r *request, who *credentials, c creation, dir int, nam
 }
 
 // existing says what becomes of c if there is a file of that name already.
-func (o *owners) existing(r *request, who *credentials, c creation, dir int, name string, st *unix.Stat_t) error {
+func existing(who *credentials, c creation, dir int, name string, st *unix.Stat_t) error {
 	if c.how.Flags&unix.O_CREAT == 0 || c.how.Flags&(unix.O_EXCL|unix.O_NOFOLLOW) != 0 {
 		return errKernel
 	}
@@ -294,7 +294,7 @@ func (o *owners) make(r *request, c creation, dir int, name string, to owner) (i
 	}
 	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, nil //nolint:nilerr // it is gone already
+		return 0, nil // it is gone already
 	}
 	defer unix.Close(fd)
 	return 0, o.record(fd, to)

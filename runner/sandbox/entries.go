@@ -25,7 +25,7 @@ func entries(dir string) (t ownerTable, inFile bool, err error) {
 	t = parseOwnerTable(text)
 	fd, err := unix.Open(dir+"/"+ownersFile, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return t, false, nil //nolint:nilerr // what is there is no record
+		return t, false, nil // what is there is no record
 	}
 	f := os.NewFile(uintptr(fd), ownersFile)
 	defer f.Close()

@@ -295,7 +295,7 @@ func (o *owners) chownEntry(c *credentials, fd int, st *unix.Stat_t, to owner) e
 	}
 	dir, name, err := o.parent(fd, st)
 	if err != nil {
-		return nil //nolint:nilerr // it has no name
+		return nil // it has no name
 	}
 	defer unix.Close(dir)
 	return o.recordName(dir, name, now.changed(to.uid, to.gid))
@@ -356,7 +356,7 @@ func (o *owners) owner(fd int) (owner, error) {
 	}
 	dir, name, err := o.parent(fd, &st)
 	if err != nil {
-		return owner{}, nil //nolint:nilerr // it has no name
+		return owner{}, nil // it has no name
 	}
 	defer unix.Close(dir)
 	return entry(fdPath(dir), name)

@@ -18,8 +18,11 @@ func TestOverride(t *testing.T) {
 		{"1:2:644", override{owner: owner{1, 2}, mode: 0o644}, true},
 		{"4294967295:0:100644", override{owner: owner{1<<32 - 1, 0}, mode: 0o100644}, true},
 		{"0:7:4711:char-1-3", override{owner: owner{0, 7}, mode: 0o4711, kind: "char-1-3"}, true},
-		{"", override{}, false}, {"1:2", override{}, false}, {"-1:2:644", override{}, false},
-		{"1:4294967296:644", override{}, false}, {"1:2:689", override{}, false},
+		{"", override{}, false},
+		{"1:2", override{}, false},
+		{"-1:2:644", override{}, false},
+		{"1:4294967296:644", override{}, false},
+		{"1:2:689", override{}, false},
 	} {
 		got, ok := parseOverride(c.text)
 		if got != c.want || ok != c.ok {
