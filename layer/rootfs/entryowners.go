@@ -125,6 +125,18 @@ func readLayer(layer, path string, all map[string]entryOwner) error {
 	return nil
 }
 
+// CopyEntryOwner records for an entry what is recorded of the one that it is a copy of or a link to, if that has no attributes of its own.
+func (o *Owners) CopyEntryOwner(oldDir *os.File, oldBase string, dir *os.File, base string) error {
+	if o == nil {
+		return nil
+	}
+	st, err := o.StatEntry(oldDir, oldBase)
+	if err != nil || hasXattrs(&st) || isNode(&st) {
+		return err
+	}
+	return o.setEntryOwner(dir, base, ids{int(st.Uid), int(st.Gid)})
+}
+
 // setEntryOwner records the owner of an entry that has no attributes.
 func (o *Owners) setEntryOwner(dir *os.File, base string, id ids) error {
 	o.mu.Lock()

@@ -50,6 +50,9 @@ func IsRecord(xattr string) bool { return strings.HasPrefix(xattr, recordPrefix)
 // Unprivileged is the argument of RecordOwners.
 func (o *Owners) Unprivileged() bool { return o != nil && o.unprivileged }
 
+// IsEntryRecord says whether an extended attribute of a directory is about the names in it: it is no part of a copy of the directory.
+func IsEntryRecord(xattr string) bool { return xattr == ownersXattr }
+
 // Records says whether owners are recorded.
 func (o *Owners) Records() bool { return o != nil }
 
@@ -135,8 +138,8 @@ func (o *Owners) setOwner(dir *os.File, base string, id ids, mode *int) error {
 		return err
 	}
 	if !hasXattrs(&st) {
-		// The call changes no owner, but makes overlayfs copy the entry up to where the record will be.
-		if err := Chown(dir, base, -1, -1); err != nil {
+		// The call changes no owner, but makes overlayfs copy the entry up to where the record will be, and tells who watches.
+		if err := Chown(dir, base, int(st.Uid), int(st.Gid)); err != nil {
 			return err
 		}
 		return o.setEntryOwner(dir, base, id)
@@ -292,14 +295,10 @@ func (o *Owners) writable(t target, mode uint32, f func() error) (uint32, error)
 // Link makes a hard link.
 func (o *Owners) Link(oldDir *os.File, oldBase string, dir *os.File, base string) error {
 	err := Link(oldDir, oldBase, dir, base)
-	if o == nil || err != nil {
+	if err != nil {
 		return err
 	}
-	st, err := o.StatEntry(oldDir, oldBase)
-	if err != nil || hasXattrs(&st) || isNode(&st) {
-		return err
-	}
-	return o.setEntryOwner(dir, base, ids{int(st.Uid), int(st.Gid)})
+	return o.CopyEntryOwner(oldDir, oldBase, dir, base)
 }
 
 // isNode says whether a file is a device, real or recorded.

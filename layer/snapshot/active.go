@@ -131,5 +131,5 @@ func (s *Store) Owners(layers ...string) *rootfs.Owners {
 	if !s.recordOwners {
 		return nil
 	}
-	return rootfs.RecordOwners(!s.userXattr, layers...)
+	return rootfs.RecordOwners(!s.userXattr || s.copies, layers...)
 }

@@ -63,7 +63,7 @@ func (c *copies) make(ctx context.Context, layers []ID, dirs []string) (*workTre
 	err = rootfs.Mkdir(t.dir, "tree", 0o755)
 	var tr *tree.Tree
 	if err == nil {
-		tr, err = tree.New(ctx, filepath.Join(t.path, "tree"), dirs)
+		tr, err = tree.New(ctx, filepath.Join(t.path, "tree"), dirs, c.s.Owners())
 	}
 	if err != nil {
 		_ = t.remove()

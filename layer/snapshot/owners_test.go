@@ -72,8 +72,8 @@ func TestRecordedOwners(t *testing.T) {
 		t.Skip("compares with real owners, once")
 	}
 	for seed := range uint64(12) {
-		var tars, views [2][]string
-		for i, opt := range []snapshot.Options{{}, {UserXattr: true, RecordOwners: true}} {
+		var tars, views [3][]string
+		for i, opt := range []snapshot.Options{{}, {UserXattr: true, RecordOwners: true}, {Copy: true, RecordOwners: true}} {
 			s, err := snapshot.Open(t.TempDir(), opt)
 			if err != nil {
 				t.Fatal(err)
@@ -100,14 +100,16 @@ func TestRecordedOwners(t *testing.T) {
 				views[i] = append(views[i], viewTar(t, s, layers, opt), viewTar(t, elsewhere, copies, opt))
 			}
 		}
-		for n := range tars[0] {
-			if tars[0][n] != tars[1][n] {
-				t.Fatalf("seed %d: layer %d differs\n%s\nrecorded:\n%s", seed, n, tarListing(t, tars[0][n]), tarListing(t, tars[1][n]))
+		for i := range tars {
+			for n := range tars[0] {
+				if tars[0][n] != tars[i][n] {
+					t.Fatalf("seed %d: layer %d differs\n%s\nstore %d:\n%s", seed, n, tarListing(t, tars[0][n]), i, tarListing(t, tars[i][n]))
+				}
 			}
-		}
-		for n := range views[0] {
-			if views[0][n] != views[1][n] {
-				t.Fatalf("seed %d: view %d differs\n%s\nrecorded:\n%s", seed, n, tarListing(t, views[0][n]), tarListing(t, views[1][n]))
+			for n := range views[0] {
+				if views[0][n] != views[i][n] {
+					t.Fatalf("seed %d: view %d differs\n%s\nstore %d:\n%s", seed, n, tarListing(t, views[0][n]), i, tarListing(t, views[i][n]))
+				}
 			}
 		}
 	}
@@ -123,7 +125,7 @@ func tarListing(t *testing.T, b string) string {
 		if err != nil {
 			return out.String()
 		}
-		fmt.Fprintf(&out, "%s %q %o %d:%d %d %q\n", h.Name, h.Linkname, h.Mode, h.Uid, h.Gid, h.ModTime.Unix(), h.PAXRecords)
+		fmt.Fprintf(&out, "%c %s %q %o %d:%d %d %q\n", h.Typeflag, h.Name, h.Linkname, h.Mode, h.Uid, h.Gid, h.ModTime.Unix(), h.PAXRecords)
 	}
 }
 

@@ -68,7 +68,7 @@ func (s *Store) makeView(ctx context.Context, dir string, layers []string, list 
 	if err := os.WriteFile(filepath.Join(t.path, "layers"), []byte(list), 0o600); err != nil {
 		return err
 	}
-	if err := tree.Link(ctx, filepath.Join(t.path, "fs"), layers); err != nil {
+	if err := tree.Link(ctx, filepath.Join(t.path, "fs"), layers, s.Owners()); err != nil {
 		return err
 	}
 	return t.keep(dir)

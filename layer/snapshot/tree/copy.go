@@ -277,9 +277,9 @@ func xattrsOf(fd int) (map[string][]byte, error) {
 
 // carried says whether a copy of a file has the attribute: labels are of the host, and overlay's marks of a mount.
 func carried(xattr string) bool {
-	return xattr == "security.capability" || strings.HasPrefix(xattr, "system.posix_acl_") ||
+	return !rootfs.IsEntryRecord(xattr) && (xattr == "security.capability" || strings.HasPrefix(xattr, "system.posix_acl_") ||
 		strings.HasPrefix(xattr, "user.") && !strings.HasPrefix(xattr, "user.overlay.") ||
-		strings.HasPrefix(xattr, "trusted.") && !strings.HasPrefix(xattr, "trusted.overlay.")
+		strings.HasPrefix(xattr, "trusted.") && !strings.HasPrefix(xattr, "trusted.overlay."))
 }
 
 // optional says that a file is right also without the attribute, which cannot be set everywhere.

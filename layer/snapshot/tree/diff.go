@@ -296,7 +296,7 @@ func (d *differ) links(ctx context.Context) error {
 // list looks at names in directories of the table, on all processors.
 func (t *Tree) list(ctx context.Context, want map[*node][]string) (map[*node]listing, error) {
 	var mu sync.Mutex
-	var l listers
+	l := listers{owners: t.owners}
 	found := make(map[*node]listing, len(want))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
@@ -354,6 +354,9 @@ func (t *Tree) listOne(ctx context.Context, n *node, names []string, l *listers)
 		}
 	}
 	for _, name := range names {
+		if t.owners.Hides(name) {
+			continue
+		}
 		now, err := look(f, name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return got, err

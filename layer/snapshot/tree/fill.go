@@ -18,6 +18,7 @@ import (
 
 // filler fills directories, on all processors.
 type filler struct {
+	owners  *rootfs.Owners
 	root    *rootfs.Root // of what is filled
 	link    bool         // files by hard links, if that can be
 	listers listers
@@ -53,7 +54,7 @@ type job struct {
 }
 
 // build puts what layers (directories, topmost first) show into dir, over what is there.
-func build(ctx context.Context, dir string, layers []string, link bool) error {
+func build(ctx context.Context, dir string, layers []string, link bool, owners *rootfs.Owners) error {
 	if len(layers) == 0 {
 		return nil
 	}
@@ -66,11 +67,11 @@ func build(ctx context.Context, dir string, layers []string, link bool) error {
 		}
 		m.dirs = append(m.dirs, layerDir{f, i})
 	}
-	return fill(ctx, dir, m, link)
+	return fill(ctx, dir, m, link, owners)
 }
 
 // fill puts content into dir, over what is there, and closes it.
-func fill(ctx context.Context, dir string, from content, link bool) error {
+func fill(ctx context.Context, dir string, from content, link bool, owners *rootfs.Owners) error {
 	root, err := rootfs.Open(dir)
 	if err != nil {
 		from.close()
@@ -82,7 +83,7 @@ func fill(ctx context.Context, dir string, from content, link bool) error {
 		from.close()
 		return err
 	}
-	f := &filler{root: root, link: link, links: map[inode]*linked{}}
+	f := &filler{root: root, link: link, owners: owners, listers: listers{owners: owners}, links: map[inode]*linked{}}
 	f.group, ctx = errgroup.WithContext(ctx)
 	f.group.SetLimit(runtime.GOMAXPROCS(0))
 	j := &job{path: ".", dst: dst, from: from}
@@ -148,12 +149,15 @@ func (f *filler) entry(ctx context.Context, j *job, e entry) error {
 	case e.do == mark:
 		return f.mark(j.dst, e.name)
 	case f.link:
-		err := rootfs.Link(e.src, e.name, j.dst, e.name)
+		err := f.owners.Link(e.src, e.name, j.dst, e.name)
 		if !errors.Is(err, unix.EMLINK) && !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EPERM) {
 			return err
 		}
 	}
-	return f.file(ctx, j, e)
+	if err := f.file(ctx, j, e); err != nil || e.typ == unix.DT_REG {
+		return err
+	}
+	return f.owners.CopyEntryOwner(e.src, e.name, j.dst, e.name)
 }
 
 func (f *filler) mark(dst *os.File, name string) error {

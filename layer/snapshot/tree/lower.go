@@ -77,6 +77,9 @@ func (t *Tree) sameAs(ctx context.Context, n *node, dir, below *os.File, st *uni
 	if n.mode != st.Mode || n.uid != st.Uid || n.gid != st.Gid || n.rdev != uint64(st.Rdev) { //nolint:unconvert // differs between platforms
 		return false, nil
 	}
+	if same, err := t.sameOwners(dir, below, n.name); !same || err != nil {
+		return false, err
+	}
 	if !n.isDir() && (n.size != st.Size || n.mtime != st.Mtim) {
 		return false, nil
 	}
@@ -120,6 +123,19 @@ func (t *Tree) sameAs(ctx context.Context, n *node, dir, below *os.File, st *uni
 		t.seen(n)
 	}
 	return true, err
+}
+
+// sameOwners compares what is recorded of two entries of a name.
+func (t *Tree) sameOwners(a, b *os.File, name string) (bool, error) {
+	if !t.owners.Records() {
+		return true, nil
+	}
+	x, err := t.owners.StatEntry(a, name)
+	if err != nil {
+		return false, err
+	}
+	y, err := t.owners.StatEntry(b, name)
+	return x.Mode == y.Mode && x.Uid == y.Uid && x.Gid == y.Gid && x.Rdev == y.Rdev, err
 }
 
 // openParent opens the directory of a layer that may hold path, following no link.

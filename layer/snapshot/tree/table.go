@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -96,7 +97,10 @@ func (n *node) set(st *unix.Stat_t) {
 }
 
 // listers lends the buffers of directory listings.
-type listers struct{ pool sync.Pool }
+type listers struct {
+	pool   sync.Pool
+	owners *rootfs.Owners
+}
 
 func (l *listers) readDir(dir *os.File) ([]rootfs.Entry, error) {
 	r, _ := l.pool.Get().(*rootfs.Lister)
@@ -104,7 +108,11 @@ func (l *listers) readDir(dir *os.File) ([]rootfs.Entry, error) {
 		r = new(rootfs.Lister)
 	}
 	defer l.pool.Put(r)
-	return r.ReadDir(dir)
+	list, err := r.ReadDir(dir)
+	if l.owners.Records() {
+		list = slices.DeleteFunc(list, func(e rootfs.Entry) bool { return l.owners.Hides(e.Name) })
+	}
+	return list, err
 }
 
 // scanner makes nodes of directories, on all processors.
@@ -135,7 +143,7 @@ func (t *Tree) scanAll(ctx context.Context) error {
 
 // scan makes nodes of what is below directories of the table, and watches them. It closes the files.
 func (t *Tree) scan(ctx context.Context, dirs map[*node]*os.File) error {
-	s := &scanner{watch: t.watch, newest: t.newest}
+	s := &scanner{watch: t.watch, newest: t.newest, listers: listers{owners: t.owners}}
 	var g *errgroup.Group
 	g, ctx = errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))

@@ -39,6 +39,7 @@ type Tree struct {
 	layers []string // directories, topmost first
 	top    *node
 	nodes  int
+	owners *rootfs.Owners
 	watch  *watch // nil: every file is looked at
 	// newest is the latest ctime in the table: what is changed while the clock shows it may look the same.
 	newest unix.Timespec
@@ -46,20 +47,20 @@ type Tree struct {
 	private bool
 }
 
-// New fills the empty directory dir with what layers (directories, topmost first) show.
+// New fills the empty directory dir with what layers (directories, topmost first) show. owners is how they keep owners.
 // After an error dir is left for the caller to remove.
-func New(ctx context.Context, dir string, layers []string) (_ *Tree, err error) {
+func New(ctx context.Context, dir string, layers []string, owners *rootfs.Owners) (_ *Tree, err error) {
 	root, err := rootfs.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	t := &Tree{dir: dir, root: root, layers: layers}
+	t := &Tree{dir: dir, root: root, layers: layers, owners: owners}
 	defer func() {
 		if err != nil {
 			t.Close()
 		}
 	}()
-	if err := build(ctx, dir, layers, false); err != nil {
+	if err := build(ctx, dir, layers, false, owners); err != nil {
 		return nil, err
 	}
 	t.watch = newWatch()
@@ -71,8 +72,8 @@ func New(ctx context.Context, dir string, layers []string) (_ *Tree, err error) 
 
 // Link fills the empty directory dir with what layers (directories, topmost first) show, by hard links to their files
 // where that can be done. Nobody may write to it.
-func Link(ctx context.Context, dir string, layers []string) error {
-	return build(ctx, dir, layers, true)
+func Link(ctx context.Context, dir string, layers []string, owners *rootfs.Owners) error {
+	return build(ctx, dir, layers, true, owners)
 }
 
 // Close forgets what is known of the tree. The directory stays.
@@ -103,7 +104,7 @@ func (t *Tree) Untouched() bool {
 
 // Extend lays further layers (directories, topmost first) over those that the tree shows.
 func (t *Tree) Extend(ctx context.Context, layers []string) error {
-	if err := build(ctx, t.dir, layers, false); err != nil {
+	if err := build(ctx, t.dir, layers, false, t.owners); err != nil {
 		return err
 	}
 	t.layers = append(append([]string{}, layers...), t.layers...)
@@ -165,7 +166,7 @@ func (c *Change) Write(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	return fill(ctx, dir, &changed{src: src, c: c.root}, false)
+	return fill(ctx, dir, &changed{src: src, c: c.root}, false, c.t.owners)
 }
 
 // Commit is Diff and Write; layers says that dir is the topmost layer of the tree from now on.
