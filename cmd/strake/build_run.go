@@ -54,6 +54,9 @@ func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
 		return err
 	}
 	j := &job{store: s, opts: opts}
+	if s.snapshots != nil {
+		j.closers = append(j.closers, s.snapshots.Close)
+	}
 	defer j.close()
 	if err := j.open(ctx); err != nil {
 		return err

@@ -29,6 +29,7 @@ func runRun(ctx context.Context, env *environment, opts runOptions) error {
 		return err
 	}
 	defer release()
+	defer s.snapshots.Close()
 	defer s.collect(ctx)
 	img, err := s.imageToRun(ctx, opts)
 	if err != nil {

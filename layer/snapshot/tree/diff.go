@@ -285,10 +285,17 @@ func (d *differ) links(ctx context.Context) error {
 		}
 	}
 	for _, n := range d.less {
-		// With a name in the layer that is linked to this one it is there too, so that they stay one file.
 		if !n.dropped {
 			d.at(n).less = !d.written[n.ino]
 		}
+	}
+	if len(d.written) > 0 {
+		// What is linked in the tree is linked in the layer, so that it is in another tree too.
+		d.t.top.each(func(n *node) {
+			if !n.isDir() && n.nlink > 1 && d.written[n.ino] {
+				d.at(n)
+			}
+		})
 	}
 	return nil
 }
