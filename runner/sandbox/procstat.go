@@ -242,7 +242,14 @@ func (p *procfs) readlink(a *asked) (int64, error) {
 		defer unix.Close(fd)
 		// The init's root is the caller's.
 		var isLink bool
-		if text, isLink, err = readlink(fd); err != nil {
+		text, isLink, err = readlink(fd)
+		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+			err = p.as(a.request, func() error {
+				text, isLink, err = readlink(fd)
+				return err
+			})
+		}
+		if err != nil {
 			return 0, err
 		}
 		if !isLink {
