@@ -52,6 +52,9 @@ func (b *box) newOwners() (limit, error) {
 
 func (o *owners) calls() map[string]handler {
 	out := o.idCalls()
+	for _, name := range []string{"listxattr", "llistxattr", "flistxattr"} {
+		out[name] = o.list
+	}
 	for _, name := range []string{"setrlimit", "getrlimit", "ugetrlimit", "prlimit64"} {
 		out[name] = o.limit
 	}

@@ -132,6 +132,16 @@ func TestOwnDescriptors(t *testing.T) {
 	}
 }
 
+func TestWithoutRecords(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "user.a\x00": "user.a\x00", "user.a\x00user.strake.owners\x00user.b\x00": "user.a\x00user.b\x00", "user.containers.override_stat\x00": "",
+	} {
+		if got, hidden := withoutRecords(in); got != want || hidden != (in != want) {
+			t.Errorf("%q: got %q, %v", in, got, hidden)
+		}
+	}
+}
+
 func TestSplitName(t *testing.T) {
 	for name, want := range map[string][2]string{
 		"a/b": {"a/", "b"}, "a/": {"a/", ""}, "/a": {"/", "a"}, "a/..": {"a/", ""}, "a/.": {"a/", ""}, "a": {"", "a"},

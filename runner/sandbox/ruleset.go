@@ -29,7 +29,7 @@ func (r RuleSet) rules() []string {
 	case Devices:
 		return []string{deviceRules}
 	case Owners:
-		return []string{ownerRules, statRules, createRules}
+		return []string{ownerRules, statRules, createRules, listRules}
 	case Processes:
 		return []string{processRules}
 	case Signals:

@@ -127,6 +127,16 @@ func chown() {
 	call("read-only", at, cwd, str("/ro/f"), 1, 1, 0)
 	call("own fd", at, cwd, str(fmt.Sprintf("/proc/self/fd/%d", fd)), 18, 18, 0)
 	show("f")
+	_ = syscall.Setxattr("f", "user.own", []byte("1"), 0)
+	var names [64]byte
+	n, err := syscall.Listxattr("f", names[:])
+	fmt.Printf("attributes %q %v\n", names[:max(n, 0)], err)
+	n, err = syscall.Listxattr("f", nil)
+	fmt.Println(n, err)
+	_, err = syscall.Listxattr("f", names[:3])
+	fmt.Println(err)
+	call("attributes of a link", syscall.SYS_LLISTXATTR, str("l"), 0, 0)
+	call("attributes of an fd", syscall.SYS_FLISTXATTR, uintptr(fd), bad, 64)
 	_ = os.Remove("f")
 	call("removed", syscall.SYS_FCHOWN, uintptr(fd), 19, 19)
 }
