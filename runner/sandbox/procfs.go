@@ -27,7 +27,8 @@ type procfs struct {
 
 // procRules ask for calls that name a file; not for those that may name none (4096 is AT_EMPTY_PATH).
 const procRules = `{"syscalls": [
-	{"names": ["open", "openat", "openat2", "stat", "lstat", "readlink", "readlinkat", "access", "faccessat", "faccessat2"], "action": "SCMP_ACT_NOTIFY"},
+	{"names": ["open", "openat", "openat2", "stat", "lstat", "readlink", "readlinkat", "access", "faccessat", "faccessat2",
+		"getxattr", "lgetxattr", "listxattr", "llistxattr"], "action": "SCMP_ACT_NOTIFY"},
 	{"names": ["newfstatat"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 3, "value": 4096, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]},
 	{"names": ["statx"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 2, "value": 4096, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}
 ]}`
@@ -37,9 +38,14 @@ func (p *procfs) calls() map[string]handler {
 		"open": p.handle(0, p.open), "openat": p.handle(1, p.open), "openat2": p.handle(1, p.open2),
 		"stat": p.handle(0, p.stat), "lstat": p.handle(0, p.lstat), "newfstatat": p.handle(1, p.fstatat), "statx": p.handle(1, p.statx),
 		"readlink": p.handle(0, p.readlink), "readlinkat": p.handle(1, p.readlink),
+		"getxattr": p.handle(0, noAttributes), "lgetxattr": p.handle(0, noAttributes),
+		"listxattr": p.handle(0, noAttributes), "llistxattr": p.handle(0, noAttributes),
 		"access": p.handle(0, p.access), "faccessat": p.handle(1, p.access), "faccessat2": p.handle(1, p.access),
 	}
 }
+
+// noAttributes says that files have no extended attributes.
+func noAttributes(*asked) (int64, error) { return 0, unix.EOPNOTSUPP }
 
 func (p *procfs) prepare(*supervisor) error { return nil }
 
@@ -53,7 +59,7 @@ type asked struct {
 	who   relative // whose file it is; pid is 0 for /proc itself
 	name  string   // of the file in /proc/PID, empty for that itself
 	whole string   // the path
-	slash bool     // it ended with one
+	slash bool     // it ended with one, or with dots: it is a directory
 }
 
 // handle makes a handler of f, for calls whose argument i is a path.
@@ -63,10 +69,11 @@ func (p *procfs) handle(i int, f func(*asked) (int64, error)) handler {
 			return 0, errKernel
 		}
 		name, err := p.path(r, r.args[i])
-		if err != nil || !concerns(name) {
+		if err != nil || !concerns(name) || strings.Contains(name, "/../") {
 			return 0, errKernel // which finds out what is wrong with it
 		}
-		a := &asked{request: r, args: r.args[i+1:], whole: path.Clean(name), slash: strings.HasSuffix(name, "/")}
+		a := &asked{request: r, args: r.args[i+1:], whole: path.Clean(name)}
+		a.slash = slices.Contains([]string{"", ".", ".."}, name[strings.LastIndexByte(name, '/')+1:])
 		if err := p.parse(a); err != nil {
 			return 0, err
 		}
@@ -143,14 +150,8 @@ func concerns(name string) bool {
 	return strings.HasPrefix(name, "/proc") || strings.HasPrefix(name, "/dev/fd") || strings.HasPrefix(name, "/dev/std")
 }
 
-// split turns a path into a process (its number, or "self"; empty for /proc itself) and a name there; ok is false if it is the kernel's.
-func split(name string) (who, file string, ok bool) {
-	for part := range strings.SplitSeq(name, "/") {
-		if part == ".." {
-			return "", "", false
-		}
-	}
-	clean := path.Clean(name)
+// split turns a clean path into a process (its number, or "self"; empty for /proc itself) and a name there; ok is false if it is the kernel's.
+func split(clean string) (who, file string, ok bool) {
 	switch fd, isFD := strings.CutPrefix(clean, "/dev/fd/"); {
 	case isFD:
 		return "self", "fd/" + fd, true
