@@ -1,13 +1,19 @@
 package snapshot_test
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-build/strake/layer/rootfs"
 	"github.com/strake-build/strake/layer/snapshot"
 )
 
@@ -33,12 +39,89 @@ func mounted(t *testing.T, s *snapshot.Store, layers []snapshot.ID, do func(root
 func copyStore(t *testing.T) (*snapshot.Store, string) {
 	t.Helper()
 	dir := t.TempDir()
-	s, err := snapshot.Open(dir, snapshot.Options{Copy: true})
+	s, err := snapshot.Open(dir, copyOptions())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
 	return s, dir
+}
+
+// copyOptions are of a store for whoever runs the tests.
+func copyOptions() snapshot.Options {
+	return snapshot.Options{Copy: true, RecordOwners: os.Geteuid() != 0}
+}
+
+// TestPlainUser runs the tests of copies as a user without any privileges.
+func TestPlainUser(t *testing.T) {
+	needRoot(t)
+	if userXattr() || copying() {
+		t.Skip("once is enough")
+	}
+	const nobody = 65534
+	dir, err := os.MkdirTemp("", "strake-user-") //nolint:usetesting // t.TempDir is in a folder that only its owner enters
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chown(dir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run=^(TestCopyFindsChanges|TestViewsGoWithTheirLayers|TestCopyOfOwners)$")
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS: TestCopyOfOwners") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestCopyOfOwners makes layers of files with owners, modes and capabilities of all kinds, in a copy that goes on from
+// step to step and in new ones: the tars are what they should be, also where owners are recorded.
+func TestCopyOfOwners(t *testing.T) {
+	s, _ := copyStore(t)
+	base := unpack(t, s, "d/", "d/f=1", "d/l->f", "d/m->f")
+	layers := []snapshot.ID{base}
+	for n := range 4 {
+		if n == 2 {
+			s.Close()
+		}
+		a, err := s.Prepare(t.Context(), layers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Discard()
+		root, err := a.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir, _, err := root.Parent("d/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := root.Owners()
+		err = errors.Join(o.Chown(dir, "l", 10+n, 20), rootfs.Mkdir(dir, fmt.Sprint("s", n), 0o700), o.Set(dir, fmt.Sprint("s", n), 5, 6, 0o111),
+			o.Set(dir, "f", 7, n, 0))
+		_, _ = dir.Close(), root.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Clamp(0)
+		id, err := a.Commit(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		layers = append(layers, id)
+		var b bytes.Buffer
+		if err := s.WriteTar(t.Context(), id, &b); err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("5 d/ \"\" 755 0:0 0 map[]\n0 d/f \"\" 0 7:%d 0 map[]\n2 d/l \"f\" 777 %d:20 0 map[]\n5 d/s%d/ \"\" 111 5:6 0 map[]\n", n, 10+n, n)
+		if got := tarListing(t, b.String()); got != want {
+			t.Errorf("layer %d:\n%swant\n%s", n, got, want)
+		}
+	}
 }
 
 // appendTo writes to the end of a file, in place.
@@ -67,7 +150,6 @@ func writeMapped(name string) error {
 
 // TestCopyFindsChanges changes files in ways that are not plain to see. The copy is made by an earlier step.
 func TestCopyFindsChanges(t *testing.T) {
-	needRoot(t)
 	for name, c := range map[string]struct {
 		do   func(r string) error
 		want []string
@@ -136,7 +218,6 @@ func keepTime(name string, change func(name string) error) error {
 
 // TestViewsGoWithTheirLayers removes a layer: the trees that show it go too, and those of a process that died in between.
 func TestViewsGoWithTheirLayers(t *testing.T) {
-	needRoot(t)
 	s, dir := copyStore(t)
 	one, two := unpack(t, s, "a=1"), unpack(t, s, "b=2")
 	equal(t, "view", list(t, s, one, two), "a=1", "b=2")
@@ -157,7 +238,7 @@ func TestViewsGoWithTheirLayers(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, string(one))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := snapshot.Open(dir, snapshot.Options{Copy: true}); err != nil || views() != 0 {
+	if _, err := snapshot.Open(dir, copyOptions()); err != nil || views() != 0 {
 		t.Errorf("%d views of what is gone, %v", views(), err)
 	}
 }

@@ -59,12 +59,7 @@ func (t *Tree) diff(ctx context.Context, trusted bool) (*change, error) {
 		})
 	} else {
 		for n, names := range ev.dirs {
-			want[n] = []string{}
-			for name := range names {
-				if name != "" {
-					want[n] = append(want[n], name)
-				}
-			}
+			want[n] = t.wanted(names)
 		}
 	}
 	if err := d.compare(ctx, want); err != nil {
@@ -77,6 +72,20 @@ func (t *Tree) diff(ctx context.Context, trusted bool) (*change, error) {
 		return nil, err
 	}
 	return d.root, t.prune(ctx, d.root)
+}
+
+// wanted are the names in a directory to look at after events. nil is all: in the directory may be recorded who owns any of them.
+func (t *Tree) wanted(names map[string]uint32) []string {
+	want := []string{}
+	for name := range names {
+		switch {
+		case t.owners.Records() && (name == "" || t.owners.Hides(name)):
+			return nil
+		case name != "":
+			want = append(want, name)
+		}
+	}
+	return want
 }
 
 // doubtful says whether a file may have been changed without an event that names it: by another name of it, in a new directory,
