@@ -149,7 +149,7 @@ func (e *foreignError) Error() string {
 
 func (e *foreignError) Unwrap() error { return e.err }
 
-// NetworkBridge, in SandboxOptions, is a private network with a way out. No RUN can ask for it.
+// NetworkBridge is a private network with a way out, for SandboxOptions: no RUN can ask for it.
 const NetworkBridge dockerfile.Network = "bridge"
 
 // network is what the RUN sees: the host's network, where the build says nothing else.
@@ -163,6 +163,7 @@ func (w *runWork) network() runner.Network {
 		return runner.NoNetwork
 	case NetworkBridge:
 		return runner.BridgeNetwork
+	case dockerfile.NetworkDefault, dockerfile.NetworkHost:
 	}
 	return runner.HostNetwork
 }

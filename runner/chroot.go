@@ -159,7 +159,7 @@ func bringHome(m sandbox.Moved) error {
 		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {
-		return nil //nolint:nilerr // the step has moved it: it is lost
+		return nil // the step has moved it: it is lost
 	}
 	defer unix.Close(parent)
 	name := path.Base(m.At)

@@ -125,8 +125,10 @@ func TestOutputs(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for _, in := range [][]string{
-		{"type=oci,dest=a,source-date-epoch=1", "type=oci,dest=b,source-date-epoch=2"}, {"type=oci,dest=a,source-date-epoch=1", "type=image"},
-		{"type=oci,dest=a,source-date-epoch=", "type=oci,dest=b"}, {"type=oci,dest=a,rewrite-timestamp=true", "type=image"},
+		{"type=oci,dest=a,source-date-epoch=1", "type=oci,dest=b,source-date-epoch=2"},
+		{"type=oci,dest=a,source-date-epoch=1", "type=image"},
+		{"type=oci,dest=a,source-date-epoch=", "type=oci,dest=b"},
+		{"type=oci,dest=a,rewrite-timestamp=true", "type=image"},
 	} {
 		outputs, err := outputFlags{values: in}.decide(env, tags, false)
 		if err != nil {

@@ -77,7 +77,7 @@ func Bridge(ctx context.Context, dir string) (*Network, error) {
 	}
 	n.Resolver = resolver.with(resolver.reachable()...)
 	if forward {
-		ns.dns.serve(resolver.servers)
+		ns.dns.serve(ctx, resolver.servers)
 		n.Resolver = resolver.with(forwarder())
 	}
 	return n, nil

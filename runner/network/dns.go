@@ -49,9 +49,9 @@ func listenDNS(ctx context.Context) (*listeners, error) {
 }
 
 // serve starts to ask upstreams, from the network namespace of this process, whatever the box asks.
-func (l *listeners) serve(upstreams []netip.Addr) {
+func (l *listeners) serve(ctx context.Context, upstreams []netip.Addr) {
 	l.upstreams, l.slots = upstreams, make(chan struct{}, maxQueries)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it ends with Close
 	l.cancel = cancel
 	l.running.Add(2)
 	go l.serveUDP(ctx)

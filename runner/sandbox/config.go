@@ -13,7 +13,7 @@ const (
 	sockFD = 3
 )
 
-// End, in the place of a signal, tells the init of a box without a pid namespace to kill what is in it, as the end of the parent does.
+// End comes in the place of a signal: it tells the init of a box without a pid namespace to kill what is in it, as the end of the parent does.
 const End = 254
 
 // Config is all that the init knows. It travels in a memfd: never in arguments or environment,

@@ -108,9 +108,12 @@ func TestMay(t *testing.T) {
 		mode, want uint32
 		ok         bool
 	}{
-		{user, owner{5, 9}, 0o700, 7, true}, {user, owner{5, 9}, 0o077, 4, false},
-		{user, owner{1, 6}, 0o070, 6, true}, {user, owner{1, 7}, 0o707, 1, false},
-		{user, owner{1, 1}, 0o771, 1, true}, {user, owner{1, 1}, 0o771, 3, false},
+		{user, owner{5, 9}, 0o700, 7, true},
+		{user, owner{5, 9}, 0o077, 4, false},
+		{user, owner{1, 6}, 0o070, 6, true},
+		{user, owner{1, 7}, 0o707, 1, false},
+		{user, owner{1, 1}, 0o771, 1, true},
+		{user, owner{1, 1}, 0o771, 3, false},
 		{&credentials{}, owner{1, 1}, 0, 7, true},
 	} {
 		if got := c.who.may(c.of, c.mode, c.want); got != c.ok {

@@ -4,7 +4,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -114,7 +113,7 @@ func (r *relatives) killAll(q *request, s unix.Signal) error {
 	if err := q.valid(); err != nil {
 		return err
 	}
-	result := syscall.Errno(unix.ESRCH)
+	result := unix.ESRCH
 	for _, p := range all {
 		if p.pid == own {
 			continue
