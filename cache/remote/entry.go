@@ -1,0 +1,206 @@
+package remote
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/strake-build/strake/cache"
+)
+
+// MediaType is that of a document of entries, for back ends that name types.
+const MediaType = "application/vnd.strake.cache.entries.v1+json"
+
+// Limits of what is taken from a back end.
+const (
+	MaxDocument = 8 << 20  // bytes of a document of entries
+	MaxEntries  = 20_000   // entries of a document
+	maxLayer    = 64 << 30 // bytes of a blob
+	maxName     = 4 << 10  // bytes of a step's name
+	maxParts    = 4096
+	maxPartName = 64
+)
+
+// version is of the document. Documents of others are misses.
+const version = 1
+
+// Entry is a record of the cache for other machines.
+type Entry struct {
+	Key cache.Key
+	// Below is the identity (Chain) of the layers that the layer was made on: it is laid on no others.
+	Below  v1.Hash
+	DiffID v1.Hash
+	Blob   v1.Descriptor // media type, digest and size; nothing else travels
+	// Content is the layer's content without times, in hexadecimal; empty if it is not known.
+	Content string
+	Created time.Time // when the step ended
+	Name    string    // the step as people read it, at most 4 KiB
+	Parts   []Part    // what the key was computed from
+}
+
+// Part is one ingredient of a key. Values do not travel: they may be private (build arguments, URLs).
+type Part struct {
+	Name string `json:"name"`
+	Sum  string `json:"sum"` // see SumOf
+}
+
+// PartsOf are the parts of a record as they travel.
+func PartsOf(parts []cache.Part) []Part {
+	out := make([]Part, 0, len(parts))
+	for _, p := range parts {
+		out = append(out, Part{p.Name, SumOf(p.Value)})
+	}
+	return out
+}
+
+// SumOf is what tells values of parts apart: the beginning of their sha256, in hexadecimal.
+func SumOf(value string) string {
+	sum := sha256.Sum256([]byte(value))
+	return hex.EncodeToString(sum[:8])
+}
+
+// Chain identifies layers stacked on each other, bottom first, by their diffIDs.
+func Chain(diffIDs []v1.Hash) v1.Hash {
+	h := sha256.New()
+	for _, d := range diffIDs {
+		_, _ = io.WriteString(h, d.String()+"\n") // never fails
+	}
+	return v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(h.Sum(nil))}
+}
+
+// document is a list of entries as it is stored.
+type document struct {
+	Version int               `json:"version"`
+	Entries []json.RawMessage `json:"entries"`
+}
+
+// stored is an entry in a document.
+type stored struct {
+	Key     string    `json:"key"`
+	Below   string    `json:"below"`
+	DiffID  string    `json:"diffID"`
+	Type    string    `json:"mediaType"`
+	Digest  string    `json:"digest"`
+	Size    int64     `json:"size"`
+	Content string    `json:"content,omitempty"`
+	Created time.Time `json:"created"`
+	Name    string    `json:"name"`
+	Parts   []Part    `json:"parts,omitempty"`
+}
+
+// EncodeEntries writes a document. The same entries give the same bytes.
+func EncodeEntries(entries []Entry) ([]byte, error) {
+	doc := document{Version: version, Entries: []json.RawMessage{}}
+	for _, e := range entries {
+		raw, err := marshal(stored{
+			e.Key.String(), e.Below.String(), e.DiffID.String(), string(e.Blob.MediaType), e.Blob.Digest.String(), e.Blob.Size,
+			e.Content, e.Created.UTC(), e.Name, e.Parts,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("encoding a cache entry: %w", err)
+		}
+		doc.Entries = append(doc.Entries, raw)
+	}
+	raw, err := marshal(doc)
+	if err != nil {
+		return nil, fmt.Errorf("encoding cache entries: %w", err)
+	}
+	return raw, nil
+}
+
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// DecodeEntries reads a document. Entries that are not right are left out; a document that cannot be read, of another
+// version, or beyond the limits is an error.
+func DecodeEntries(raw []byte) ([]Entry, error) {
+	if len(raw) > MaxDocument {
+		return nil, fmt.Errorf("cache entries of %d bytes are too many, more than %d", len(raw), MaxDocument)
+	}
+	var doc document
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, fmt.Errorf("reading cache entries: %w", err)
+	}
+	if doc.Version != version {
+		return nil, fmt.Errorf("cache entries of version %d are of another strake", doc.Version)
+	}
+	if len(doc.Entries) > MaxEntries {
+		return nil, fmt.Errorf("%d cache entries are more than %d", len(doc.Entries), MaxEntries)
+	}
+	entries := make([]Entry, 0, len(doc.Entries))
+	for _, raw := range doc.Entries {
+		if e, err := decodeEntry(raw); err == nil {
+			entries = append(entries, e)
+		}
+	}
+	return entries, nil
+}
+
+func decodeEntry(raw []byte) (Entry, error) {
+	var s stored
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return Entry{}, err
+	}
+	e := Entry{Content: s.Content, Created: s.Created, Name: s.Name, Parts: s.Parts}
+	key, err := hex.DecodeString(s.Key)
+	if err != nil || len(key) != len(e.Key) {
+		return Entry{}, errors.New("a cache entry's key is broken")
+	}
+	copy(e.Key[:], key)
+	for _, f := range []struct {
+		to   *v1.Hash
+		from string
+	}{{&e.Below, s.Below}, {&e.DiffID, s.DiffID}, {&e.Blob.Digest, s.Digest}} {
+		if *f.to, err = v1.NewHash(f.from); err != nil {
+			return Entry{}, fmt.Errorf("a cache entry's digest is broken: %w", err)
+		}
+	}
+	e.Blob.Size, e.Blob.MediaType = s.Size, types.MediaType(s.Type)
+	return e, e.Check()
+}
+
+// Check says what is wrong with an entry that others wrote.
+func (e Entry) Check() error {
+	for _, h := range []v1.Hash{e.Below, e.DiffID, e.Blob.Digest} {
+		if p, err := v1.NewHash(h.String()); err != nil || p != h || h.Algorithm != "sha256" {
+			return fmt.Errorf("the cache entry of %s has a broken digest", e.Key)
+		}
+	}
+	if e.Blob.Size <= 0 || e.Blob.Size > maxLayer {
+		return fmt.Errorf("the cache entry of %s has a layer of %d bytes", e.Key, e.Blob.Size)
+	}
+	switch e.Blob.MediaType {
+	case types.OCILayer, types.OCILayerZStd, types.OCIUncompressedLayer, types.DockerLayer:
+	default:
+		return fmt.Errorf("the cache entry of %s has a layer of an unknown type", e.Key)
+	}
+	if y := e.Created.Year(); y < 1970 || y > 9999 {
+		return fmt.Errorf("the cache entry of %s is of the year %d", e.Key, y)
+	}
+	if sum, err := hex.DecodeString(e.Content); err != nil || len(sum) != 0 && len(sum) != sha256.Size {
+		return fmt.Errorf("the cache entry of %s has a broken content identity", e.Key)
+	}
+	if len(e.Name) > maxName || !utf8.ValidString(e.Name) || len(e.Parts) > maxParts {
+		return fmt.Errorf("the cache entry of %s has a name or parts beyond the limits", e.Key)
+	}
+	for _, p := range e.Parts {
+		if len(p.Name) > maxPartName || len(p.Sum) > 2*sha256.Size {
+			return fmt.Errorf("the cache entry of %s has parts beyond the limits", e.Key)
+		}
+	}
+	return nil
+}
