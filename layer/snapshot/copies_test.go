@@ -176,6 +176,17 @@ func TestCopyFindsChanges(t *testing.T) {
 		"swapped": {func(r string) error {
 			return unix.Renameat2(unix.AT_FDCWD, r+"/d", unix.AT_FDCWD, r+"/e", unix.RENAME_EXCHANGE)
 		}, []string{"d/", "d/.wh..wh..opq", "d/two", "e/", "e/.wh..wh..opq", "e/f", "e/one"}},
+		"placed as by a sandbox": {func(r string) error {
+			err := errors.Join(os.Mkdir(r+"/../aside", 0o755), os.WriteFile(r+"/../aside/null", nil, 0o644), os.WriteFile(r+"/../file", nil, 0o644))
+			for range 2 {
+				err = errors.Join(err, unix.Renameat2(unix.AT_FDCWD, r+"/../aside", unix.AT_FDCWD, r+"/dev", unix.RENAME_EXCHANGE),
+					unix.Renameat2(unix.AT_FDCWD, r+"/../file", unix.AT_FDCWD, r+"/etc/hosts", unix.RENAME_EXCHANGE))
+			}
+			return err
+		}, []string{}},
+		"a file left at such a name": {func(r string) error {
+			return errors.Join(os.Remove(r+"/dev"), os.Mkdir(r+"/dev", 0o755), os.Link(r+"/d/f", r+"/dev/l"), appendTo(r+"/dev/l"))
+		}, []string{"d/", "d/f", "dev/", "dev/.wh..wh..opq", "dev/l"}},
 		"many events": {func(r string) error {
 			for range 20_000 {
 				if err := errors.Join(appendTo(r+"/d/f"), appendTo(r+"/g")); err != nil {
@@ -187,7 +198,7 @@ func TestCopyFindsChanges(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, dir := copyStore(t)
-			base := unpack(t, s, "d/", "d/f=1", "d/one=1", "e/", "e/two=>d/one", "g=1")
+			base := unpack(t, s, "d/", "d/f=1", "d/one=1", "dev/", "e/", "e/two=>d/one", "etc/", "etc/hosts=1", "g=1")
 			layers := []snapshot.ID{base}
 			layers = append(layers, mounted(t, s, layers, func(string) error { return nil }))
 			id := mounted(t, s, layers, c.do)

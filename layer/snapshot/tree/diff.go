@@ -13,8 +13,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-
-	"github.com/strake-build/strake/layer/rootfs"
 )
 
 // change is a file of the new layer, or a directory that holds such.
@@ -93,23 +91,47 @@ func (t *Tree) wanted(names map[string]uint32) []string {
 func (t *Tree) doubtful(ev events) bool {
 	for n, names := range ev.dirs {
 		for name, mask := range names {
-			if mask&came == 0 {
-				continue
-			}
-			if mask&unix.IN_ISDIR != 0 || mask&went != 0 {
-				return true
-			}
-			dir, err := t.open(n.path())
-			if err == nil {
-				_, err = rootfs.StatEntry(dir, name)
-				_ = dir.Close()
-			}
-			if err != nil {
+			if mask&came != 0 && t.doubtfulName(n, name, mask) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// sandboxed are names that a sandbox without mounts has something else at while a step runs. That is exchanged with what
+// the tree has there, and exchanged again at the end.
+func sandboxed(path string) bool {
+	switch path {
+	case "dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf":
+		return true
+	}
+	return false
+}
+
+// doubtfulName is doubtful for a name that came into the directory n.
+func (t *Tree) doubtfulName(n *node, name string, mask uint32) bool {
+	old := n.kids[name]
+	var now *node
+	dir, err := t.open(n.path())
+	if err == nil {
+		now, err = look(dir, name)
+		_ = dir.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	// What was there is there again, or there is nothing as before.
+	back := old == nil && now == nil || old != nil && now != nil && old.ino == now.ino && (!old.isDir() || old.sameDir(now))
+	switch {
+	case back && sandboxed(join(n.path(), name)):
+		return false
+	case mask&unix.IN_ISDIR != 0:
+		return true
+	case back && mask&(unix.IN_MODIFY|unix.IN_CLOSE_WRITE|unix.IN_ATTRIB) == 0:
+		return false // nothing was written under the name
+	}
+	return mask&went != 0 || now == nil
 }
 
 // compare looks at names in directories, at all of them where the list is nil.
