@@ -89,7 +89,8 @@ func (f *filler) regular(ctx context.Context, j *job, e entry) (err error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return errors.New("changed while it was read")
 	}
-	dst, err := rootfs.CreateFD(j.dst, e.name, 0o600)
+	// Mostly with the mode that it will have, and always one that allows to set its attributes.
+	dst, err := rootfs.CreateFD(j.dst, e.name, st.Mode&0o777|0o600)
 	if err != nil {
 		return err
 	}
