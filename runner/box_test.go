@@ -342,7 +342,7 @@ func TestBoxMounts(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if entries, err := os.ReadDir(w.linux.Dir); err != nil || len(entries) != 0 {
+	if entries, err := w.boxes(); err != nil || len(entries) != 0 {
 		t.Errorf("left in Dir: %v, %v", entries, err)
 	}
 	for _, target := range []string{"/", "/proc", "/proc/sys", "/bin/.."} {

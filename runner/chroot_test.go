@@ -93,7 +93,7 @@ grep -c localhost /etc/hosts; test -s /etc/resolv.conf && echo resolver; ls /dev
 			t.Errorf("%s: hosts has %q, %v", script, data, err)
 		}
 	}
-	if n, err := os.ReadDir(w.linux.Dir); err != nil || len(n) > 0 {
+	if n, err := w.boxes(); err != nil || len(n) > 0 {
 		t.Errorf("left behind: %v, %v", n, err)
 	}
 }

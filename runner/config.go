@@ -27,6 +27,9 @@ func (l *Linux) config(s Sandbox, p Process, n *network.Network) (*sandbox.Confi
 	if s.ShmSize < 0 {
 		return nil, nil, errors.New("the size of /dev/shm is negative")
 	}
+	c.NoDev = l.guarded(s)
+	// It has been in the guard's group, or is, which the step need not see.
+	c.Cgroup = l.guard.group != nil && l.Isolation.Rung != Chroot
 	c.Filter, c.Supervise = l.filter, l.supervised()
 	if s.Insecure {
 		c.Filter, c.Supervise = l.open, nil

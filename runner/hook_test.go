@@ -50,7 +50,7 @@ func TestHooks(t *testing.T) {
 	if mounts, err := os.ReadFile("/proc/self/mounts"); err != nil || strings.Contains(string(mounts), w.linux.Dir) {
 		t.Errorf("mounts are left: %v", err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(w.linux.Dir, "*")); len(left) != 0 {
+	if left, err := w.boxes(); err != nil || len(left) != 0 {
 		t.Errorf("left: %q", left)
 	}
 	// The root is the step's: a link in it leads nowhere else for the mounts of a box.
@@ -107,7 +107,7 @@ func TestHooksFail(t *testing.T) {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(w.linux.Dir, "*")); len(left) != 0 {
+	if left, err := w.boxes(); err != nil || len(left) != 0 {
 		t.Errorf("left: %q", left)
 	}
 	w.linux.Isolation.Rung = Chroot

@@ -35,18 +35,11 @@ func (b *box) limit(l Limits) error {
 		return err
 	}
 	var err error
-	if b.record, err = os.MkdirTemp(b.linux.Dir, fmt.Sprintf(boxName, os.Getpid())); err != nil {
+	var note func(string) error
+	if b.record, note, err = b.linux.record(""); err != nil {
 		return fmt.Errorf("limiting a box: %w", err)
 	}
-	note, err := os.OpenFile(filepath.Join(b.record, groupsFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return fmt.Errorf("limiting a box: %w", err)
-	}
-	defer note.Close()
-	b.group, err = cgroup.New(l, "strake-"+filepath.Base(b.record), func(dir string) error {
-		_, err := note.WriteString(dir + "\x00")
-		return err
-	})
+	b.group, err = cgroup.New(l, "strake-"+filepath.Base(b.record), note)
 	return err
 }
 

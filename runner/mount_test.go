@@ -42,7 +42,7 @@ func (w *world) upperEmpty() {
 	if err != nil || len(entries) != 0 {
 		w.t.Errorf("upper has %v, %v", entries, err)
 	}
-	if entries, err = os.ReadDir(w.linux.Dir); err != nil || len(entries) != 0 {
+	if entries, err = w.boxes(); err != nil || len(entries) != 0 {
 		w.t.Errorf("the directory for boxes has %v, %v", entries, err)
 	}
 }

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 
 // helpers are what copies of the test program do.
 func helpers() map[string]func(args []string) error {
-	return map[string]func([]string) error{"chroot": helpChroot, "shared": helpShared, "rootless": helpRootless, "run": helpRun, "probe": helpProbe, "survey": helpSurvey, "store": helpStore, "serve": helpServe}
+	return map[string]func([]string) error{"chroot": helpChroot, "shared": helpShared, "rootless": helpRootless, "run": helpRun, "probe": helpProbe, "survey": helpSurvey, "store": helpStore, "serve": helpServe, "attack": helpAttack}
 }
 
 // helpProbe prints what Probe finds.
@@ -230,7 +230,18 @@ func publicDir(t testing.TB) string {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		// What helpers leave that were killed.
+		for _, pattern := range []string{"box-*/run", "data/box-*/run"} {
+			boxes, _ := filepath.Glob(filepath.Join(dir, pattern))
+			for _, b := range boxes {
+				if err := Sweep(b); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		os.RemoveAll(dir)
+	})
 	return dir
 }
 

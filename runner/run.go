@@ -29,6 +29,7 @@ type Linux struct {
 	filter []byte   // the seccomp program
 	open   []byte   // that of a box without restrictions; nil if it needs none
 	oom    oomFile
+	guard  guard
 	inits  chan spawned  // from start
 	quit   chan struct{} // ends start
 	ended  chan struct{} // when start has ended
@@ -73,6 +74,7 @@ func (l *Linux) prepare() error {
 		if l.err = l.sweepNetwork(); l.err != nil {
 			return
 		}
+		l.guard = l.newGuard()
 		l.inits, l.quit, l.ended = make(chan spawned), make(chan struct{}), make(chan struct{})
 		go l.start()
 	})
@@ -118,6 +120,7 @@ func (l *Linux) Close() error {
 	}
 	close(l.quit)
 	<-l.ended
+	l.guard.close()
 	return l.exe.Close()
 }
 
@@ -212,7 +215,8 @@ func (b *box) start(cfg *sandbox.Config) error {
 		return init.err
 	}
 	b.init, b.sock = init.process, init.sock
-	if b.group != nil {
+	err = b.restrict(cfg.NoDev || cfg.Insecure)
+	if err == nil && b.group != nil {
 		err = b.group.Add(b.init.Pid)
 	}
 	if err == nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -121,6 +122,12 @@ func (w *world) fresh() {
 }
 
 const testPath = "PATH=/bin"
+
+// boxes is what boxes have left in the directory for them; the guard stays until Close.
+func (w *world) boxes() ([]os.DirEntry, error) {
+	all, err := os.ReadDir(w.linux.Dir)
+	return slices.DeleteFunc(all, func(e os.DirEntry) bool { return strings.Contains(e.Name(), guardName) }), err
+}
 
 // sh runs a shell script and returns its output and Run's error.
 func (w *world) sh(script string, change ...func(*Sandbox, *Process)) (string, error) {

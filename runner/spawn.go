@@ -25,7 +25,7 @@ func (l *Linux) start() {
 	defer close(l.ended)
 	runtime.LockOSThread() // for ever: the thread ends with this function
 	for {
-		s := spawn(l.exe, l.Isolation)
+		s := spawn(l.exe, l.Isolation, &l.guard)
 		select {
 		case l.inits <- s:
 		case <-l.quit:
@@ -35,8 +35,8 @@ func (l *Linux) start() {
 	}
 }
 
-// spawn starts an init in the namespaces that i has. A network namespace is its own business.
-func spawn(exe *os.File, i Isolation) spawned {
+// spawn starts an init in the namespaces that i has, and under the guard g. A network namespace is its own business.
+func spawn(exe *os.File, i Isolation, g *guard) spawned {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return spawned{err: fmt.Errorf("making the sandbox's socket: %w", err)}
@@ -56,6 +56,7 @@ func spawn(exe *os.File, i Isolation) spawned {
 		attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 		attr.Pdeathsig = unix.SIGKILL
 	}
+	g.attr(attr)
 	process, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", exe.Fd()), []string{sandbox.Marker}, &os.ProcAttr{
 		Env:   initEnv(),
 		Files: []*os.File{nil, nil, nil, theirs},
@@ -65,7 +66,12 @@ func spawn(exe *os.File, i Isolation) spawned {
 		sock.Close()
 		return spawned{err: fmt.Errorf("starting the sandbox: %w", err)}
 	}
-	return spawned{process: process, sock: sock}
+	s := spawned{process: process, sock: sock}
+	if err := g.take(process.Pid); err != nil {
+		s.discard()
+		return spawned{err: err}
+	}
+	return s
 }
 
 // discard ends an init that has no box.

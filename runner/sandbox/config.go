@@ -36,6 +36,7 @@ type Config struct {
 	Chroot bool
 	Aside  string // a directory of this box's own, on the file system of the root, for what was there before
 	UserNS bool   // in a user namespace: devices are bound, and sysfs if Loopback is false
+	NoDev  bool   // device nodes in the root and in directories that are bound cannot be opened
 	OneID  bool   // the user namespace has a single id
 
 	Args, Env []string

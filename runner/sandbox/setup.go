@@ -59,10 +59,8 @@ func (b *box) setup() error {
 	if err := b.enterDir(); err != nil {
 		return err
 	}
-	if b.ReadOnly {
-		if err := unix.MountSetattr(b.root, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
-			return fmt.Errorf("making the root read-only: %w", err)
-		}
+	if err := b.restrictRoot(); err != nil {
+		return err
 	}
 	// Nobody in the box may look into this process: it has rights that the step has not.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -70,6 +68,27 @@ func (b *box) setup() error {
 	}
 	return nil
 }
+
+// restrictRoot gives the root's mount its attributes; what is mounted in it has its own.
+func (b *box) restrictRoot() error {
+	var attrs uint64
+	if b.ReadOnly {
+		attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	if b.NoDev {
+		attrs |= unix.MOUNT_ATTR_NODEV
+	}
+	if attrs == 0 {
+		return nil
+	}
+	if err := unix.MountSetattr(b.root, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: attrs}); err != nil {
+		return fmt.Errorf("making the root read-only or without devices: %w", err)
+	}
+	return nil
+}
+
+// bindsDevices says whether the nodes in /dev are the host's: in a user namespace none can be made, and where nodes cannot be opened these are to.
+func (b *box) bindsDevices() bool { return b.UserNS || b.NoDev }
 
 // attachRoot mounts the detached mount root over Attach.
 func (b *box) attachRoot(root int) error {
@@ -174,7 +193,11 @@ func devLinks() [][2]string {
 }
 
 func (b *box) mountDev(t hostTrees) error {
-	dev, err := newFS("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_STRICTATIME, option{"mode", "0755"}, option{"size", "64m"})
+	attrs := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_STRICTATIME
+	if b.NoDev {
+		attrs |= unix.MOUNT_ATTR_NODEV
+	}
+	dev, err := newFS("tmpfs", attrs, option{"mode", "0755"}, option{"size", "64m"})
 	if err != nil {
 		return err
 	}
@@ -189,7 +212,7 @@ func (b *box) mountDev(t hostTrees) error {
 	defer unix.Close(dev)
 	b.mounted = append(b.mounted, "/dev")
 	for i, d := range devices() {
-		if b.UserNS {
+		if b.bindsDevices() {
 			err = bindDevice(dev, d.name, t.devices[i])
 		} else {
 			err = unix.Mknodat(dev, d.name, unix.S_IFCHR|0o666, int(unix.Mkdev(d.major, d.minor)))

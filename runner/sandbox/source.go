@@ -17,7 +17,7 @@ import (
 type hostTrees struct {
 	root          *layers
 	files, mounts []int // as in Config; -1 for a tmpfs
-	devices       []int // as in devices(); only in a user namespace
+	devices       []int // as in devices(); only if bindsDevices
 	all           []hostDevice
 	proc, sys     int
 	ownSys        bool // sys is a new one, not the host's
@@ -57,7 +57,7 @@ func (b *box) hostTrees() (t hostTrees, err error) {
 	if err != nil {
 		return t, fmt.Errorf("mounting /sys: %w", err)
 	}
-	if b.UserNS {
+	if b.bindsDevices() {
 		for _, d := range devices() {
 			fd, err := cloneTree(unix.AT_FDCWD, "/dev/"+d.name, false)
 			if err != nil {
@@ -192,7 +192,7 @@ func (b *box) sources(mounts []Mount) ([]int, error) {
 		case m.Overlay != nil:
 			fds[i], err = b.part(fds[i], m)
 		}
-		if attrs := m.attrs(); err == nil && attrs != 0 && fds[i] >= 0 {
+		if attrs := m.attrs() | b.noDev(fds[i]); err == nil && attrs != 0 && fds[i] >= 0 {
 			err = setAttr(fds[i], attrs)
 		}
 		if err != nil {
@@ -203,6 +203,15 @@ func (b *box) sources(mounts []Mount) ([]int, error) {
 		unix.Close(data)
 	}
 	return fds, nil
+}
+
+// noDev is the attribute that a bind gets which is no device itself: nodes in it cannot be opened.
+func (b *box) noDev(fd int) uint64 {
+	var st unix.Stat_t
+	if !b.NoDev || fd < 0 || unix.Fstat(fd, &st) == nil && (st.Mode&unix.S_IFMT == unix.S_IFCHR || st.Mode&unix.S_IFMT == unix.S_IFBLK) {
+		return 0
+	}
+	return unix.MOUNT_ATTR_NODEV
 }
 
 // attrs are the attributes that a bind gets.
