@@ -16,7 +16,7 @@ import (
 func kernelFiles() []string {
 	files := []string{"cpuinfo", "meminfo", "stat", "uptime", "loadavg", "version", "filesystems", "swaps", "vmstat", "net/dev", "net/if_inet6"}
 	for _, f := range []string{
-		"kernel/osrelease", "kernel/ostype", "kernel/version", "kernel/hostname", "kernel/pid_max", "kernel/ngroups_max", "kernel/cap_last_cap",
+		"kernel/osrelease", "kernel/ostype", "kernel/version", "kernel/pid_max", "kernel/ngroups_max", "kernel/cap_last_cap",
 		"kernel/overflowuid", "kernel/overflowgid", "kernel/threads-max", "kernel/shmmax", "kernel/shmall", "kernel/random/boot_id",
 		"vm/overcommit_memory", "vm/max_map_count", "vm/swappiness", "vm/min_free_kbytes", "fs/file-max", "fs/nr_open", "net/core/somaxconn",
 		"net/ipv4/ip_local_port_range", "net/ipv6/conf/all/disable_ipv6",
@@ -52,7 +52,7 @@ func (b *box) fillProc(as string) error {
 	if err := copyFiles(b.proc, dir, kernelFiles()); err != nil {
 		return fmt.Errorf("making /proc: %w", err)
 	}
-	for name, text := range map[string]string{"self/mounts": mountText, "self/mountinfo": mountinfoText, "cmdline": "\n"} {
+	for name, text := range map[string]string{"self/mounts": mountText, "self/mountinfo": mountinfoText, "cmdline": "\n", "sys/kernel/hostname": b.Hostname + "\n"} {
 		if err := makeText(dir, name, []byte(text)); err != nil {
 			return fmt.Errorf("making /proc/%s: %w", name, err)
 		}

@@ -25,10 +25,10 @@ type procfs struct {
 	mu sync.Mutex // held while that is changed
 }
 
-// procRules ask for calls that name a file; not for those that may name none (4096 is AT_EMPTY_PATH).
+// procRules ask for calls that name a file, and the host; not for those that may name none (4096 is AT_EMPTY_PATH).
 const procRules = `{"syscalls": [
 	{"names": ["open", "openat", "openat2", "stat", "lstat", "readlink", "readlinkat", "access", "faccessat", "faccessat2",
-		"getxattr", "lgetxattr", "listxattr", "llistxattr"], "action": "SCMP_ACT_NOTIFY"},
+		"getxattr", "lgetxattr", "listxattr", "llistxattr", "uname"], "action": "SCMP_ACT_NOTIFY"},
 	{"names": ["newfstatat"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 3, "value": 4096, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]},
 	{"names": ["statx"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 2, "value": 4096, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}
 ]}`
@@ -38,6 +38,7 @@ func (p *procfs) calls() map[string]handler {
 		"open": p.handle(0, p.open), "openat": p.handle(1, p.open), "openat2": p.handle(1, p.open2),
 		"stat": p.handle(0, p.stat), "lstat": p.handle(0, p.lstat), "newfstatat": p.handle(1, p.fstatat), "statx": p.handle(1, p.statx),
 		"readlink": p.handle(0, p.readlink), "readlinkat": p.handle(1, p.readlink),
+		"uname":    p.uname,
 		"getxattr": p.handle(0, noAttributes), "lgetxattr": p.handle(0, noAttributes),
 		"listxattr": p.handle(0, noAttributes), "llistxattr": p.handle(0, noAttributes),
 		"access": p.handle(0, p.access), "faccessat": p.handle(1, p.access), "faccessat2": p.handle(1, p.access),
@@ -326,6 +327,10 @@ func (p *procfs) openWith(a *asked, flags int) (int64, error) {
 	}
 	if err := p.as(a.request, open); err != nil {
 		return 0, err
+	}
+	if a.who.pid != a.own && !p.b.family.has(a.who.pid) { // it has ended, and its pid may be another's
+		unix.Close(fd)
+		return 0, unix.ENOENT
 	}
 	if again {
 		if err := unblock(fd, want); err != nil {

@@ -193,7 +193,7 @@ func (p *procfs) statWith(a *asked, to uint64, follow bool) (int64, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return 0, err
 	}
-	return 0, p.put(a, to, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)))
+	return 0, p.put(a.request, to, unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)))
 }
 
 func (p *procfs) statx(a *asked) (int64, error) {
@@ -206,19 +206,35 @@ func (p *procfs) statx(a *asked) (int64, error) {
 	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, int(uint32(a.args[1])), &st); err != nil {
 		return 0, err
 	}
-	return 0, p.put(a, a.args[2], unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)))
+	return 0, p.put(a.request, a.args[2], unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)))
 }
 
-// put writes data to the caller's memory.
-func (p *procfs) put(a *asked, to uint64, data []byte) error {
-	if err := a.valid(); err != nil {
-		return err
-	}
-	n, err := p.memory(a.request, func(mem int) (int, error) { return unix.Pwrite(mem, data, int64(to)) })
+// put writes data to the caller's memory. Once that is open, it is the caller's for ever; that it was the caller's then is seen afterwards.
+func (p *procfs) put(r *request, to uint64, data []byte) error {
+	n, err := p.memory(r, func(mem int) (int, error) {
+		if err := r.valid(); err != nil {
+			return 0, err
+		}
+		return unix.Pwrite(mem, data, int64(to))
+	})
 	if err != nil || n != len(data) {
 		return unix.EFAULT
 	}
 	return nil
+}
+
+// uname tells the box's host name instead of the container's, which only a namespace could change.
+func (p *procfs) uname(r *request) (int64, error) {
+	if r.compat || p.b.Hostname == "" {
+		return 0, errKernel
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return 0, err
+	}
+	clear(name.Nodename[:])
+	copy(name.Nodename[:len(name.Nodename)-1], p.b.Hostname)
+	return 0, p.put(r, r.args[0], unsafe.Slice((*byte)(unsafe.Pointer(&name)), unsafe.Sizeof(name)))
 }
 
 func (p *procfs) readlink(a *asked) (int64, error) {
@@ -257,7 +273,7 @@ func (p *procfs) readlink(a *asked) (int64, error) {
 		}
 	}
 	text = text[:min(len(text), int(min(a.args[1], unix.PathMax)))]
-	return int64(len(text)), p.put(a, a.args[0], []byte(text))
+	return int64(len(text)), p.put(a.request, a.args[0], []byte(text))
 }
 
 func (p *procfs) access(a *asked) (int64, error) {
