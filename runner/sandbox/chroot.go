@@ -227,8 +227,10 @@ func (b *box) placeSystem() error {
 		if err := makeDir(b.aside, as, mode, 0, 0); err != nil {
 			return fmt.Errorf("making %s: %w", name, err)
 		}
-		if err := map[string]func(string) error{"/proc": b.fillProc, "/sys": b.fillSys, "/dev": b.fillDev}[name](as); err != nil {
-			return err
+		if fill := map[string]func(string) error{"/proc": b.fillProc, "/dev": b.fillDev}[name]; fill != nil {
+			if err := fill(as); err != nil {
+				return err
+			}
 		}
 		fd, err := b.plain(name)
 		if err != nil {

@@ -3,16 +3,14 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// kernelFiles are the files of /proc that tell something about the machine and that steps are known to read. The tree gets them as
-// they are when the step starts.
+// kernelFiles are the files of /proc that tell something about the machine and that steps are known to read. They are handed out
+// for reading; none is a way to anything else.
 func kernelFiles() []string {
 	files := []string{"cpuinfo", "meminfo", "stat", "uptime", "loadavg", "version", "filesystems", "swaps", "vmstat", "net/dev", "net/if_inet6"}
 	for _, f := range []string{
@@ -42,16 +40,13 @@ const (
 		"102 100 0:102 / /dev rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755\n103 100 0:103 / /sys ro,nosuid,nodev,noexec,relatime - sysfs sysfs ro\n"
 )
 
-// fillProc puts files into the directory that becomes the tree's /proc.
+// fillProc puts into the directory that becomes the tree's /proc what links lead to (/etc/mtab), and what is not the machine's.
 func (b *box) fillProc(as string) error {
 	dir, err := unix.Openat(b.aside, as, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("making /proc: %w", err)
 	}
 	defer unix.Close(dir)
-	if err := copyFiles(b.proc, dir, kernelFiles()); err != nil {
-		return fmt.Errorf("making /proc: %w", err)
-	}
 	for name, text := range map[string]string{"self/mounts": mountText, "self/mountinfo": mountinfoText, "cmdline": "\n", "sys/kernel/hostname": b.Hostname + "\n"} {
 		if err := makeText(dir, name, []byte(text)); err != nil {
 			return fmt.Errorf("making /proc/%s: %w", name, err)
@@ -59,45 +54,6 @@ func (b *box) fillProc(as string) error {
 	}
 	if err := unix.Symlinkat("self/mounts", dir, "mounts"); err != nil {
 		return fmt.Errorf("making /proc/mounts: %w", err)
-	}
-	return nil
-}
-
-// fillSys puts files into the directory that becomes the tree's /sys.
-func (b *box) fillSys(as string) error {
-	dir, err := unix.Openat(b.aside, as, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("making /sys: %w", err)
-	}
-	defer unix.Close(dir)
-	if err := copyFiles(b.sys, dir, sysFiles()); err != nil {
-		return fmt.Errorf("making /sys: %w", err)
-	}
-	return nil
-}
-
-// maxText limits what is copied of a file of the kernel.
-const maxText = 1 << 20
-
-// copyFiles copies small files that are there.
-func copyFiles(from, to int, names []string) error {
-	if from < 0 {
-		return nil
-	}
-	for _, name := range names {
-		fd, err := unix.Openat(from, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			continue
-		}
-		f := os.NewFile(uintptr(fd), name)
-		data, err := io.ReadAll(io.LimitReader(f, maxText))
-		f.Close()
-		if err != nil {
-			continue // not for this process, or not now
-		}
-		if err := makeText(to, name, data); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
 	}
 	return nil
 }

@@ -148,7 +148,7 @@ func (p *procfs) fileOwner(pid int) (uid, gid int, err error) {
 
 // concerns says whether a path is one that this duty answers.
 func concerns(name string) bool {
-	return strings.HasPrefix(name, "/proc") || strings.HasPrefix(name, "/dev/fd") || strings.HasPrefix(name, "/dev/std")
+	return strings.HasPrefix(name, "/proc") || strings.HasPrefix(name, "/sys/") || strings.HasPrefix(name, "/dev/fd") || strings.HasPrefix(name, "/dev/std")
 }
 
 // split turns a clean path into a process (its number, or "self"; empty for /proc itself) and a name there; ok is false if it is the kernel's.
@@ -165,9 +165,15 @@ func split(clean string) (who, file string, ok bool) {
 	if clean == "/proc" {
 		return "", "", true
 	}
+	if rest, ok := strings.CutPrefix(clean, "/sys/"); ok {
+		return "", clean, slices.Contains(sysFiles(), rest)
+	}
 	rest, ok := strings.CutPrefix(clean, "/proc/")
 	if !ok {
 		return "", "", false
+	}
+	if slices.Contains(kernelFiles(), rest) {
+		return "", rest, true
 	}
 	who, file, _ = strings.Cut(rest, "/")
 	if who == "thread-self" {
@@ -189,11 +195,10 @@ func (p *procfs) parse(a *asked) error {
 	if err != nil {
 		return err
 	}
-	a.own = pid
+	a.own, a.name = pid, file
 	if who == "" {
 		return nil
 	}
-	a.name = file
 	if who != "self" {
 		if pid, err = strconv.Atoi(who); err != nil || !p.b.family.has(pid) {
 			return unix.ENOENT
@@ -296,9 +301,12 @@ func (p *procfs) open2(a *asked) (int64, error) {
 const reopenFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_NONBLOCK | unix.O_TRUNC | unix.O_DIRECTORY | unix.O_LARGEFILE | unix.O_PATH
 
 func (p *procfs) openWith(a *asked, flags int) (int64, error) {
-	if a.who.pid == 0 {
+	if a.who.pid == 0 && a.name == "" {
 		p.list()
 		return 0, errKernel
+	}
+	if a.who.pid == 0 {
+		return p.openKernel(a, flags)
 	}
 	if a.isDir() || a.inTree() {
 		return p.openTree(a, flags)
@@ -316,16 +324,12 @@ func (p *procfs) openWith(a *asked, flags int) (int64, error) {
 	case flags&unix.O_PATH != 0 && !again, a.name == "cwd", a.name == "root":
 		return 0, unix.EACCES
 	}
-	fd, want := -1, flags
-	open := func() error {
-		fd, err = unix.Openat(p.b.proc, target, flags&reopenFlags|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-		return err
-	}
-	// As the caller's user, which may not open all that it has: and this process must not wait for the other end of a fifo.
-	if again {
+	want := flags
+	if again { // this process must not wait for the other end of a fifo
 		flags |= unix.O_NONBLOCK
 	}
-	if err := p.as(a.request, open); err != nil {
+	fd, err := p.reopen(a.request, target, flags)
+	if err != nil {
 		return 0, err
 	}
 	if a.who.pid != a.own && !p.b.family.has(a.who.pid) { // it has ended, and its pid may be another's
@@ -339,6 +343,50 @@ func (p *procfs) openWith(a *asked, flags int) (int64, error) {
 		}
 	}
 	return a.give(fd, flags)
+}
+
+// reopen opens target, a file in the proc file system outside, as the caller's user, which may not open all that it has. What is there of the kernel
+// itself can only be read: the descriptor that is opened again may be one that was handed out here.
+func (p *procfs) reopen(r *request, target string, flags int) (fd int, err error) {
+	fd = -1
+	err = p.as(r, func() error {
+		at, err := unix.Openat(p.b.proc, target, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(at)
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(at, &st); err != nil {
+			return err
+		}
+		if (st.Type == unix.PROC_SUPER_MAGIC || st.Type == unix.SYSFS_MAGIC) && flags&(unix.O_ACCMODE|unix.O_TRUNC) != unix.O_RDONLY {
+			return unix.EACCES
+		}
+		fd, err = unix.Openat(p.b.proc, "self/fd/"+strconv.Itoa(at), flags&reopenFlags|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	return fd, err
+}
+
+// openKernel opens one of kernelFiles or sysFiles.
+func (p *procfs) openKernel(a *asked, flags int) (int64, error) {
+	if flags&(unix.O_ACCMODE|unix.O_TRUNC) != unix.O_RDONLY {
+		return 0, unix.EACCES
+	}
+	dir, name := p.kernelFile(a)
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	return a.give(fd, flags)
+}
+
+// kernelFile returns where a's file is outside.
+func (p *procfs) kernelFile(a *asked) (dir int, name string) {
+	if rest, ok := strings.CutPrefix(a.name, "/sys/"); ok {
+		return p.b.sys, rest
+	}
+	return p.b.proc, a.name
 }
 
 // unblock makes fd blocking, unless flags say otherwise.

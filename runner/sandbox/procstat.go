@@ -154,6 +154,10 @@ func (p *procfs) find(a *asked, follow bool) (int, error) {
 	if !follow {
 		flags |= unix.O_NOFOLLOW
 	}
+	if a.who.pid == 0 && a.name != "" {
+		dir, name := p.kernelFile(a)
+		return unix.Openat(dir, name, flags, 0)
+	}
 	if a.who.pid == 0 { // that of the kernel: another device than the tree's, as of a mount point
 		return unix.Openat(p.b.proc, ".", flags, 0)
 	}
