@@ -115,6 +115,10 @@ func (j *job) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Before an image is named, what it consists of is durable.
+	if err := j.syncLayers(); err != nil {
+		return err
+	}
 	done, err := j.export(ctx, results, display.Sink)
 	display.Close()
 	if err != nil {

@@ -200,7 +200,7 @@ func (t *treeCopy) commit(ctx context.Context, epoch *int64) (ID, error) {
 		return "", err
 	}
 	id := newID()
-	if err := made.keep(s.path(id)); err != nil {
+	if err := s.publish(made, id); err != nil {
 		return "", err
 	}
 	if t.w.tree.Private() {

@@ -91,7 +91,7 @@ func (u *upperLayer) commit(ctx context.Context, epoch *int64) (ID, error) {
 		return "", context.Cause(ctx)
 	}
 	id := newID()
-	return id, u.temp.keep(u.s.path(id))
+	return id, u.s.publish(u.temp, id)
 }
 
 func (u *upperLayer) discard() { _ = u.temp.remove() }

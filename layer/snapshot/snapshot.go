@@ -13,10 +13,9 @@
 //	DIR/lock/KEY    locks (flock) of diffIDs that are being unpacked
 //	DIR/trees/KEY   without overlayfs: layers stacked by hard links, and a list of them; only read
 //	DIR/empty       empty directories, because overlayfs wants at least one or two
+//	DIR/unsynced    marks of layers that Sync did not see yet; see there
 //
-// Nothing is synced to the disk here. Layers that a power failure may have torn
-// are for the owner of the whole store to find, by a mark that a syncfs at the end of a build
-// sets; meta is the place for it.
+// Nothing is synced to the disk but by Sync, once for a build. What it did not see is gone after a power failure.
 package snapshot
 
 import (
@@ -81,6 +80,9 @@ type Options struct {
 	RecordOwners bool
 	// Copy: overlayfs cannot be mounted. Layers have the form layer.Marked, and file systems are copies of them.
 	Copy bool
+	// Boot tells this boot of the machine from others (/proc/sys/kernel/random/boot_id): layers of another one that no Sync
+	// followed may be torn, and Open removes them. Empty if that is not known: they stay.
+	Boot string
 }
 
 // Open opens or makes the store in dir, and removes what crashed processes left in it.
@@ -90,7 +92,7 @@ func Open(dir string, opt Options) (*Store, error) {
 		return nil, fmt.Errorf("opening the layers: %w", err)
 	}
 	s := &Store{dir: dir, userXattr: opt.UserXattr, recordOwners: opt.RecordOwners, copies: opt.Copy, locks: newLocks(filepath.Join(dir, "lock"))}
-	folders := []string{s.temp(), s.index(), s.locks.dir}
+	folders := []string{s.temp(), s.index(), s.locks.dir, s.unsynced()}
 	if opt.Copy {
 		s.driver = &copies{s: s}
 		folders = append(folders, s.trees())
@@ -110,6 +112,9 @@ func Open(dir string, opt Options) (*Store, error) {
 	}
 	if err := s.sweep(); err != nil {
 		return nil, fmt.Errorf("opening the layers: %w", err)
+	}
+	if err := s.recover(opt.Boot); err != nil {
+		return nil, fmt.Errorf("opening the layers: dropping what an earlier boot left unsynced: %w", err)
 	}
 	if opt.Copy {
 		if err := s.sweepViews(); err != nil {
@@ -210,6 +215,7 @@ func (s *Store) Remove(id ID) error {
 	if err != nil {
 		return fmt.Errorf("removing layer %s: %w", id, err)
 	}
+	_ = os.Remove(s.mark(id)) // one without a layer means nothing
 	if err := t.remove(); err != nil {
 		return fmt.Errorf("removing layer %s: %w", id, err)
 	}

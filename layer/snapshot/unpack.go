@@ -101,7 +101,7 @@ func (s *Store) unpack(ctx context.Context, diffID v1.Hash, open func() (io.Read
 		return "", err
 	}
 	id := newID()
-	if err := t.keep(s.path(id)); err != nil {
+	if err := s.publish(t, id); err != nil {
 		return "", err
 	}
 	// The layer is complete; without the index entry it would be unpacked again, no more.
