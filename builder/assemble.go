@@ -29,6 +29,8 @@ func (b *build) assemble(ctx context.Context, p *planned, f filesystem) (*image.
 				return nil, fmt.Errorf("computing the digest of a layer: %w", err)
 			}
 			layer.DiffID = diffID
+		}
+		if l.step {
 			made = append(made, l.created)
 		}
 		img.Layers = append(img.Layers, layer)

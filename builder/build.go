@@ -8,6 +8,10 @@ package builder
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
 	"runtime"
 	"sync"
 	"time"
@@ -20,6 +24,8 @@ import (
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/builder/solver"
 	"github.com/strake-build/strake/builder/source"
+	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/dockerfile"
 	"github.com/strake-build/strake/layer/image"
 	"github.com/strake-build/strake/layer/snapshot"
@@ -189,9 +195,65 @@ type filesystem struct{ layers []layerRef }
 
 // layerRef is a layer of an image, which may not be on this machine yet, or one that a step made.
 type layerRef struct {
-	base    *image.Layer
-	made    snapshot.ID // if base is nil
-	created time.Time   // of made
+	base    *image.Layer // nil for a layer that a step made and that is here
+	made    snapshot.ID  // if base is nil
+	step    bool         // a step made it, here or elsewhere
+	created time.Time    // when the step did
+	diffID  string       // of what a step made on another machine
+}
+
+// newRef is the layer of a record.
+func newRef(r cache.Record) layerRef {
+	l := layerRef{made: snapshot.ID(r.Layer), step: true, created: r.Created, diffID: r.DiffID}
+	if r.Away != nil {
+		if d, err := v1.NewHash(r.DiffID); err == nil { // entries from elsewhere are checked where they come in
+			l.base = &image.Layer{DiffID: d, Blob: &r.Away.Blob, Origin: r.Away.Origin}
+		}
+	}
+	return l
+}
+
+// identity tells layers apart, on this machine: two with the same one are the same, to the byte.
+func (l layerRef) identity() string {
+	switch {
+	case l.base != nil:
+		return l.base.DiffID.String()
+	case l.diffID != "":
+		return l.diffID
+	}
+	return string(l.made)
+}
+
+// identity is that of all layers.
+func (f filesystem) identity() string {
+	h := sha256.New()
+	for _, l := range f.layers {
+		_, _ = io.WriteString(h, l.identity()+"\n") // never fails
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// diffIDs are those of the layers of f; they are computed where they are not known.
+func (b *Builder) diffIDs(ctx context.Context, f filesystem) ([]v1.Hash, error) {
+	ids := make([]v1.Hash, len(f.layers))
+	for i, l := range f.layers {
+		if l.base != nil {
+			ids[i] = l.base.DiffID
+			continue
+		}
+		d, _, err := b.Snapshots.DiffID(ctx, l.made)
+		if err != nil {
+			return nil, fmt.Errorf("computing the digest of a layer: %w", err)
+		}
+		ids[i] = d
+	}
+	return ids, nil
+}
+
+// chain identifies the layers of f on every machine.
+func (b *Builder) chain(ctx context.Context, f filesystem) (v1.Hash, error) {
+	ids, err := b.diffIDs(ctx, f)
+	return remote.Chain(ids), err
 }
 
 func (f filesystem) with(l layerRef) filesystem {

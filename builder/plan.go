@@ -383,6 +383,10 @@ func (o fromOp) Run(context.Context, filesystem, []filesystem) (filesystem, cach
 	return o.filesystem(), cache.Record{}, nil
 }
 
+func (o fromOp) Fits(context.Context, filesystem, cache.Record) bool { return true }
+
+func (o fromOp) Place(_ filesystem, r cache.Record) cache.Record { return r }
+
 func (o fromOp) filesystem() filesystem {
 	var f filesystem
 	for i := range o.img.Layers {

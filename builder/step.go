@@ -61,17 +61,28 @@ func (s *step) ContentParts(ctx context.Context, parent filesystem, inputs []fil
 func belowParts(parent filesystem) []cache.Part {
 	var parts []cache.Part
 	for _, l := range parent.layers {
-		if l.base != nil {
-			parts = append(parts, cache.Part{Name: "below", Value: l.base.DiffID.String()})
-		} else {
-			parts = append(parts, cache.Part{Name: "below", Value: string(l.made)})
-		}
+		parts = append(parts, cache.Part{Name: "below", Value: l.identity()})
 	}
 	return parts
 }
 
 func (s *step) Load(parent filesystem, r cache.Record) filesystem {
-	return parent.with(layerRef{made: snapshot.ID(r.Layer), created: r.Created})
+	return parent.with(newRef(r))
+}
+
+// Fits says whether the record's layer was made on the layers of parent.
+func (s *step) Fits(ctx context.Context, parent filesystem, r cache.Record) bool {
+	if r.Away == nil || r.On != "" {
+		return r.On == parent.identity()
+	}
+	below, err := s.chain(ctx, parent)
+	return err == nil && r.Away.Below == below
+}
+
+// Place says of a record that its layer lies on parent.
+func (s *step) Place(parent filesystem, r cache.Record) cache.Record {
+	r.On = parent.identity()
+	return r
 }
 
 func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem) (filesystem, cache.Record, error) {
@@ -107,6 +118,7 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem) 
 		s.hash(id)
 	}
 	rec := cache.Record{Layer: string(id), Created: s.Now().UTC(), Name: s.vertex.Name, Parts: parts}
+	rec = s.Place(parent, rec)
 	return s.Load(parent, rec), rec, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,6 +29,19 @@ type Record struct {
 	Name string `json:"name"`
 	// Parts are what the key was computed from.
 	Parts []Part `json:"parts"`
+	// On tells apart what the layer may have been made on, in the words of who saves the record.
+	On string `json:"on,omitempty"`
+	// DiffID is the digest of the layer's tar if the layer was made on another machine; empty otherwise.
+	DiffID string `json:"diffID,omitempty"`
+	// Away says where the layer is if it is not on this machine; Layer is empty then. Such a record is not stored.
+	Away *Away `json:"-"`
+}
+
+// Away is a layer on another machine, of a record that came from there.
+type Away struct {
+	Below  v1.Hash // identifies the layers that it was made on
+	Blob   v1.Descriptor
+	Origin string // names the place that has Blob
 }
 
 // Store keeps records as files, one for each key. It is safe for concurrent use, also by

@@ -29,8 +29,11 @@ type Op[R any] interface {
 	// were made. It is asked when the first key missed and they are there: a step whose inputs were made again, and came
 	// out the same, need not run again.
 	ContentParts(ctx context.Context, parent R, inputs []R) ([]cache.Part, error)
-	// Load makes the result from a record of the cache; it is cheap.
+	// Load makes the result from a record of the cache, of a Source from the zero record; it is cheap.
 	Load(parent R, r cache.Record) R
+	// Fits says whether what r holds may lie on parent. Place returns r as a record of something that does.
+	Fits(ctx context.Context, parent R, r cache.Record) bool
+	Place(parent R, r cache.Record) cache.Record
 	// Run does the work.
 	Run(ctx context.Context, parent R, inputs []R) (R, cache.Record, error)
 }
@@ -62,12 +65,26 @@ type Cache interface {
 	Lock(ctx context.Context, k cache.Key) (unlock func(), err error)
 }
 
+// Others are caches of other machines.
+type Others interface {
+	// Prepare is told keys that will be looked up, all at once.
+	Prepare(ctx context.Context, keys []cache.Key)
+	// Lookup returns the records of k, the best first. Trouble is none.
+	Lookup(ctx context.Context, k cache.Key) []cache.Record
+}
+
+// Observer is told of each vertex with a record, found or made: its keys, and what it lies on. It must not block.
+type Observer[R any] func(v *Vertex[R], keys []cache.Key, parent R, r cache.Record)
+
 // Solver runs graphs.
 type Solver[R any] struct {
 	Cache Cache
-	Jobs  int // how many vertices run at once, at least 1
-	Sink  progress.Sink
-	Now   func() time.Time
+	// Others are asked for what Cache does not have; nil for none.
+	Others  Others
+	Observe Observer[R] // nil for none
+	Jobs    int         // how many vertices run at once, at least 1
+	Sink    progress.Sink
+	Now     func() time.Time
 }
 
 // Solve returns the result of target. vertices is the whole graph, each vertex after those that it needs. The first
@@ -81,6 +98,7 @@ func (s *Solver[R]) Solve(ctx context.Context, vertices []*Vertex[R], target *Ve
 		r.add(v)
 		r.emit(v, progress.Event{Kind: progress.Declared, Name: v.Name})
 	}
+	r.prepare(vertices)
 	var wg sync.WaitGroup
 	for _, v := range vertices {
 		// Looked up at once and for every vertex: a cached step of a stage that nobody needs to read is shown too.
@@ -119,6 +137,8 @@ type node[R any] struct {
 	key    func() (cache.Key, error)
 	hit    func() (*cache.Record, error) // nil for a miss
 	result func() (R, error)
+	// loaded is the result of a hit or a Source.
+	loaded func() R
 	// stale is a record of v's key that was there when v's parent was not: what it holds was made on another build
 	// of the parent. Written by hit, read after it.
 	stale *cache.Record
@@ -137,6 +157,7 @@ func (r *run[R]) add(v *Vertex[R]) {
 		key:    sync.OnceValues(func() (cache.Key, error) { return guard(r, v, func() (cache.Key, error) { return r.key(v) }) }),
 		hit:    sync.OnceValues(func() (*cache.Record, error) { return r.hit(v) }),
 		result: sync.OnceValues(func() (R, error) { return r.result(v) }),
+		loaded: sync.OnceValue(func() R { return r.loaded(v) }),
 	}
 }
 
@@ -199,22 +220,94 @@ func (r *run[R]) key(v *Vertex[R]) (cache.Key, error) {
 	return cache.NewKey(append(parts, own...)), nil
 }
 
+// prepare tells the other caches all keys.
+func (r *run[R]) prepare(vertices []*Vertex[R]) {
+	if r.Others == nil {
+		return
+	}
+	var keys []cache.Key
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, v := range vertices {
+		if v.Source || r.nodes[v].fresh {
+			continue
+		}
+		wg.Go(func() {
+			if k, err := r.nodes[v].key(); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				keys = append(keys, k)
+			}
+		})
+	}
+	wg.Wait()
+	r.Others.Prepare(r.ctx, keys)
+}
+
+// loaded is the result of v, which is a hit or a Source.
+func (r *run[R]) loaded(v *Vertex[R]) R {
+	var parent R
+	if v.Parent != nil {
+		parent = r.nodes[v.Parent].loaded()
+	}
+	rec, _ := r.nodes[v].hit()
+	if rec == nil {
+		rec = &cache.Record{}
+	}
+	return v.Op.Load(parent, *rec)
+}
+
 func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 	k, err := r.nodes[v].key()
 	if err != nil || v.Source || r.nodes[v].fresh {
 		return nil, err
 	}
-	rec, err := r.Cache.Lookup(r.ctx, k)
-	if err != nil {
-		return nil, nil //nolint:nilerr,nilnil // trouble with the cache is a miss
+	rec, miss := r.Cache.Lookup(r.ctx, k)
+	var parent R
+	if v.Parent != nil {
+		if !v.Parent.Source {
+			if below, err := r.nodes[v.Parent].hit(); below == nil || err != nil {
+				if miss == nil {
+					r.nodes[v].stale = &rec
+				}
+				return nil, err
+			}
+		}
+		parent = r.nodes[v.Parent].loaded()
 	}
-	if v.Parent != nil && !v.Parent.Source {
-		if below, err := r.nodes[v.Parent].hit(); below == nil || err != nil {
-			r.nodes[v].stale = &rec
-			return nil, err
+	if miss == nil {
+		if v.Op.Fits(r.ctx, parent, rec) {
+			r.observe(v, parent, rec, k)
+			return &rec, nil
+		}
+		r.nodes[v].stale = &rec
+	}
+	if rec, ok := r.elsewhere(v, k, func(rec cache.Record) bool { return v.Op.Fits(r.ctx, parent, rec) }); ok {
+		rec = v.Op.Place(parent, rec)
+		r.save(v, rec, k)
+		r.observe(v, parent, rec, k)
+		return &rec, nil
+	}
+	return nil, nil //nolint:nilnil // a miss
+}
+
+// elsewhere looks for a record of v in other caches.
+func (r *run[R]) elsewhere(v *Vertex[R], k cache.Key, fits func(cache.Record) bool) (cache.Record, bool) {
+	if r.Others == nil || r.nodes[v].fresh {
+		return cache.Record{}, false
+	}
+	for _, rec := range r.Others.Lookup(r.ctx, k) {
+		if fits(rec) {
+			return rec, true
 		}
 	}
-	return &rec, nil
+	return cache.Record{}, false
+}
+
+func (r *run[R]) observe(v *Vertex[R], parent R, rec cache.Record, keys ...cache.Key) {
+	if r.Observe != nil {
+		r.Observe(v, keys, parent, rec)
+	}
 }
 
 func (r *run[R]) emitCached(v *Vertex[R]) {
@@ -270,7 +363,8 @@ func (r *run[R]) work(v *Vertex[R], parent R, inputs []R) (R, error) {
 		return zero, err
 	}
 	defer unlock()
-	if rec, err := r.Cache.Lookup(r.ctx, k); err == nil && !r.nodes[v].fresh && !r.isStale(v, rec) {
+	if rec, err := r.Cache.Lookup(r.ctx, k); err == nil && !r.nodes[v].fresh && !r.isStale(v, rec) && v.Op.Fits(r.ctx, parent, rec) {
+		r.observe(v, parent, rec, k)
 		r.emitCached(v)
 		return v.Op.Load(parent, rec), nil
 	}
@@ -291,8 +385,16 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 		return zero, err
 	}
 	content := cache.NewKey(append([]cache.Part{{Name: "by", Value: "content"}}, parts...))
-	if rec, err := r.Cache.Lookup(r.ctx, content); err == nil && !v.Fresh {
+	rec, err := r.Cache.Lookup(r.ctx, content)
+	found := err == nil && !v.Fresh
+	if !found && !v.Fresh {
+		// What is below is in the key.
+		rec, found = r.elsewhere(v, content, func(cache.Record) bool { return true })
+	}
+	if found {
+		rec = v.Op.Place(parent, rec)
 		r.save(v, rec, k)
+		r.observe(v, parent, rec, k, content)
 		r.emitCached(v)
 		return v.Op.Load(parent, rec), nil
 	}
@@ -302,6 +404,7 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 		return zero, err
 	}
 	r.save(v, rec, k, content)
+	r.observe(v, parent, rec, k, content)
 	r.emit(v, progress.Event{Kind: progress.Completed})
 	return result, nil
 }

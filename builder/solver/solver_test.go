@@ -70,6 +70,13 @@ type op struct {
 	do   func(context.Context) error
 }
 
+func (o op) Fits(_ context.Context, parent string, r cache.Record) bool { return r.On == parent }
+
+func (o op) Place(parent string, r cache.Record) cache.Record {
+	r.On = parent
+	return r
+}
+
 func (o op) Parts(context.Context) ([]cache.Part, error) {
 	if strings.HasPrefix(o.what, "nokey") {
 		return nil, errors.New("no key for " + o.what)
@@ -112,7 +119,7 @@ func (o op) Run(ctx context.Context, parent string, inputs []string) (string, ca
 	if len(inputs) > 0 {
 		layer += "(" + strings.Join(inputs, ",") + ")"
 	}
-	return parent + "+" + layer, cache.Record{Layer: layer}, nil
+	return parent + "+" + layer, cache.Record{Layer: layer, On: parent}, nil
 }
 
 func (w *world) vertex(what string, parent *solver.Vertex[string], inputs ...*solver.Vertex[string]) *solver.Vertex[string] {
@@ -354,5 +361,34 @@ func BenchmarkSolveCached1000(b *testing.B) {
 		if _, err := w.solve(b.Context(), 4, vs...); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A build that ended between two steps leaves the upper one's record of an older build: what that made was laid on another layer.
+func TestRecordOfAnotherParentIsAMiss(t *testing.T) {
+	w := newWorld()
+	parent := &solver.Vertex[string]{ID: "1", Name: "a", Op: op{world: w, what: "a"}}
+	child := &solver.Vertex[string]{ID: "2", Name: "b", Parent: parent, Op: op{world: w, what: "b"}}
+	solve := func() string {
+		t.Helper()
+		s := solver.Solver[string]{Cache: w, Jobs: 2, Sink: func(progress.Event) {}, Now: time.Now}
+		got, err := s.Solve(t.Context(), []*solver.Vertex[string]{parent, child}, child)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	first := solve()
+	if len(w.ran) != 2 || solve() != first || len(w.ran) != 2 {
+		t.Fatalf("ran %v", w.ran)
+	}
+	for k, r := range w.records {
+		if r.On == "" {
+			r.Layer = "another a"
+			w.records[k] = r
+		}
+	}
+	if got := solve(); got != "+another a+b" || len(w.ran) != 3 {
+		t.Errorf("got %q, ran %v", got, w.ran)
 	}
 }
