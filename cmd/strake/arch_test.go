@@ -29,6 +29,8 @@ var allowed = map[string][]string{
 	"layer/registry/registrytest": {"layer/*"},
 	"cache":                       {},
 	"cache/remote":                {"cache", "layer/*"},
+	"cache/remote/wire":           {},
+	"cache/remote/*":              {"cache", "cache/*"},
 	"runner":                      {"runner/*"},
 	"runner/*":                    {"runner/*"},
 	"builder/progress":            {},
