@@ -30,6 +30,7 @@ type Linux struct {
 	open   []byte   // that of a box without restrictions; nil if it needs none
 	oom    oomFile
 	guard  guard
+	turns  turns
 	inits  chan spawned  // from start
 	quit   chan struct{} // ends start
 	ended  chan struct{} // when start has ended
@@ -74,7 +75,7 @@ func (l *Linux) prepare() error {
 		if l.err = l.sweepNetwork(); l.err != nil {
 			return
 		}
-		l.guard = l.newGuard()
+		l.guard, l.turns = l.newGuard(), newTurns(l.Isolation)
 		l.inits, l.quit, l.ended = make(chan spawned), make(chan struct{}), make(chan struct{})
 		go l.start()
 	})
@@ -139,6 +140,11 @@ func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
 	if err := l.check(s); err != nil {
 		return err
 	}
+	end, err := l.turns.wait(ctx, s.Secrets)
+	if err != nil {
+		return err
+	}
+	defer end()
 	net, err := l.connect(ctx, s.Network)
 	if err != nil {
 		return err
