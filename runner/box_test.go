@@ -432,8 +432,13 @@ func TestBoxContainer(t *testing.T) {
 
 func TestNewRemovesLeftovers(t *testing.T) {
 	dir := t.TempDir()
-	dead, own, other := filepath.Join(dir, "box-4194305-x"), filepath.Join(dir, fmt.Sprintf(boxName, os.Getpid())+"y"), filepath.Join(dir, "else")
-	for _, d := range []string{dead, own, other} {
+	own, err := newOwnDir(dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Its process is dead, although there is one with its id, as after a kill whose victim nobody has waited for.
+	dead, other := filepath.Join(dir, fmt.Sprintf("%s%d-x", boxPrefix, os.Getpid())), filepath.Join(dir, "else")
+	for _, d := range []string{dead, own.path, other} {
 		if err := os.MkdirAll(filepath.Join(d, "etc"), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -443,6 +448,11 @@ func TestNewRemovesLeftovers(t *testing.T) {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 2 {
+		t.Errorf("left are %v, %v", entries, err)
+	}
+	own.remove()
+	own.remove()
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
 		t.Errorf("left are %v, %v", entries, err)
 	}
 }

@@ -99,15 +99,18 @@ func (l *Linux) chrootConfig(c *sandbox.Config) (*sandbox.Config, func(), error)
 	if dir == "" {
 		dir = filepath.Dir(c.Root.Upper)
 	}
-	if c.Aside, err = os.MkdirTemp(dir, fmt.Sprintf(boxName, os.Getpid())); err != nil {
+	aside, err := newOwnDir(dir, "")
+	if err != nil {
 		return nil, nil, fmt.Errorf("making a directory for the box: %w", err)
 	}
-	aside := c.Aside
+	c.Aside = aside.path
 	return c, func() {
 		// Unless a cache is in the tree still, since its init has died: then a later New brings that back.
-		if bringBack(aside) == nil {
-			os.RemoveAll(aside)
+		if bringBack(aside.path) != nil {
+			aside.release()
+			return
 		}
+		aside.remove()
 	}, nil
 }
 

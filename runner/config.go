@@ -62,25 +62,23 @@ func (l *Linux) config(s Sandbox, p Process, n *network.Network) (*sandbox.Confi
 	if err != nil {
 		return nil, nil, fmt.Errorf("making mount points: %w", err)
 	}
-	done := func() {
-		if own != "" {
-			os.RemoveAll(own)
-		}
+	if own != nil {
+		c.StubDir = own.path
 	}
-	c.StubDir, c.Root.Lower = own, slices.Concat(c.Root.Lower, stubs)
+	c.Root.Lower = slices.Concat(c.Root.Lower, stubs)
 	c.Attach = c.Root.Upper
 	if n := len(c.Root.Lower); n > 0 {
 		c.Attach = c.Root.Lower[n-1]
 	}
 	if c.Attach == "" {
-		done()
+		own.remove()
 		return nil, nil, errors.New("the root has no layers")
 	}
 	if c.Attach, err = filepath.Abs(c.Attach); err != nil {
-		done()
+		own.remove()
 		return nil, nil, fmt.Errorf("finding the root's layers: %w", err)
 	}
-	return c, done, nil
+	return c, own.remove, nil
 }
 
 // checkGroups says whether a process may have groups.

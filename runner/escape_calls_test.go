@@ -3,7 +3,6 @@ package runner
 import (
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,7 +15,7 @@ import (
 // helpAttack is what a hostile program in a box tries: args[0] names the attack, and each thing that should not have worked is a line.
 func helpAttack(args []string) error {
 	attacks := map[string]func([]string) error{
-		"calls": attackCalls, "devices": attackDevices, "proc": attackProc, "write": attackReadOnly, "socket": attackSocket, "terminal": attackTerminal, "own-socket": ownSocket,
+		"calls": attackCalls, "devices": attackDevices, "proc": attackProc, "write": attackReadOnly, "socket": attackSocket, "terminal": attackTerminal,
 	}
 	f := attacks[args[0]]
 	if f == nil {
@@ -147,10 +146,9 @@ func attackDevices(args []string) error {
 	return nil
 }
 
-// attackProc looks for the marker args[1] in the files args[0] and the descriptors of other processes, and for the files in the rest of args in
-// what they see; the last is one of the host.
+// attackProc looks for the marker args[0] in all that is known of other processes, and for ways out of the root.
 func attackProc(args []string) error {
-	files, marker, args := strings.Split(args[0], ","), args[1], args[1:]
+	marker := args[0]
 	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return err
@@ -160,7 +158,7 @@ func attackProc(args []string) error {
 		if own[p] {
 			continue
 		}
-		for _, name := range files {
+		for _, name := range []string{"environ", "cmdline", "maps"} {
 			if data, err := os.ReadFile(filepath.Join(p, name)); err == nil && strings.Contains(string(data), marker) {
 				fmt.Printf("the marker is in %s of %s\n", name, strings.Join(cmdline(p), " "))
 			}
@@ -267,20 +265,6 @@ func attackSocket(args []string) error {
 		unix.Close(fd)
 	}
 	return nil
-}
-
-// ownSocket connects to an abstract socket of its own, which works.
-func ownSocket(args []string) error {
-	l, err := net.Listen("unix", "@"+args[0])
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	c, err := net.Dial("unix", "@"+args[0])
-	if err != nil {
-		return err
-	}
-	return c.Close()
 }
 
 // attackTerminal types into the terminal that is standard input.

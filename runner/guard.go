@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,7 +14,7 @@ import (
 type guard struct {
 	group  *cgroup.Group
 	dir    *os.File // of group, for inits to be started in; nil if they have to be moved there
-	record string   // the directory that remembers group
+	record *ownDir  // the directory that remembers group
 }
 
 // guardName is in the names of records of guards.
@@ -31,7 +30,7 @@ func (l *Linux) newGuard() guard {
 		return guard{}
 	}
 	g := guard{record: record}
-	if g.group, err = cgroup.NewDevices("strake-"+filepath.Base(record), note); err != nil {
+	if g.group, err = cgroup.NewDevices("strake-"+filepath.Base(record.path), note); err != nil {
 		g.close()
 		return guard{}
 	}
@@ -55,12 +54,12 @@ func (g *guard) take(pid int) error {
 }
 
 // record makes a directory that remembers, for Sweep, the control groups that are noted.
-func (l *Linux) record(name string) (dir string, note func(group string) error, err error) {
-	if dir, err = os.MkdirTemp(l.Dir, fmt.Sprintf(boxName, os.Getpid())+name); err != nil {
-		return "", nil, err
+func (l *Linux) record(name string) (dir *ownDir, note func(group string) error, err error) {
+	if dir, err = newOwnDir(l.Dir, name); err != nil {
+		return nil, nil, err
 	}
 	return dir, func(group string) error {
-		f, err := os.OpenFile(filepath.Join(dir, groupsFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		f, err := os.OpenFile(filepath.Join(dir.path, groupsFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 		if err != nil {
 			return err
 		}
@@ -75,9 +74,7 @@ func (g *guard) close() {
 	if g.group != nil {
 		g.group.Remove()
 	}
-	if g.record != "" {
-		os.RemoveAll(g.record)
-	}
+	g.record.remove()
 	if g.dir != nil {
 		g.dir.Close()
 	}

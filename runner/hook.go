@@ -43,7 +43,7 @@ const lastHook = time.Minute
 // hooks are those of a running box.
 type hooks struct {
 	hooks    []Hook
-	bundle   string
+	bundle   *ownDir
 	state    state
 	err      error   // of a hook before the start
 	warnings []error // of those after it
@@ -66,12 +66,13 @@ func (b *box) hook(s Sandbox, cfg *sandbox.Config) error {
 	if len(s.Hooks) == 0 {
 		return nil
 	}
-	bundle, err := os.MkdirTemp(b.linux.Dir, fmt.Sprintf(boxName, os.Getpid()))
+	dir, err := newOwnDir(b.linux.Dir, "")
 	if err != nil {
 		return fmt.Errorf("making a bundle for hooks: %w", err)
 	}
-	b.hooks = &hooks{hooks: s.Hooks, bundle: bundle}
-	if bundle, err = filepath.EvalSymlinks(bundle); err == nil {
+	b.hooks = &hooks{hooks: s.Hooks, bundle: dir}
+	bundle, err := filepath.EvalSymlinks(dir.path)
+	if err == nil {
 		bundle, err = filepath.Abs(bundle)
 	}
 	if err == nil {
@@ -210,6 +211,6 @@ func (h *hooks) after(ctx context.Context, err error, warn io.Writer) error {
 // close removes the bundle.
 func (h *hooks) close() {
 	if h != nil {
-		os.RemoveAll(h.bundle)
+		h.bundle.remove()
 	}
 }

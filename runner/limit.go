@@ -39,7 +39,7 @@ func (b *box) limit(l Limits) error {
 	if b.record, note, err = b.linux.record(""); err != nil {
 		return fmt.Errorf("limiting a box: %w", err)
 	}
-	b.group, err = cgroup.New(l, "strake-"+filepath.Base(b.record), note)
+	b.group, err = cgroup.New(l, "strake-"+filepath.Base(b.record.path), note)
 	return err
 }
 
@@ -54,33 +54,40 @@ func Sweep(dir string) error {
 		return fmt.Errorf("reading the directory for boxes: %w", err)
 	}
 	for _, e := range entries {
-		var pid int
-		if n, _ := fmt.Sscanf(e.Name(), boxName, &pid); n != 1 || pid <= 0 {
+		if !strings.HasPrefix(e.Name(), boxPrefix) {
 			continue
 		}
-		if !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-			continue
-		}
-		name := filepath.Join(dir, e.Name())
-		if err := bringBack(name); err != nil {
+		if err := sweepBox(filepath.Join(dir, e.Name())); err != nil {
 			return err
 		}
-		groups, err := os.ReadFile(filepath.Join(name, groupsFile))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("removing what a dead process has left: %w", err)
+	}
+	return nil
+}
+
+// sweepBox removes name and what it remembers, unless its process lives.
+func sweepBox(name string) error {
+	own, err := lockOwn(name)
+	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking for what a dead process has left: %w", err)
+	}
+	defer own.release()
+	if err := bringBack(name); err != nil {
+		return err
+	}
+	groups, err := os.ReadFile(filepath.Join(name, groupsFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("removing what a dead process has left: %w", err)
+	}
+	for g := range strings.SplitSeq(string(groups), "\x00") {
+		if filepath.Base(g) == "strake-"+filepath.Base(name) && cgroup.Sweep(g) != nil {
+			return nil // the kernel has not buried all of its processes yet: the next start will
 		}
-		busy := false
-		for g := range strings.SplitSeq(string(groups), "\x00") {
-			if filepath.Base(g) == "strake-"+e.Name() && cgroup.Sweep(g) != nil {
-				busy = true // the kernel has not buried all of its processes yet: the next start will
-			}
-		}
-		if busy {
-			continue
-		}
-		if err := os.RemoveAll(name); err != nil {
-			return fmt.Errorf("removing what a dead process has left: %w", err)
-		}
+	}
+	if err := os.RemoveAll(name); err != nil {
+		return fmt.Errorf("removing what a dead process has left: %w", err)
 	}
 	return nil
 }

@@ -30,7 +30,6 @@ type Linux struct {
 	open   []byte   // that of a box without restrictions; nil if it needs none
 	oom    oomFile
 	guard  guard
-	turns  turns
 	inits  chan spawned  // from start
 	quit   chan struct{} // ends start
 	ended  chan struct{} // when start has ended
@@ -47,9 +46,6 @@ func New(i Isolation, dir string) (*Linux, error) {
 	}
 	return &Linux{Isolation: i, Dir: dir}, nil
 }
-
-// boxName is the name of what a box needs in Linux.Dir: the pid of its strake, and something random after it.
-const boxName = "box-%d-"
 
 // prepare does what all boxes need, once.
 func (l *Linux) prepare() error {
@@ -75,7 +71,7 @@ func (l *Linux) prepare() error {
 		if l.err = l.sweepNetwork(); l.err != nil {
 			return
 		}
-		l.guard, l.turns = l.newGuard(), newTurns(l.Isolation)
+		l.guard = l.newGuard()
 		l.inits, l.quit, l.ended = make(chan spawned), make(chan struct{}), make(chan struct{})
 		go l.start()
 	})
@@ -140,11 +136,6 @@ func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
 	if err := l.check(s); err != nil {
 		return err
 	}
-	end, err := l.turns.wait(ctx, s.Secrets)
-	if err != nil {
-		return err
-	}
-	defer end()
 	net, err := l.connect(ctx, s.Network)
 	if err != nil {
 		return err
@@ -194,7 +185,7 @@ type box struct {
 	net     *os.File // its network namespace, if it does not make or share one
 	io      streams
 	group   *cgroup.Group // of its own, if it has limits
-	record  string        // the directory that remembers group
+	record  *ownDir       // the directory that remembers group
 	oom     oomFile
 	oomed   uint64 // counter of kills before the start
 	hooks   *hooks // nil without any
@@ -432,8 +423,6 @@ func (b *box) close() {
 	if b.group != nil {
 		b.group.Remove()
 	}
-	if b.record != "" {
-		os.RemoveAll(b.record)
-	}
+	b.record.remove()
 	b.hooks.close()
 }

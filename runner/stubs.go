@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"fmt"
 	"os"
 	"path"
 	"path/filepath"
@@ -17,34 +16,34 @@ const maxLayers = 500
 //
 // A step of a build whose root has no /proc, /sys or /dev makes these for good, as BuildKit has it: they are
 // stubs only if the root cannot be written.
-func (l *Linux) stubs(s Sandbox) (layers []string, own string, err error) {
+func (l *Linux) stubs(s Sandbox) (layers []string, own *ownDir, err error) {
 	readOnly := s.ReadOnly || s.Root.Upper == ""
 	if s.Stubs == "" || len(s.Root.Lower) == 0 || len(s.Root.Lower)+3 > maxLayers {
-		return nil, "", nil
+		return nil, nil, nil
 	}
 	files := filepath.Join(s.Stubs, "files")
 	layers = append(layers, files)
 	if err := fillStubs(files, []string{"etc/resolv.conf", "etc/hosts"}, false); err != nil {
-		return nil, "", err
+		return nil, nil, err
 	}
 	if readOnly {
 		dirs := filepath.Join(s.Stubs, "dirs")
 		layers = append(layers, dirs)
 		if err := fillStubs(dirs, []string{"proc", "sys", "dev"}, true); err != nil {
-			return nil, "", err
+			return nil, nil, err
 		}
 	}
 	if len(s.Mounts) == 0 || l.Dir == "" {
-		return layers, "", nil
+		return layers, nil, nil
 	}
-	if own, err = os.MkdirTemp(l.Dir, fmt.Sprintf(boxName, os.Getpid())); err != nil {
-		return nil, "", err
+	if own, err = newOwnDir(l.Dir, ""); err != nil {
+		return nil, nil, err
 	}
-	if err := os.Chmod(own, 0o755); err != nil { //nolint:gosec // a layer: it becomes the root directory that a step sees
-		os.RemoveAll(own)
-		return nil, "", err
+	if err := os.Chmod(own.path, 0o755); err != nil { //nolint:gosec // a layer: it becomes the root directory that a step sees
+		own.remove()
+		return nil, nil, err
 	}
-	return append([]string{own}, layers...), own, nil
+	return append([]string{own.path}, layers...), own, nil
 }
 
 // fillStubs makes names in dir. The last one that is made says that all are there.
