@@ -10,7 +10,7 @@ TESTFLAGS ?=
 # The packages with goroutines of their own, and all below them.
 RACE     ?= ./...
 # Code that the pattern ./... leaves out, because it is under testdata.
-EXTRA    := ./testdata/examples ./testdata/bench
+EXTRA    := ./testdata/examples ./testdata/bench ./testdata/rungs
 # The cases that make conformance runs, as in: make conformance CASES='copy link/chown-name'
 CASES    ?=
 # The tests that make vm runs, a regular expression.
@@ -72,6 +72,10 @@ conformance: build ## the cases of testdata/conformance on both rungs, against B
 	@.ci/deps conformance
 	@testdata/conformance/rungs bin/strake bin/conformance $(CASES)
 
+rungs: build ## builds on every rung of the isolation ladder, as users and in containers (needs root; TESTFLAGS="-run Places" needs no network)
+	@.ci/deps all
+	STRAKE=$(CURDIR)/bin/strake $(GO) test -count=1 -timeout 15m $(TESTFLAGS) ./testdata/rungs
+
 vm: ## tests on Debian's kernel and control groups of version 2, in a virtual machine (VMTESTS chooses some)
 	testdata/vm/run $(if $(VMTESTS),'$(VMTESTS)')
 
@@ -85,4 +89,4 @@ clean: ## remove what the targets made
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: build check vet lint test race fuzz bench demo examples conformance vm deps clean help
+.PHONY: build check vet lint test race fuzz bench demo examples conformance rungs vm deps clean help

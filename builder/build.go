@@ -44,9 +44,7 @@ type Resolver interface {
 
 // Builder holds what builds have in common.
 type Builder struct {
-	Cache solver.Cache
-	// Records, if not nil, is what misses are explained by, and early cutoff finds earlier layers in.
-	Records   *cache.Store
+	Cache     solver.Cache
 	Snapshots *snapshot.Store
 	Layers    *image.Layers
 	Resolver  Resolver
@@ -62,9 +60,7 @@ type Builder struct {
 
 // Options are what one build says, as decided values.
 type Options struct {
-	File *dockerfile.File
-	// Project tells the steps of this Dockerfile, in this context, from those of others when misses are explained.
-	Project string
+	File    *dockerfile.File
 	Context *source.Tree // what COPY and ADD without --from read
 	// ContextTime is the context's time; nil for none.
 	ContextTime TimeOf
@@ -152,9 +148,6 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	var fs filesystem
 	if p.target.top != nil {
 		s := solver.Solver[filesystem]{Cache: usable{b.Cache, b.Snapshots}, Jobs: opt.Jobs, Sink: opt.Progress, Now: b.Now}
-		if b.Records != nil {
-			s.History = b.Records
-		}
 		if fs, err = s.Solve(ctx, p.vertices, p.target.top); err != nil {
 			return nil, err
 		}

@@ -23,9 +23,6 @@ func (e *expander) run(c *instructions.RunCommand) error {
 		Network:  Network(instructions.GetNetwork(c)),
 		Security: Security(instructions.GetSecurity(c)),
 	}
-	for _, a := range e.state.args {
-		op.Declared = append(op.Declared, a.key)
-	}
 	if err := e.addMounts(op, c); err != nil {
 		return err
 	}

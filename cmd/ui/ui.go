@@ -32,7 +32,6 @@ type step struct {
 	name    string
 	started time.Time
 	cached  bool
-	miss    []byte // why it was not cached
 	lines   lineSplitter
 	log     spool
 	current int64

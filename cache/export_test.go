@@ -1,4 +1,0 @@
-package cache
-
-// ParseFiles is parseFiles for tests.
-var ParseFiles = parseFiles
