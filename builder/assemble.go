@@ -14,7 +14,7 @@ import (
 )
 
 // assemble makes the image of a stage from its configuration and layers.
-func (b *build) assemble(ctx context.Context, p *planned, f filesystem) (*image.Image, error) {
+func (b *build) assemble(ctx context.Context, p *planned, f filesystem, t *travel) (*image.Image, error) {
 	config := p.state.Config
 	img := &image.Image{}
 	config.RootFS = v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{}}
@@ -49,7 +49,14 @@ func (b *build) assemble(ctx context.Context, p *planned, f filesystem) (*image.
 		maps.Copy(labels, b.opt.Labels)
 		config.Config.Labels = labels
 	}
-	raw, err := marshal(config, p.state.StartInterval)
+	var inline json.RawMessage
+	if b.opt.InlineCache {
+		var err error
+		if inline, err = t.inline(p.top, len(f.layers), times{b.epoch, b.bound}); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := marshal(config, p.state.StartInterval, inline)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the image configuration: %w", err)
 	}
@@ -101,9 +108,14 @@ func history(base, own []v1.History, made []time.Time, limits times) ([]v1.Histo
 }
 
 // marshal encodes a configuration without escaping <, > and &, which people read in histories.
-func marshal(config v1.ConfigFile, start time.Duration) ([]byte, error) {
+func marshal(config v1.ConfigFile, start time.Duration, inline json.RawMessage) ([]byte, error) {
+	// The key is remote.ConfigKey.
+	type withCache struct {
+		v1.ConfigFile
+		Cache json.RawMessage `json:"build.strake.cache.v1,omitempty"`
+	}
 	if start == 0 || config.Config.Healthcheck == nil {
-		return encode(config)
+		return encode(withCache{config, inline})
 	}
 	// v1.HealthConfig has no StartInterval: an object of the same name hides the type's at each level.
 	type container v1.Config
@@ -116,9 +128,9 @@ func marshal(config v1.ConfigFile, start time.Duration) ([]byte, error) {
 		Healthcheck health
 	}
 	return encode(struct {
-		v1.ConfigFile
+		withCache
 		Config withHealth `json:"config"`
-	}{config, withHealth{container(config.Config), health{config.Config.Healthcheck, start}}})
+	}{withCache{config, inline}, withHealth{container(config.Config), health{config.Config.Healthcheck, start}}})
 }
 
 func encode(v any) ([]byte, error) {

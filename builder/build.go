@@ -45,6 +45,8 @@ type Resolver interface {
 // Builder holds what builds have in common.
 type Builder struct {
 	Cache     solver.Cache
+	Others    solver.Others // caches of other machines; nil for none
+	Uploads   Uploads       // nil for none
 	Snapshots *snapshot.Store
 	Layers    *image.Layers
 	Resolver  Resolver
@@ -80,6 +82,8 @@ type Options struct {
 	FreshStages []string
 	// RewriteTimestamps: with SOURCE_DATE_EPOCH, no file in a new layer is later than it.
 	RewriteTimestamps bool
+	// InlineCache puts what the cache knows of the image's layers into its configuration.
+	InlineCache bool
 	// ExportEpoch, if not nil, stands for SOURCE_DATE_EPOCH in what bounds the times of the image and its files.
 	ExportEpoch *Epoch
 
@@ -146,13 +150,18 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 		return nil, err
 	}
 	var fs filesystem
+	t := &travel{build: bd, seen: map[*vertex]observed{}, away: map[cache.Key]cache.Record{}}
 	if p.target.top != nil {
-		s := solver.Solver[filesystem]{Cache: usable{b.Cache, b.Snapshots}, Jobs: opt.Jobs, Sink: opt.Progress, Now: b.Now}
-		if fs, err = s.Solve(ctx, p.vertices, p.target.top); err != nil {
+		s := solver.Solver[filesystem]{
+			Cache: usable{b.Cache, b.Snapshots, t}, Others: b.Others, Observe: t.observe, Jobs: opt.Jobs, Sink: opt.Progress, Now: b.Now,
+		}
+		fs, err = s.Solve(ctx, p.vertices, p.target.top)
+		t.settle(ctx)
+		if err != nil {
 			return nil, err
 		}
 	}
-	img, err := bd.assemble(ctx, p.target, fs)
+	img, err := bd.assemble(ctx, p.target, fs, t)
 	if err != nil {
 		return nil, err
 	}
@@ -233,6 +242,15 @@ func (f filesystem) identity() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// LostError says that a layer which another machine's cache has could not be had, or is not what the cache said.
+type LostError struct {
+	Blob v1.Hash
+	Err  error
+}
+
+func (e *LostError) Error() string { return "a layer of the cache is lost: " + e.Err.Error() }
+func (e *LostError) Unwrap() error { return e.Err }
+
 // diffIDs are those of the layers of f; they are computed where they are not known.
 func (b *Builder) diffIDs(ctx context.Context, f filesystem) ([]v1.Hash, error) {
 	ids := make([]v1.Hash, len(f.layers))
@@ -277,6 +295,9 @@ func (b *build) unpacked(ctx context.Context, f filesystem, v *vertex) ([]snapsh
 		}
 		g.Go(func() (err error) {
 			ids[i], err = b.Layers.Unpacked(ctx, *l.base, bytes.part())
+			if err != nil && l.step && ctx.Err() == nil {
+				err = &LostError{l.base.Blob.Digest, err}
+			}
 			return err
 		})
 	}

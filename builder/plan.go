@@ -17,7 +17,6 @@ import (
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/dockerfile"
 	"github.com/strake-build/strake/layer/image"
-	"github.com/strake-build/strake/layer/snapshot"
 )
 
 type vertex = solver.Vertex[filesystem]
@@ -280,7 +279,7 @@ func (p *planner) files(f contextFiles, s *dockerfile.Stage, r dockerfile.Range)
 	}
 	name := "[" + cmp.Or(f.context, "context") + "] load " + f.path
 	v := &vertex{Name: name, Wrap: func(err error) error { return p.at(s, r, "", err) }}
-	v.Op = &step{build: p.build, vertex: v, work: &copyWork{
+	v.Op = &step{build: p.build, vertex: v, private: true, work: &copyWork{
 		build: p.build, vertex: v, tree: f.tree,
 		copy: &dockerfile.Copy{Sources: []string{f.path}, Dest: f.dest},
 	}}
@@ -393,18 +392,4 @@ func (o fromOp) filesystem() filesystem {
 		f.layers = append(f.layers, layerRef{base: &o.img.Layers[i]})
 	}
 	return f
-}
-
-// usable is a cache whose records point to layers that are there.
-type usable struct {
-	solver.Cache
-	snapshots *snapshot.Store
-}
-
-func (u usable) Lookup(ctx context.Context, k cache.Key) (cache.Record, error) {
-	r, err := u.Cache.Lookup(ctx, k)
-	if err == nil && !u.snapshots.Has(snapshot.ID(r.Layer)) {
-		return cache.Record{}, fmt.Errorf("%w: its layer is gone", cache.ErrMiss)
-	}
-	return r, err
 }

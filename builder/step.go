@@ -27,6 +27,7 @@ type step struct {
 	vertex   *vertex
 	work     work
 	exported bool // the layer is part of the image: its diffID will be needed
+	private  bool // the layer is of files of a context alone: it does not travel by itself
 }
 
 func (s *step) Parts(ctx context.Context) ([]cache.Part, error) {

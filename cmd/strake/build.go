@@ -19,6 +19,7 @@ import (
 type buildFlags struct {
 	tags, buildArgs, labels, platforms    []string
 	secrets, ssh, contexts, noCacheFilter []string
+	cacheFrom, cacheTo                    []string
 	file, target, progress, call          string
 	iidFile, metadataFile                 string
 	noCache, pull, quiet, check           bool
@@ -37,6 +38,9 @@ type buildOptions struct {
 	labels        map[string]string
 	noCache       bool
 	noCacheFilter []string // names of stages
+	cacheFrom     []cacheFlag
+	cacheTo       []cacheFlag
+	inlineCache   bool // BUILDKIT_INLINE_CACHE
 	pull          bool
 	platforms     []v1.Platform // at least one
 	platformGiven bool
@@ -101,6 +105,8 @@ func (f *buildFlags) add(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.outputs.annotations, "annotation", nil, "annotation of the manifest, as `[TYPE:]K=V` (repeatable)")
 	set.BoolVar(&f.noCache, "no-cache", false, "run every step again")
 	set.StringSliceVar(&f.noCacheFilter, "no-cache-filter", nil, "run the steps of these `stages` again")
+	set.StringArrayVar(&f.cacheFrom, "cache-from", nil, "take steps from another machine's cache: the `NAME` of an image or a cache in a registry, or type=registry,ref=NAME (repeatable)")
+	set.StringArrayVar(&f.cacheTo, "cache-to", nil, "give the build's steps to other machines: `type=inline` puts them in the image (repeatable)")
 	set.BoolVar(&f.pull, "pull", false, "ask the registry for newer base images")
 	set.StringSliceVar(&f.platforms, "platform", nil, "`platforms` of the image, as OS/ARCH[/VARIANT],… (default: $DOCKER_DEFAULT_PLATFORM or this machine's)")
 	set.StringVar(&f.progress, "progress", "auto", "how to show progress: `auto`, plain, tty or quiet")
@@ -156,6 +162,9 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 		return opts, err
 	}
 	if err := f.decideSources(env, &opts); err != nil {
+		return opts, err
+	}
+	if err := f.decideCaches(env, &opts); err != nil {
 		return opts, err
 	}
 	if opts.outputs, err = f.outputs.decide(env, opts.tags, opts.index); err != nil {
@@ -214,9 +223,7 @@ func (f *buildFlags) decideLanguage(env *environment, opts *buildOptions) error 
 	if err != nil {
 		return usagef("%w", err)
 	}
-	if language.InlineCache {
-		return usagef("--build-arg BUILDKIT_INLINE_CACHE is not supported yet")
-	}
+	opts.inlineCache = language.InlineCache
 	opts.index = len(opts.platforms) > 1
 	if language.MultiPlatform != nil {
 		if opts.index && !*language.MultiPlatform {

@@ -14,6 +14,7 @@ import (
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/builder/solver"
 	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/cmd/ui"
 	"github.com/strake-build/strake/dockerfile"
 )
@@ -32,6 +33,7 @@ type job struct {
 	client   *fetch.Client
 	in       input
 	named    map[string]builder.OpenContext
+	imports  *remote.Imports // nil for none
 	closers  []func()
 }
 
@@ -111,7 +113,11 @@ func (j *job) run(ctx context.Context) error {
 	display := j.env.display(j.opts.progress)
 	defer display.Close()
 	display.Sink(progress.Event{Time: j.env.now(), Kind: progress.Declared, Name: isolationLine(j.isolation)})
+	j.openCaches(display.Sink)
 	results, err := j.build(ctx, file, display.Sink)
+	for j.lost(err) {
+		results, err = j.build(ctx, file, display.Sink)
+	}
 	if err != nil {
 		return err
 	}
@@ -153,7 +159,7 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 		return nil, err
 	}
 	b := &builder.Builder{
-		Cache: records, Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
+		Cache: records, Others: j.others(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
 		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: &builder.CacheMounts{Dir: j.path("mounts")}, Temp: j.temp,
 		UserXattr: j.isolation.UserNS, Stubs: j.path("stubs"), Now: j.env.now,
 	}
@@ -168,7 +174,7 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	steps.Hostname = j.language.Hostname
 	return b.BuildPlatforms(ctx, builder.Options{
 		File: file, Context: j.in.tree, ContextTime: j.in.time, Settings: j.settings(j.opts.platforms[0]),
-		Labels: j.opts.labels, Jobs: jobs, Progress: sink, FreshStages: j.opts.noCacheFilter, RewriteTimestamps: j.opts.rewrite, ExportEpoch: j.opts.epoch,
+		Labels: j.opts.labels, InlineCache: j.opts.inline(), Jobs: jobs, Progress: sink, FreshStages: j.opts.noCacheFilter, RewriteTimestamps: j.opts.rewrite, ExportEpoch: j.opts.epoch,
 		Fetch: j.client, Secrets: j.secrets, Agents: j.agents, Contexts: j.named, ContextStages: j.contextStages(), Sandbox: steps,
 	}, j.opts.platforms)
 }
