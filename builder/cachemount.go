@@ -24,7 +24,8 @@ import (
 // lock on the directory that it uses.
 //
 //	DIR/HASH/N/fs     a directory of the cache whose ID has that hash; 0, and more for private sharing
-//	DIR/HASH/N/lock   its lock
+//	DIR/HASH/N/lock   its lock; the file's time is that of the last use
+//	DIR/HASH/N/usage  what it took of the disk when that was last measured
 //	DIR/HASH/id       the ID, for people
 type CacheMounts struct{ Dir string }
 
@@ -81,6 +82,7 @@ func (c *CacheMounts) lock(ctx context.Context, place string, sharing dockerfile
 	}
 	err = waitLock(ctx, f, how, sharing != dockerfile.SharingPrivate)
 	if err == nil {
+		_ = unix.Utimes(f.Name(), nil) // the time of last use is for the collector only
 		return f, nil
 	}
 	_ = f.Close()

@@ -87,6 +87,53 @@ func TestSaveLookup(t *testing.T) {
 	}); err != nil || n != 1 {
 		t.Errorf("Walk: %d records, %v", n, err)
 	}
+	n = 0
+	if err := s.Entries(ctx, func(e cache.Entry) error {
+		n++
+		if e.Key != k || e.Err != nil || !reflect.DeepEqual(e.Record, want) || e.Disk == 0 {
+			t.Errorf("Entries gave %+v", e)
+		}
+		return nil
+	}); err != nil || n != 1 {
+		t.Errorf("Entries: %d records, %v", n, err)
+	}
+}
+
+// The last use is noted roughly, and a time in the future does not stay.
+func TestTouch(t *testing.T) {
+	s, dir := open(t)
+	ctx := context.Background()
+	k, other := cache.NewKey(nil), cache.NewKey([]cache.Part{{"a", "b"}})
+	for key, layer := range map[cache.Key]string{k: "one", other: "two"} {
+		if err := s.Save(ctx, key, cache.Record{Layer: layer}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := cache.Open(dir); err != nil {
+		t.Fatal(err)
+	} else if _, err := s.Lookup(ctx, k); err != nil {
+		t.Fatal(err)
+	} else {
+		path := filepath.Join(dir, "records", k.String()[:2], k.String())
+		now := time.Now().Truncate(time.Second)
+		for _, c := range []struct{ before, after time.Duration }{
+			{-30 * 24 * time.Hour, 0}, {-time.Hour, -time.Hour}, {48 * time.Hour, 0},
+		} {
+			if err := os.Chtimes(path, time.Time{}, now.Add(c.before)); err != nil {
+				t.Fatal(err)
+			}
+			s.Touch(now)
+			if fi, err := os.Stat(path); err != nil || !fi.ModTime().Equal(now.Add(c.after)) {
+				t.Errorf("%v: touched to %v, %v", c.before, fi.ModTime().Sub(now), err)
+			}
+		}
+		if used := s.Used(); len(used) != 1 || used[0] != "one" {
+			t.Errorf("Used = %q", used)
+		}
+	}
+	if used := s.Used(); len(used) != 2 {
+		t.Errorf("Used = %q", used)
+	}
 }
 
 // Whatever happened to a record's file, the answer is a miss.

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -46,7 +47,12 @@ type Away struct {
 
 // Store keeps records as files, one for each key. It is safe for concurrent use, also by
 // several processes. Files are not synced one by one: each carries its checksum, and a torn one is a miss.
-type Store struct{ dir string }
+type Store struct {
+	dir string
+
+	mu   sync.Mutex
+	used map[Key]string // the layers of the records that were found or saved
+}
 
 // Open opens or makes the store in dir.
 func Open(dir string) (*Store, error) {
@@ -55,7 +61,7 @@ func Open(dir string) (*Store, error) {
 			return nil, fmt.Errorf("opening the build cache: %w", err)
 		}
 	}
-	s := &Store{dir: dir}
+	s := &Store{dir: dir, used: make(map[Key]string)}
 	return s, s.sweep()
 }
 
@@ -83,6 +89,14 @@ func (s *Store) path(k Key) string {
 
 // Lookup returns the record of k, or an error that wraps ErrMiss.
 func (s *Store) Lookup(_ context.Context, k Key) (Record, error) {
+	r, err := s.read(k)
+	if err == nil {
+		s.use(k, r)
+	}
+	return r, err
+}
+
+func (s *Store) read(k Key) (Record, error) {
 	data, err := os.ReadFile(s.path(k))
 	if errors.Is(err, os.ErrNotExist) {
 		return Record{}, ErrMiss
@@ -128,6 +142,7 @@ func (s *Store) Save(_ context.Context, k Key, r Record) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("saving a cache record: %w", err), os.Remove(tmp.Name()))
 	}
+	s.use(k, r)
 	return nil
 }
 
@@ -195,7 +210,7 @@ func (s *Store) Walk(ctx context.Context, f func(Key, Record) error) error {
 				continue
 			}
 			copy(k[:], raw)
-			r, err := s.Lookup(ctx, k)
+			r, err := s.read(k)
 			if errors.Is(err, ErrMiss) {
 				continue
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"runtime"
 	"slices"
 	"strings"
@@ -21,7 +22,7 @@ type buildFlags struct {
 	secrets, ssh, contexts, noCacheFilter []string
 	cacheFrom, cacheTo                    []string
 	file, target, progress, call          string
-	iidFile, metadataFile                 string
+	iidFile, metadataFile, cacheMax       string
 	noCache, pull, quiet, check           bool
 	jobs                                  int
 	outputs                               outputFlags
@@ -59,6 +60,7 @@ type buildOptions struct {
 	contexts      []contextFlag
 	steps         builder.SandboxOptions
 	call          callOptions
+	cacheMax      cacheCap
 }
 
 // epochArg is the time that reproducible builds give to everything.
@@ -118,6 +120,7 @@ func (f *buildFlags) add(set *pflag.FlagSet) {
 	set.BoolVar(&f.outputs.push, "push", false, "push the image under its names")
 	set.StringArrayVarP(&f.outputs.values, "output", "o", nil, "where the result goes: a folder, or `TYPE`: type=image|registry|oci|docker|tar|local|cacheonly[,dest=PATH][,KEY=VALUE…] (repeatable)")
 	set.IntVar(&f.jobs, "jobs", 0, "steps that run at once (default: by the number of CPUs)")
+	set.StringVar(&f.cacheMax, "cache-max-size", "", "remove the oldest of the cache when it takes more than this `size`, such as 20GB or 5%, 0 for never (default $STRAKE_CACHE_MAX_SIZE or 10% of the disk)")
 	f.steps.add(set)
 }
 
@@ -146,6 +149,9 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 		return opts, usagef("--no-cache and --no-cache-filter exclude each other")
 	}
 	var err error
+	if opts.cacheMax, err = parseCap(cmp.Or(f.cacheMax, env.getenv("STRAKE_CACHE_MAX_SIZE"), defaultCap)); err != nil {
+		return opts, err
+	}
 	if opts.isolation, err = env.rung(); err != nil {
 		return opts, err
 	}

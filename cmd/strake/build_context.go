@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/builder/source"
@@ -206,6 +207,7 @@ func (j *job) openTree(f folder, beside string) (*source.Tree, *ignore.Matcher, 
 			return nil, nil, fmt.Errorf("opening the store: %w", err)
 		}
 		opt.Index = j.path("contexts", fmt.Sprintf("%x", sha256.Sum256([]byte(abs))))
+		_ = unix.Utimes(opt.Index, nil) // the time of last use, for prune
 	}
 	tree, err := source.Open(f.dir, opt)
 	if err != nil {

@@ -55,6 +55,9 @@ func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
 	if err != nil {
 		return err
 	}
+	if opts.call.kind == callBuild {
+		defer s.tidy(ctx, opts, env.now()) // after what is closed below
+	}
 	j := &job{store: s, opts: opts}
 	if s.snapshots != nil {
 		j.closers = append(j.closers, s.snapshots.Close)

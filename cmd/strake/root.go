@@ -16,6 +16,7 @@ const (
 	groupBuild    = "build"
 	groupImages   = "images"
 	groupRegistry = "registry"
+	groupStore    = "store"
 )
 
 // newRootCommand builds the whole command line. It must stay cheap: it runs before the command is known.
@@ -49,6 +50,7 @@ One binary, no daemon.
 		&cobra.Group{ID: groupBuild, Title: "Building and running:"},
 		&cobra.Group{ID: groupImages, Title: "Images:"},
 		&cobra.Group{ID: groupRegistry, Title: "Registries:"},
+		&cobra.Group{ID: groupStore, Title: "The store:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
@@ -61,6 +63,7 @@ One binary, no daemon.
 	add(groupImages, newImagesCommand(env), newInspectCommand(env), newHistoryCommand(env), newTagCommand(env),
 		newRmiCommand(env), newSaveCommand(env), newLoadCommand(env))
 	add(groupRegistry, newPullCommand(env), newPushCommand(env), newLoginCommand(env), newLogoutCommand(env))
+	add(groupStore, newDuCommand(env), newPruneCommand(env))
 	root.AddCommand(newDoctorCommand(env), newVersionCommand(env))
 	return root
 }

@@ -83,6 +83,19 @@ func (s *Store) Use(ctx context.Context) (release func(), err error) {
 	}
 }
 
+// Alone keeps everybody out who holds Use, until release is called or the process ends. It does not wait: ok is false while
+// others use the store.
+func (s *Store) Alone() (release func(), ok bool, err error) {
+	f, err := lockFile(filepath.Join(s.dir, "use"), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("locking the layers: %w", err)
+	}
+	return func() { _ = f.Close() }, true, nil
+}
+
 // lockFile makes a file that stays and takes its lock, which its closing (so also the process's death) releases.
 func lockFile(path string, how int) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)

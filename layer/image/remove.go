@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/layer/snapshot"
 )
@@ -17,18 +16,25 @@ import (
 // except what keep reports as used (the build cache); keep may be nil. While others use the
 // store (Use), only the image and its names go, and the rest with a later Remove or Collect.
 func (s *Store) Remove(id v1.Hash, layers *Layers, keep func(snapshot.ID) bool) error {
-	path, err := s.path(id)
-	if err != nil {
+	if err := s.Forget(id); err != nil {
 		return err
 	}
-	if err := s.forget(id, path); err != nil {
-		return fmt.Errorf("removing image %s: %w", id, err)
-	}
-	_, err = s.Collect(layers, keep)
+	_, err := s.Collect(layers, keep)
 	return err
 }
 
-// forget takes an image's names and record away.
+// Forget takes an image's names and record away. What it was made of goes with the next Collect.
+func (s *Store) Forget(id v1.Hash) error {
+	path, err := s.path(id)
+	if err == nil {
+		err = s.forget(id, path)
+	}
+	if err != nil {
+		return fmt.Errorf("removing image %s: %w", id, err)
+	}
+	return nil
+}
+
 func (s *Store) forget(id v1.Hash, path string) error {
 	unlock, err := s.lock()
 	if err != nil {
@@ -50,14 +56,11 @@ func (s *Store) forget(id v1.Hash, path string) error {
 // Collect deletes the layers and blobs of removed images, as Remove does. It reports false, and deletes
 // nothing, while others use the store.
 func (s *Store) Collect(layers *Layers, keep func(snapshot.ID) bool) (bool, error) {
-	use, err := lockFile(filepath.Join(s.dir, "use"), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return false, nil
+	release, ok, err := s.Alone()
+	if !ok {
+		return false, err
 	}
-	if err != nil {
-		return false, fmt.Errorf("locking the layers: %w", err)
-	}
-	defer use.Close() // only a lock
+	defer release()
 	unlock, err := s.lock()
 	if err != nil {
 		return false, err

@@ -23,6 +23,9 @@ import (
 type meta struct {
 	DiffID v1.Hash `json:"diffID"`
 	Size   int64   `json:"size"` // of the tar, in bytes
+	// Unpacked: the layer came from a tar that was given. The tar that WriteTar makes of it may differ from that.
+	Unpacked bool  `json:"unpacked,omitempty"`
+	Disk     int64 `json:"disk,omitempty"` // what the files take of the disk, in bytes; 0 if not measured
 }
 
 // readMeta reads what is known of a layer: a zero meta if nothing is, or the file is damaged, for it can
@@ -97,7 +100,7 @@ func (s *Store) unpack(ctx context.Context, diffID v1.Hash, open func() (io.Read
 	if err != nil {
 		return "", err
 	}
-	if err := writeMeta(t.path, meta{diffID, size}); err != nil {
+	if err := writeMeta(t.path, meta{DiffID: diffID, Size: size, Unpacked: true}); err != nil {
 		return "", err
 	}
 	id := newID()
@@ -202,7 +205,11 @@ func (s *Store) diffID(ctx context.Context, id ID) (meta, error) {
 
 // learn remembers the digest of a layer's tar.
 func (s *Store) learn(id ID, sum *summer) (meta, error) {
-	m := meta{sum.digest(), sum.size}
+	m, err := s.readMeta(id)
+	if err != nil {
+		return meta{}, err
+	}
+	m.DiffID, m.Size = sum.digest(), sum.size
 	if err := writeMeta(s.path(id), m); err != nil {
 		return meta{}, err
 	}

@@ -1,0 +1,116 @@
+package builder
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/rootfs"
+)
+
+// CacheMountInfo is a directory of a cache as List found it.
+type CacheMountInfo struct {
+	ID    string // as in --mount=type=cache,id=ID, with what keeps others' apart
+	Dir   string // its folder
+	Used  time.Time
+	Disk  int64 // what it took of the disk, in bytes
+	InUse bool  // a step has it
+}
+
+// List lists the directories of all caches. One that was used since it was last measured is measured again.
+func (c *CacheMounts) List() ([]CacheMountInfo, error) {
+	places, err := filepath.Glob(filepath.Join(c.Dir, "*", "*", "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("listing the caches of steps: %w", err)
+	}
+	var list []CacheMountInfo
+	for _, l := range places {
+		info, err := c.describe(filepath.Dir(l))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing the caches of steps: %w", err)
+		}
+		list = append(list, info)
+	}
+	return list, nil
+}
+
+func (c *CacheMounts) describe(place string) (CacheMountInfo, error) {
+	info := CacheMountInfo{Dir: place}
+	var err error
+	if info.Used, info.InUse, err = placeUse(place); err != nil {
+		return info, err
+	}
+	if b, err := os.ReadFile(filepath.Join(filepath.Dir(place), "id")); err != nil || json.Unmarshal(b, &info.ID) != nil {
+		info.ID = filepath.Base(filepath.Dir(place)) // it is only for people
+	}
+	usage := filepath.Join(place, "usage")
+	if m, err := os.Lstat(usage); err == nil && m.ModTime().After(info.Used) {
+		if b, err := os.ReadFile(usage); err == nil {
+			if n, err := strconv.ParseInt(string(b), 10, 64); err == nil && n > 0 {
+				info.Disk = n
+				return info, nil
+			}
+		}
+	}
+	if info.Disk, err = (&rootfs.DiskUsage{}).Of(place); err != nil {
+		return info, err
+	}
+	// What somebody used meanwhile is measured again the next time.
+	if used, busy, err := placeUse(place); err == nil && !busy && !info.InUse && used.Equal(info.Used) {
+		_ = os.WriteFile(usage, []byte(strconv.FormatInt(info.Disk, 10)), 0o600)
+	}
+	return info, nil
+}
+
+// placeUse says when a place was last taken, and whether somebody has it now.
+func placeUse(place string) (used time.Time, busy bool, err error) {
+	lock, err := os.Open(filepath.Join(place, "lock"))
+	if err != nil {
+		return used, false, err
+	}
+	defer lock.Close() // at once: a step that wants a private cache would take another place
+	fi, err := lock.Stat()
+	if err != nil {
+		return used, false, err
+	}
+	return fi.ModTime(), errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK), nil
+}
+
+// Remove deletes a directory of a cache that List found, unless a step has it.
+func (c *CacheMounts) Remove(info CacheMountInfo) error {
+	lock, err := os.Open(filepath.Join(info.Dir, "lock"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("removing the cache %s: %w", info.ID, err)
+	}
+	defer lock.Close() // it was not written
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("removing the cache %s: it is in use: %w", info.ID, err)
+	}
+	base := filepath.Dir(info.Dir)
+	parent, err := os.OpenFile(base, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("removing the cache %s: %w", info.ID, err)
+	}
+	defer parent.Close() // only a name
+	if err := rootfs.RemoveAll(parent, filepath.Base(info.Dir)); err != nil {
+		return fmt.Errorf("removing the cache %s: %w", info.ID, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(base, "*", "lock")); len(left) == 0 {
+		_ = os.Remove(filepath.Join(base, "id"))
+		_ = os.Remove(base)
+	}
+	return nil
+}

@@ -1,0 +1,347 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/rootfs"
+	"github.com/strake-build/strake/layer/snapshot"
+)
+
+// The kinds of things that a store holds.
+const (
+	kindLayer      = "layer"
+	kindBlob       = "blob"
+	kindCompressed = "compressed"
+	kindMount      = "mount"
+	kindContext    = "context"
+	kindSource     = "source"
+	kindRecord     = "record"
+)
+
+// kinds are all of them, in the order in which people see them.
+var kinds = [...]string{kindLayer, kindBlob, kindMount, kindSource, kindContext, kindCompressed, kindRecord}
+
+// holding is one thing that the store holds.
+type holding struct {
+	Kind     string    `json:"type"`
+	ID       string    `json:"id"`
+	Size     int64     `json:"size"` // on the disk, in bytes
+	LastUsed time.Time `json:"lastUsed"`
+	// Images are the names (or, for lack of one, IDs) of the images that need it.
+	Images []string `json:"images,omitempty"`
+	// Steps are the names of the build steps that the cache keeps it for.
+	Steps []string `json:"steps,omitempty"`
+	InUse bool     `json:"inUse,omitempty"` // by a running step
+	// Reclaimable: no image needs it.
+	Reclaimable bool `json:"reclaimable"`
+
+	created time.Time
+	remove  func() error
+}
+
+// holdings is what a store holds.
+type holdings struct {
+	Root  string
+	Items []*holding
+	Other int64 // bytes of all else: folders, temporary files, what keeps the rest in order
+}
+
+// size sums up the things that which says yes of; nil says yes of all.
+func (h *holdings) size(which func(*holding) bool) (sum int64) {
+	for _, i := range h.Items {
+		if which == nil || which(i) {
+			sum += i.Size
+		}
+	}
+	return sum
+}
+
+// inventory is at work on holdings.
+type inventory struct {
+	*store
+	ctx    context.Context
+	found  holdings
+	counts map[string]bool                // paths that Items count
+	layers map[v1.Hash][]string           // the images that need a diffID
+	blobs  map[v1.Hash][]string           // the images that need a blob
+	known  map[v1.Hash]bool               // the diffIDs of all layers here
+	byID   map[snapshot.ID][]*cache.Entry // records
+}
+
+// holdings lists everything in the store.
+//
+// Preconditions: openLayers opened it.
+func (s *store) holdings(ctx context.Context) (*holdings, error) {
+	inv := &inventory{
+		store: s, ctx: ctx, found: holdings{Root: s.root}, counts: make(map[string]bool),
+		layers: make(map[v1.Hash][]string), blobs: make(map[v1.Hash][]string),
+		known: make(map[v1.Hash]bool), byID: make(map[snapshot.ID][]*cache.Entry),
+	}
+	for _, add := range []func() error{
+		inv.readImages, inv.readRecords, inv.addLayers, inv.addBlobs, inv.addCompressed, inv.addMounts, inv.addContexts, inv.addSources, inv.addOther,
+	} {
+		if err := add(); err != nil {
+			return nil, fmt.Errorf("reading the store %s: %w", s.root, err)
+		}
+	}
+	now := s.env.now()
+	for _, h := range inv.found.Items {
+		if h.LastUsed.After(now) { // the clock jumped
+			h.LastUsed = now
+		}
+		h.Reclaimable = len(h.Images) == 0 && !h.InUse
+	}
+	return &inv.found, nil
+}
+
+func (inv *inventory) add(h *holding, paths ...string) {
+	for _, p := range paths {
+		inv.counts[p] = true
+	}
+	inv.found.Items = append(inv.found.Items, h)
+}
+
+func (inv *inventory) readImages() error {
+	list, err := inv.images.List()
+	if err != nil {
+		// One that cannot be read may need anything.
+		return &hintError{err, "\"strake fsck --repair\" drops what is damaged"}
+	}
+	for _, n := range list {
+		inv.needs(n)
+	}
+	return nil
+}
+
+func (inv *inventory) needs(n image.Named) {
+	names := n.Names
+	if len(names) == 0 {
+		names = []string{shortID(n.Image.ID)}
+	}
+	inv.blobs[n.Image.ID] = append(inv.blobs[n.Image.ID], names...)
+	if m := n.Image.Manifest; m != (v1.Hash{}) {
+		inv.blobs[m] = append(inv.blobs[m], names...)
+	}
+	for _, l := range n.Image.Layers {
+		inv.layers[l.DiffID] = append(inv.layers[l.DiffID], names...)
+		if l.Blob != nil {
+			inv.blobs[l.Blob.Digest] = append(inv.blobs[l.Blob.Digest], names...)
+		}
+	}
+}
+
+// readRecords sorts the records by their layers. Those without one are things themselves.
+func (inv *inventory) readRecords() error {
+	return inv.cache.Entries(inv.ctx, func(e cache.Entry) error {
+		inv.counts[e.Path] = true
+		id := snapshot.ID(e.Record.Layer)
+		if e.Err == nil && inv.snapshots.Has(id) {
+			inv.byID[id] = append(inv.byID[id], &e)
+			return nil
+		}
+		h := &holding{Kind: kindRecord, ID: filepath.Base(e.Path), Size: e.Disk, LastUsed: e.Used, created: e.Used, remove: removeFile(e.Path)}
+		if e.Err == nil {
+			h.Steps = []string{e.Record.Name}
+		}
+		inv.add(h, e.Path)
+		return nil
+	})
+}
+
+func (inv *inventory) addLayers() error {
+	return inv.snapshots.Walk(func(id snapshot.ID) error {
+		if err := inv.ctx.Err(); err != nil {
+			return context.Cause(inv.ctx)
+		}
+		info, err := inv.snapshots.Info(id)
+		if errors.Is(err, snapshot.ErrNotFound) {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		h := &holding{Kind: kindLayer, ID: string(id), Size: info.Disk, LastUsed: info.Made, created: info.Made}
+		if info.DiffID != (v1.Hash{}) {
+			inv.known[info.DiffID] = true
+			// Of two layers with the same content the images use one.
+			if found, err := inv.snapshots.ByDiffID(info.DiffID); err == nil && found == id {
+				h.Images = unique(inv.layers[info.DiffID])
+			}
+		}
+		var records []string
+		for _, e := range inv.byID[id] {
+			records = append(records, e.Path)
+			h.Size += e.Disk
+			h.Steps = append(h.Steps, e.Record.Name)
+			if e.Used.After(h.LastUsed) {
+				h.LastUsed = e.Used
+			}
+		}
+		h.Steps = unique(h.Steps)
+		h.remove = func() error {
+			// A record without a layer is a miss, a layer without records is only found by the next prune.
+			for _, r := range records {
+				if err := removeFile(r)(); err != nil {
+					return err
+				}
+			}
+			return inv.snapshots.Remove(id)
+		}
+		inv.add(h, inv.snapshots.Dir(id))
+		return nil
+	})
+}
+
+func (inv *inventory) addBlobs() error {
+	return inv.store.blobs.Walk(func(d v1.Hash, _ int64) error {
+		return inv.addFile(kindBlob, inv.path("blobs", "sha256", d.Hex), func(h *holding) {
+			h.ID, h.Images = d.String(), unique(inv.blobs[d])
+		})
+	})
+}
+
+// addFile adds a file. What set does not set is taken from the file.
+func (inv *inventory) addFile(kind, path string, set func(h *holding)) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // removed meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	h := &holding{Kind: kind, ID: filepath.Base(path), LastUsed: fi.ModTime(), created: fi.ModTime(), remove: removeFile(path)}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		h.Size = st.Blocks * 512
+	}
+	if set != nil {
+		set(h)
+	}
+	inv.add(h, path)
+	return nil
+}
+
+// files lists a folder of the store, without temporary files.
+func (inv *inventory) files(elem ...string) ([]string, error) {
+	entries, err := os.ReadDir(inv.path(elem...))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var paths []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") && !strings.Contains(e.Name(), ".tmp-") {
+			paths = append(paths, filepath.Join(inv.path(elem...), e.Name()))
+		}
+	}
+	return paths, err
+}
+
+func (inv *inventory) addCompressed() error {
+	paths, err := inv.files("compressed")
+	for _, p := range paths {
+		err = errors.Join(err, inv.addFile(kindCompressed, p, func(h *holding) {
+			hex, _, _ := strings.Cut(filepath.Base(p), ".")
+			d := v1.Hash{Algorithm: "sha256", Hex: hex}
+			if h.Images = unique(inv.layers[d]); len(h.Images) == 0 && inv.known[d] {
+				h.Steps = []string{d.String()}
+			}
+		}))
+	}
+	return err
+}
+
+func (inv *inventory) addContexts() error {
+	paths, err := inv.files("contexts")
+	for _, p := range paths {
+		err = errors.Join(err, inv.addFile(kindContext, p, nil))
+	}
+	return err
+}
+
+func (inv *inventory) addMounts() error {
+	mounts := &builder.CacheMounts{Dir: inv.path("mounts")}
+	list, err := mounts.List()
+	for _, m := range list {
+		inv.add(&holding{
+			Kind: kindMount, ID: strings.TrimPrefix(m.ID, "/"), // without a namespace
+			Size: m.Disk, LastUsed: m.Used, created: m.Used, InUse: m.InUse,
+			remove: func() error { return mounts.Remove(m) },
+		}, m.Dir)
+	}
+	return err
+}
+
+func (inv *inventory) addSources() error {
+	for _, by := range []string{"http", "git"} {
+		paths, err := inv.files("remote", by)
+		if err != nil {
+			return err
+		}
+		for _, p := range paths {
+			fi, err := os.Lstat(p)
+			if err != nil {
+				continue // removed meanwhile
+			}
+			size, err := (&rootfs.DiskUsage{}).Of(p)
+			if err != nil {
+				return err
+			}
+			inv.add(&holding{
+				Kind: kindSource, ID: by + "/" + filepath.Base(p), Size: size, LastUsed: fi.ModTime(), created: fi.ModTime(),
+				remove: func() error { return removeLocked(p) },
+			}, p)
+		}
+	}
+	return nil
+}
+
+func (inv *inventory) addOther() error {
+	views := inv.snapshots.Views()
+	inv.counts[views] = true
+	size, err := inv.snapshots.ViewsUsage()
+	if err != nil {
+		return err
+	}
+	inv.found.Other = size
+	// What running commands write may come and go, and an ordinary user may not read all of it.
+	size, _ = (&rootfs.DiskUsage{Skip: func(p string) bool { return inv.counts[p] }}).Of(inv.root)
+	inv.found.Other += size
+	return nil
+}
+
+func unique(names []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(names)))
+}
+
+// removeFile is for holding.remove.
+func removeFile(path string) func() error {
+	return func() error {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+}
+
+// removeLocked removes a folder unless somebody holds the file lock in it: builder/fetch's entries.
+func removeLocked(dir string) error {
+	held, err := lock(filepath.Join(dir, "lock"), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	return os.RemoveAll(dir)
+}
