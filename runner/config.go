@@ -32,10 +32,7 @@ func (l *Linux) config(s Sandbox, p Process, n *network.Network) (*sandbox.Confi
 	c.Cgroup = l.guard.group != nil && l.Isolation.Rung != Chroot
 	c.Filter, c.Supervise = l.filter, l.supervised()
 	if s.Insecure {
-		c.Filter, c.Supervise = l.open, nil
-		if l.open != nil {
-			c.Supervise = []sandbox.RuleSet{sandbox.Owners}
-		}
+		c.Filter, c.Supervise = l.open, l.supervisedOpen()
 	}
 	err := l.checkGroups(p.Groups)
 	if err != nil {

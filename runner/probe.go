@@ -24,6 +24,8 @@ type Isolation struct {
 	// SharedPID: a box has no pid namespace of its own, since no /proc can be mounted for it. Its init finds and kills
 	// what the step leaves behind.
 	SharedPID bool
+	// NoHostname: a box has a namespace for its host name, but may not set it. Its init tells the step the name instead.
+	NoHostname bool
 	// NoOverlay: there is no overlay file system, or the store's directory cannot hold an upper directory (ProbeStore):
 	// snapshots are copies.
 	NoOverlay bool
@@ -95,6 +97,7 @@ type prober struct {
 type boxResult struct {
 	obstacle  *Obstacle
 	sharedPID bool
+	noName    bool
 	noOverlay string // why there is no overlay
 }
 
@@ -298,7 +301,7 @@ func (p *prober) none() Finding {
 
 // take fills f with what became of boxAttempts.
 func (f *Finding) take(r boxResult) {
-	f.Obstacle, f.SharedPID, f.NoOverlay = r.obstacle, r.sharedPID, r.noOverlay != ""
+	f.Obstacle, f.SharedPID, f.NoHostname, f.NoOverlay = r.obstacle, r.sharedPID, r.noName, r.noOverlay != ""
 	if r.obstacle != nil {
 		return
 	}
@@ -348,7 +351,7 @@ func (m machine) judge(attempts []attempt, out []outcome, err error, user bool) 
 	if a, errno := failure(attempts, out); errno != 0 {
 		return boxResult{obstacle: m.hint(a, errno, user || m.userNS)}
 	}
-	r := boxResult{sharedPID: out[procAttempt] != worked}
+	r := boxResult{sharedPID: out[procAttempt] != worked, noName: out[nameAttempt] != worked}
 	if e := out[overlayAttempt].errno(); e != 0 {
 		r.noOverlay = m.hint(attempts[overlayAttempt], e, user || m.userNS).Error()
 	}

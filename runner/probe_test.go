@@ -214,9 +214,9 @@ func TestHints(t *testing.T) {
 		for i := range out {
 			out[i] = worked
 		}
-		out[procAttempt], out[overlayAttempt] = outcome(unix.EPERM), outcome(unix.ENODEV)
+		out[procAttempt], out[overlayAttempt], out[nameAttempt] = outcome(unix.EPERM), outcome(unix.ENODEV), outcome(unix.EPERM)
 		r := fullRoot().judge(boxAttempts(), out, nil, false)
-		if r.obstacle != nil || !r.sharedPID || !strings.Contains(r.noOverlay, "modprobe overlay") {
+		if r.obstacle != nil || !r.sharedPID || !r.noName || !strings.Contains(r.noOverlay, "modprobe overlay") {
 			t.Errorf("got %+v", r)
 		}
 	})

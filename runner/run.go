@@ -56,8 +56,8 @@ func (l *Linux) prepare() error {
 		if l.filter, l.err = sandbox.SupervisedFilter(sandbox.Capabilities, l.supervised()...); l.err != nil {
 			return
 		}
-		if l.Isolation.OneID {
-			if l.open, l.err = sandbox.OpenFilter(sandbox.Owners); l.err != nil {
+		if sets := l.supervisedOpen(); len(sets) > 0 {
+			if l.open, l.err = sandbox.OpenFilter(sets...); l.err != nil {
 				return
 			}
 		}
@@ -95,6 +95,21 @@ func (l *Linux) supervised() []sandbox.RuleSet {
 		if l.Isolation.Rung == Chroot {
 			sets = append(sets, sandbox.Proc)
 		}
+	}
+	if l.Isolation.NoHostname {
+		sets = append(sets, sandbox.Names)
+	}
+	return sets
+}
+
+// supervisedOpen is what remains of that for a box without restrictions.
+func (l *Linux) supervisedOpen() []sandbox.RuleSet {
+	var sets []sandbox.RuleSet
+	if l.Isolation.OneID {
+		sets = append(sets, sandbox.Owners)
+	}
+	if l.Isolation.NoHostname {
+		sets = append(sets, sandbox.Names)
 	}
 	return sets
 }

@@ -164,3 +164,20 @@ func BenchmarkSharedRunTrue(b *testing.B) {
 		})
 	}
 }
+
+// Where the host name cannot be set, a step is told it all the same, whatever else is supervised.
+func TestHostnameIsTold(t *testing.T) {
+	for name, i := range map[string]Isolation{"alone": {Rung: Root}, "shared": {Rung: Root, SharedPID: true}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.linux.Isolation = i
+			w.linux.Isolation.NoHostname = true
+			for _, insecure := range []bool{false, true} {
+				got := w.must("hostname; uname -n", func(s *Sandbox, _ *Process) { s.Insecure = insecure })
+				if got != "boxtest\nboxtest\n" {
+					t.Errorf("insecure %v: got %q", insecure, got)
+				}
+			}
+		})
+	}
+}

@@ -171,6 +171,7 @@ func tryChild(flags uintptr, pipe *[2]int, attempts []attempt, out []byte) (uint
 const (
 	procAttempt    = 1
 	overlayAttempt = 6
+	nameAttempt    = 12
 )
 
 // boxAttempts are what a box needs, in a mount and a pid namespace of its own.
@@ -187,6 +188,9 @@ func boxAttempts() []attempt {
 	pivot := attempt{what: "changing the root", call: "pivot_root", trap: unix.SYS_PIVOT_ROOT}
 	pivot.path(0, ".")
 	pivot.path(1, ".")
+	name := attempt{what: "setting the host name", call: "sethostname", trap: unix.SYS_SETHOSTNAME, soft: true}
+	name.path(0, "b")
+	name.args[1] = 1
 	return []attempt{
 		mountAttempt("making mounts private", "", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 		procAttempt: proc,
@@ -200,6 +204,7 @@ func boxAttempts() []attempt {
 		mountAttempt("binding a directory", "b", "b", "", unix.MS_BIND, ""),
 		pathAttempt("entering a mount", "chdir", unix.SYS_CHDIR, false, "b", 0),
 		pivot,
+		nameAttempt: name,
 	}
 }
 

@@ -232,13 +232,11 @@ func (p *procfs) uname(r *request) (int64, error) {
 	if r.compat || p.b.Hostname == "" {
 		return 0, errKernel
 	}
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
+	name, err := p.b.utsname()
+	if err != nil {
 		return 0, err
 	}
-	clear(name.Nodename[:])
-	copy(name.Nodename[:len(name.Nodename)-1], p.b.Hostname)
-	return 0, p.put(r, r.args[0], unsafe.Slice((*byte)(unsafe.Pointer(&name)), unsafe.Sizeof(name)))
+	return 0, p.put(r, r.args[0], name)
 }
 
 func (p *procfs) readlink(a *asked) (int64, error) {

@@ -21,6 +21,7 @@ const (
 	Processes RuleSet = "processes" // without a pid namespace: calls that name other ones
 	Signals   RuleSet = "signals"   // with Processes, where not Scoped
 	Proc      RuleSet = "proc"      // by chroot: files of /proc
+	Names     RuleSet = "names"     // where a host name cannot be set: the host's name
 )
 
 // rules are in the form of a profile. A masked comparison has the mask first.
@@ -36,6 +37,8 @@ func (r RuleSet) rules() []string {
 		return []string{signalRules}
 	case Proc:
 		return []string{procRules}
+	case Names:
+		return []string{nameRules}
 	}
 	return nil
 }
@@ -81,6 +84,8 @@ func (b *box) duties() ([]duty, error) {
 		case Processes:
 			out = append(out, &relatives{family: b.family})
 		case Signals: // the same duty
+		case Names:
+			out = append(out, &names{b})
 		case Proc:
 			tree, err := b.inRoot("/proc", unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
 			if err != nil {

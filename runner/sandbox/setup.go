@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -405,7 +406,7 @@ func (b *box) maskOne(p, empty string) (isDir bool, err error) {
 
 // network names the host and brings the loopback of an own network namespace up.
 func (b *box) network() error {
-	if b.Hostname != "" {
+	if b.Hostname != "" && !slices.Contains(b.Supervise, Names) {
 		if err := unix.Sethostname([]byte(b.Hostname)); err != nil {
 			return fmt.Errorf("setting the host name to %q: %w", b.Hostname, err)
 		}

@@ -55,6 +55,9 @@ var places = []place{
 		name: "pod", want: isolation{Rung: "rootless", OneID: true, SharedPID: true, Overlay: true},
 		open: inDocker("-u", "1000", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--security-opt", "seccomp=unconfined", "--read-only"), install: true,
 	},
+	// Podman's profile allows namespaces and mounts.
+	{name: "podman", want: isolation{Rung: "rootless", SharedPID: true, Overlay: true}, open: inPodman()},
+	{name: "podman-user", want: isolation{Rung: "rootless", OneID: true, SharedPID: true, Overlay: true}, open: inPodman("-u", "1000")},
 	// "runc spec" has no profile, no_new_privs, a read-only root and three capabilities.
 	{name: "runc", want: isolation{Rung: "none", OneID: true}, open: inRunc(0)},
 	{name: "runc-user", want: isolation{Rung: "rootless", OneID: true, SharedPID: true, Overlay: true}, open: inRunc(1000)},
