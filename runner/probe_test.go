@@ -106,8 +106,8 @@ func TestProbeAsUser(t *testing.T) {
 		subordinate  bool
 		want, output string
 	}{
-		{"ranges", true, "auto", "with 65536 subordinate ids UserNS:false OneID:false SharedPID:false NoOverlay:false"},
-		{"ranges missing", false, "auto", "with one id UserNS:false OneID:true SharedPID:false NoOverlay:false"},
+		{"ranges", true, "auto", "with 65536 subordinate ids UserNS:false OneID:false SharedPID:false NoHostname:false NoOverlay:false"},
+		{"ranges missing", false, "auto", "with one id UserNS:false OneID:true SharedPID:false NoHostname:false NoOverlay:false"},
 		{"ranges missing", false, "rootless", "OneID:true"},
 		{"root", false, "root", "isolation root: this process is not root: sudo"},
 		{"chroot", false, "chroot", "isolation chroot: this process is not root"},
