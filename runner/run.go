@@ -130,9 +130,11 @@ func (l *Linux) Close() error {
 	if l.exe == nil {
 		return nil
 	}
-	close(l.quit)
-	<-l.ended
-	l.guard.close()
+	if l.quit != nil { // or it could not be prepared
+		close(l.quit)
+		<-l.ended
+		l.guard.close()
+	}
 	return l.exe.Close()
 }
 

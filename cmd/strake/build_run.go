@@ -161,6 +161,7 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	if err != nil {
 		return nil, err
 	}
+	defer box.Close()
 	b := &builder.Builder{
 		Cache: records, Others: j.others(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
 		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: &builder.CacheMounts{Dir: j.path("mounts")}, Temp: j.temp,
