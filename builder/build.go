@@ -44,9 +44,11 @@ type Resolver interface {
 
 // Builder holds what builds have in common.
 type Builder struct {
-	Cache     solver.Cache
-	Others    solver.Others // caches of other machines; nil for none
-	Uploads   Uploads       // nil for none
+	Cache   solver.Cache
+	Others  solver.Others // caches of other machines; nil for none
+	Uploads Uploads       // nil for none
+	// Records, if not nil, is what misses are explained by, and early cutoff finds earlier layers in.
+	Records   *cache.Store
 	Snapshots *snapshot.Store
 	Layers    *image.Layers
 	Resolver  Resolver
@@ -62,7 +64,9 @@ type Builder struct {
 
 // Options are what one build says, as decided values.
 type Options struct {
-	File    *dockerfile.File
+	File *dockerfile.File
+	// Project tells the steps of this Dockerfile, in this context, from those of others when misses are explained.
+	Project string
 	Context *source.Tree // what COPY and ADD without --from read
 	// ContextTime is the context's time; nil for none.
 	ContextTime TimeOf
@@ -154,6 +158,9 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	if p.target.top != nil {
 		s := solver.Solver[filesystem]{
 			Cache: usable{b.Cache, b.Snapshots, t}, Others: b.Others, Observe: t.observe, Jobs: opt.Jobs, Sink: opt.Progress, Now: b.Now,
+		}
+		if b.Records != nil {
+			s.History = b.Records
 		}
 		fs, err = s.Solve(ctx, p.vertices, p.target.top)
 		t.settle(ctx)

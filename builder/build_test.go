@@ -40,6 +40,7 @@ func needRoot(t *testing.T) {
 type world struct {
 	*builder.Builder
 	t       *testing.T
+	dir     string
 	context string
 	store   *cache.Store
 	now     time.Time
@@ -53,7 +54,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	needRoot(t)
 	dir := t.TempDir()
-	w := &world{t: t, context: t.TempDir(), now: time.Unix(1_800_000_000, 0).UTC(), images: map[string]*image.Image{}}
+	w := &world{t: t, dir: dir, context: t.TempDir(), now: time.Unix(1_800_000_000, 0).UTC(), images: map[string]*image.Image{}}
 	snapshots, err := snapshot.Open(filepath.Join(dir, "layers"), snapshot.Options{})
 	must(t, err)
 	blobs, err := blob.Open(filepath.Join(dir, "blobs"))
@@ -61,7 +62,7 @@ func newWorld(t *testing.T) *world {
 	w.store, err = cache.Open(filepath.Join(dir, "cache"))
 	must(t, err)
 	w.Builder = &builder.Builder{
-		Cache: w.store, Snapshots: snapshots, Layers: &image.Layers{Blobs: blobs, Snapshots: snapshots, Dir: filepath.Join(dir, "compressed")},
+		Cache: w.store, Records: w.store, Snapshots: snapshots, Layers: &image.Layers{Blobs: blobs, Snapshots: snapshots, Dir: filepath.Join(dir, "compressed")},
 		Resolver: w, Sandbox: w, Stubs: filepath.Join(dir, "stubs"), Now: func() time.Time { return w.now },
 	}
 	return w

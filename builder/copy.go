@@ -29,6 +29,9 @@ type copyWork struct {
 	once   sync.Once // guards what follows: what the sources in a context and on the network are
 	groups []group
 	err    error
+
+	mu     sync.Mutex                 // guards
+	listed map[cache.Key][]cache.File // the files that digests of this build stand for; see list
 }
 
 // group is a run of sources in the order of the text: some of a context, or one that is fetched.
@@ -62,6 +65,9 @@ func (w *copyWork) resolve(ctx context.Context) ([]group, error) {
 			return err
 		}
 		sum, err := w.tree.Digest(ctx, items)
+		if err == nil {
+			err = w.list(ctx, w.tree, items, sum)
+		}
 		groups = append(groups, group{items: items, part: cache.Part{Name: "files", Value: hex.EncodeToString(sum[:])}})
 		return err
 	}
@@ -129,6 +135,9 @@ func (w *copyWork) content(ctx context.Context, below []snapshot.ID, inputs []fi
 		defer tree.Close()
 		sum, err := tree.Digest(ctx, items)
 		if err != nil {
+			return nil, err
+		}
+		if err := w.list(ctx, tree, items, sum); err != nil {
 			return nil, err
 		}
 		parts = append(parts, cache.Part{Name: "files", Value: hex.EncodeToString(sum[:])})

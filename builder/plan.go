@@ -48,6 +48,7 @@ type planner struct {
 	contexts map[imageKey]func() (Context, error)
 	loads    map[contextFiles]*vertex
 	devices  *device.Registry // nil until a step asks for a device
+	counted  map[string]int   // instructions by what identifies them
 }
 
 type imageKey struct {
@@ -58,7 +59,8 @@ type imageKey struct {
 func (b *build) plan(ctx context.Context, g *dockerfile.Graph) (*plan, error) {
 	p := &planner{
 		build: b, ctx: ctx, graph: g, stages: map[*dockerfile.Stage]*planned{},
-		images: map[imageKey]func() (*image.Image, error){}, froms: map[imageKey]*vertex{}, contexts: map[imageKey]func() (Context, error){}, loads: map[contextFiles]*vertex{},
+		counted: map[string]int{},
+		images:  map[imageKey]func() (*image.Image, error){}, froms: map[imageKey]*vertex{}, contexts: map[imageKey]func() (Context, error){}, loads: map[contextFiles]*vertex{},
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -178,7 +180,7 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 func (p *planner) from(label, ref string, platform v1.Platform, img *image.Image) *vertex {
 	k := imageKey{ref, platform.String()}
 	if p.froms[k] == nil {
-		p.froms[k] = p.add(&vertex{Name: label, Source: true, Op: fromOp{img}})
+		p.froms[k] = p.add(&vertex{Name: label, Title: "FROM: " + ref, Source: true, Op: fromOp{img}})
 	}
 	return p.froms[k]
 }
@@ -225,6 +227,7 @@ func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, pa
 		return nil, p.at(s, st.Range, st.Text, fmt.Errorf("internal error: no lowering for %T", o))
 	}
 	v.Op = op
+	p.identify(v, op, s, st)
 	return p.add(v), nil
 }
 
@@ -279,10 +282,12 @@ func (p *planner) files(f contextFiles, s *dockerfile.Stage, r dockerfile.Range)
 	}
 	name := "[" + cmp.Or(f.context, "context") + "] load " + f.path
 	v := &vertex{Name: name, Wrap: func(err error) error { return p.at(s, r, "", err) }}
-	v.Op = &step{build: p.build, vertex: v, private: true, work: &copyWork{
+	op := &step{build: p.build, vertex: v, private: true, work: &copyWork{
 		build: p.build, vertex: v, tree: f.tree,
 		copy: &dockerfile.Copy{Sources: []string{f.path}, Dest: f.dest},
 	}}
+	v.Op = op
+	p.identifyFiles(v, op, f)
 	p.loads[f] = p.add(v)
 	return v
 }
@@ -378,7 +383,7 @@ func (o fromOp) ContentParts(ctx context.Context, _ filesystem, _ []filesystem) 
 
 func (o fromOp) Load(filesystem, cache.Record) filesystem { return o.filesystem() }
 
-func (o fromOp) Run(context.Context, filesystem, []filesystem) (filesystem, cache.Record, error) {
+func (o fromOp) Run(context.Context, filesystem, []filesystem, *cache.Record) (filesystem, cache.Record, error) {
 	return o.filesystem(), cache.Record{}, nil
 }
 

@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/strake-build/strake/builder/copier"
@@ -26,8 +27,9 @@ type step struct {
 	*build
 	vertex   *vertex
 	work     work
-	exported bool // the layer is part of the image: its diffID will be needed
-	private  bool // the layer is of files of a context alone: it does not travel by itself
+	identity cache.Key // the first of the vertex's
+	exported bool      // the layer is part of the image: its diffID will be needed
+	private  bool      // the layer is of files of a context alone: it does not travel by itself
 }
 
 func (s *step) Parts(ctx context.Context) ([]cache.Part, error) {
@@ -53,7 +55,7 @@ func (s *step) ContentParts(ctx context.Context, parent filesystem, inputs []fil
 			return nil, err
 		}
 	} else {
-		parts = append(parts, belowParts(parent)...)
+		parts = append(parts, cache.Part{Name: "below", Value: cache.NewKey(belowParts(parent)).String()})
 	}
 	own, err := s.work.content(ctx, below, inputs)
 	return append(parts, own...), err
@@ -86,7 +88,7 @@ func (s *step) Place(parent filesystem, r cache.Record) cache.Record {
 	return r
 }
 
-func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem) (filesystem, cache.Record, error) {
+func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem, earlier *cache.Record) (filesystem, cache.Record, error) {
 	var none filesystem
 	ids, err := s.unpacked(ctx, parent, s.vertex)
 	if err != nil {
@@ -111,16 +113,35 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem) 
 	if err != nil {
 		return none, cache.Record{}, err
 	}
-	parts, err := s.Parts(ctx)
-	if err != nil {
+	rec := cache.Record{Layer: string(id), Created: s.Now().UTC(), Name: s.vertex.Name}
+	if same, err := s.sameAs(ctx, id, earlier); err != nil {
 		return none, cache.Record{}, err
+	} else if same {
+		if err := s.Snapshots.Remove(id); err != nil {
+			return none, cache.Record{}, err
+		}
+		rec.Layer, rec.Created, rec.DiffID = earlier.Layer, earlier.Created, earlier.DiffID
+		id = snapshot.ID(earlier.Layer)
 	}
 	if s.exported {
 		s.hash(id)
 	}
-	rec := cache.Record{Layer: string(id), Created: s.Now().UTC(), Name: s.vertex.Name, Parts: parts}
 	rec = s.Place(parent, rec)
+	s.keepLists(ctx)
 	return s.Load(parent, rec), rec, nil
+}
+
+// sameAs says whether the layer id is what the step made before, but for times: then the earlier one is taken, so that what lies
+// on it needs not be made again. It is not taken if the build says something else of times now.
+func (s *step) sameAs(ctx context.Context, id snapshot.ID, earlier *cache.Record) (bool, error) {
+	if earlier == nil || !s.Snapshots.Has(snapshot.ID(earlier.Layer)) || !slices.Equal(timeNotes(earlier.Notes), timeNotes(s.notes())) {
+		return false, nil
+	}
+	same, err := s.Snapshots.Same(ctx, snapshot.ID(earlier.Layer), id)
+	if err != nil && ctx.Err() == nil {
+		return false, nil // an earlier layer that cannot be read is none
+	}
+	return same, err
 }
 
 // workdirWork makes a working directory.

@@ -3,7 +3,6 @@ package builder
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -68,7 +67,7 @@ func (t *travel) observe(v *vertex, keys []cache.Key, parent filesystem, r cache
 	t.seen[v] = observed{keys, r}
 	t.mu.Unlock()
 	s, ok := v.Op.(*step)
-	if !ok || t.Uploads == nil || s.private {
+	if !ok || t.Uploads == nil || s.private || r.Local() {
 		return
 	}
 	t.Uploads.Add(remote.Made{
@@ -118,7 +117,7 @@ type usable struct {
 func (u usable) Lookup(ctx context.Context, k cache.Key) (cache.Record, error) {
 	r, err := u.Cache.Lookup(ctx, k)
 	if err == nil && !u.snapshots.Has(snapshot.ID(r.Layer)) {
-		return cache.Record{}, fmt.Errorf("%w: its layer is gone", cache.ErrMiss)
+		return cache.Record{}, cache.ErrGone
 	}
 	return r, err
 }

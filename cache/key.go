@@ -14,7 +14,7 @@ import (
 
 // format salts every key: a change in how keys are computed must change it, so
 // that a newer strake never takes a record that meant something else.
-const format = "strake cache key 1"
+const format = "strake cache key 2"
 
 // Key names a repeatable piece of work. It is not a content digest: two keys may
 // well lead to the same layer.
@@ -28,6 +28,8 @@ func (k Key) String() string { return hex.EncodeToString(k[:]) }
 type Part struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
+	// Local: the part means nothing on another machine, and a record with it stays on this one. It makes no difference to the key.
+	Local bool `json:"local,omitempty"`
 }
 
 // NewKey computes the key of parts. Names and values are framed by their

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,13 @@ import (
 
 // ErrMiss is what Lookup returns, wrapped with the reason, for a key without a usable record.
 var ErrMiss = errors.New("not in the cache")
+
+// Why there is no usable record, where it is not that there never was one. Each wraps ErrMiss.
+var (
+	ErrDamaged  = fmt.Errorf("%w: the record is damaged", ErrMiss)
+	ErrGone     = fmt.Errorf("%w: the layer is gone (pruned)", ErrMiss)
+	ErrDisabled = fmt.Errorf("%w: --no-cache", ErrMiss)
+)
 
 // Record is what the cache keeps for a key.
 type Record struct {
@@ -36,6 +44,16 @@ type Record struct {
 	DiffID string `json:"diffID,omitempty"`
 	// Away says where the layer is if it is not on this machine; Layer is empty then. Such a record is not stored.
 	Away *Away `json:"-"`
+	// Content are parts of the second key, by what parent and inputs held (solver.Op.ContentParts).
+	Content []Part `json:"content,omitempty"`
+	// Notes are in no key: they say more of the step to whoever explains why a later one is another.
+	Notes []Part `json:"notes,omitempty"`
+}
+
+// Local says whether the record is for this machine alone.
+func (r *Record) Local() bool {
+	local := func(p Part) bool { return p.Local }
+	return slices.ContainsFunc(r.Parts, local) || slices.ContainsFunc(r.Content, local)
 }
 
 // Away is a layer on another machine, of a record that came from there.
@@ -56,7 +74,7 @@ type Store struct {
 
 // Open opens or makes the store in dir.
 func Open(dir string) (*Store, error) {
-	for _, d := range []string{"records", "locks", "tmp"} {
+	for _, d := range []string{"records", "steps", "files", "locks", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("opening the build cache: %w", err)
 		}
@@ -104,14 +122,13 @@ func (s *Store) read(k Key) (Record, error) {
 	if err != nil {
 		return Record{}, fmt.Errorf("%w: %w", ErrMiss, err)
 	}
-	sum, body, ok := bytes.Cut(data, []byte("\n"))
-	want := sha256.Sum256(body)
-	if !ok || string(sum) != hex.EncodeToString(want[:]) {
-		return Record{}, fmt.Errorf("%w: the record is damaged", ErrMiss)
+	body, ok := unseal(data)
+	if !ok {
+		return Record{}, ErrDamaged
 	}
 	var r Record
 	if err := json.Unmarshal(body, &r); err != nil {
-		return Record{}, fmt.Errorf("%w: the record cannot be read: %w", ErrMiss, err)
+		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return r, nil
 }
@@ -122,27 +139,46 @@ func (s *Store) Save(_ context.Context, k Key, r Record) error {
 	if err != nil {
 		return fmt.Errorf("encoding a cache record: %w", err)
 	}
-	sum := sha256.Sum256(body)
-	path := s.path(k)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := s.put(s.path(k), seal(body)); err != nil {
 		return fmt.Errorf("saving a cache record: %w", err)
+	}
+	s.use(k, r)
+	return nil
+}
+
+// seal puts a checksum before a file's content: a torn file is none.
+func seal(body []byte) []byte {
+	sum := sha256.Sum256(body)
+	return append([]byte(hex.EncodeToString(sum[:])+"\n"), body...)
+}
+
+// unseal is the content of a whole file.
+func unseal(data []byte) (body []byte, ok bool) {
+	sum, body, ok := bytes.Cut(data, []byte("\n"))
+	want := sha256.Sum256(body)
+	return body, ok && string(sum) == hex.EncodeToString(want[:])
+}
+
+// put makes a file that appears whole, in place of an earlier one.
+func (s *Store) put(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
 	}
 	tmp, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "record-*")
 	if err != nil {
-		return fmt.Errorf("saving a cache record: %w", err)
+		return err
 	}
 	// Against sweep. Between the open and this line another process may remove the file; the rename then
 	// fails, and a record that is not saved is only a miss.
 	_ = unix.Flock(int(tmp.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	_, err = tmp.Write(append([]byte(hex.EncodeToString(sum[:])+"\n"), body...))
+	_, err = tmp.Write(data)
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)
 	}
 	err = errors.Join(err, tmp.Close())
 	if err != nil {
-		return errors.Join(fmt.Errorf("saving a cache record: %w", err), os.Remove(tmp.Name()))
+		return errors.Join(err, os.Remove(tmp.Name()))
 	}
-	s.use(k, r)
 	return nil
 }
 
@@ -227,5 +263,5 @@ type NoHits struct{ *Store }
 
 // Lookup always misses.
 func (NoHits) Lookup(context.Context, Key) (Record, error) {
-	return Record{}, fmt.Errorf("%w: --no-cache", ErrMiss)
+	return Record{}, ErrDisabled
 }

@@ -23,6 +23,9 @@ func (e *expander) run(c *instructions.RunCommand) error {
 		Network:  Network(instructions.GetNetwork(c)),
 		Security: Security(instructions.GetSecurity(c)),
 	}
+	for _, a := range e.state.args {
+		op.Declared = append(op.Declared, a.key)
+	}
 	if err := e.addMounts(op, c); err != nil {
 		return err
 	}

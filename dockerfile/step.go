@@ -25,6 +25,8 @@ type Run struct {
 	Args []string // argv: the shell's words and the command, or the exec form
 	// Env is the whole environment: the image's, then the arguments in scope.
 	Env []string
+	// Declared are the names of the ARGs in scope, for whoever tells them from other variables of Env.
+	Declared []string
 	// Proxy are predefined proxy arguments that neither ARG nor ENV set: given to the process, kept out of cache keys and history.
 	Proxy     []string
 	User, Dir string // Dir is absolute, not cleaned

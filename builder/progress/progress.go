@@ -3,7 +3,7 @@
 // Events are data: nothing here prints. cmd/ui turns them into text, a terminal
 // display or JSON. For one vertex the order is always
 //
-//	Declared → (Cached | Started → (Output | Transfer)*) → Completed
+//	Declared → (Cached | Missed? → Started → (Output | Transfer)*) → Completed
 //
 // with Warned possible anywhere after Declared.
 package progress
@@ -22,6 +22,7 @@ const (
 	Transfer              // Current of Total bytes are done; Total is 0 when unknown
 	Warned                // Data holds a warning for the person who builds
 	Completed             // it ended; Err says how it failed, if it did
+	Missed                // it will run, for Data says why it was not found in the cache
 )
 
 // The standard streams of a step, for Event.Stream.
@@ -37,7 +38,7 @@ type Event struct {
 	Vertex string // identifies the vertex within the build; empty for the build itself
 	Name   string // what a person reads, such as "[build 2/4] RUN make"; set on Declared
 	Stream int    // Stdout or Stderr, for Output
-	Data   []byte // for Output and Warned; valid only during the call of the Sink
+	Data   []byte // for Output, Warned and Missed; valid only during the call of the Sink
 	// Current and Total are bytes, for Transfer.
 	Current, Total int64
 	Err            error

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,8 +35,9 @@ type Op[R any] interface {
 	// Fits says whether what r holds may lie on parent. Place returns r as a record of something that does.
 	Fits(ctx context.Context, parent R, r cache.Record) bool
 	Place(parent R, r cache.Record) cache.Record
-	// Run does the work.
-	Run(ctx context.Context, parent R, inputs []R) (R, cache.Record, error)
+	// Run does the work. earlier, if not nil, is the record of what the same step made before: if this is the same but for times,
+	// Run throws it away and returns what the record leads to, with its Layer and Created.
+	Run(ctx context.Context, parent R, inputs []R, earlier *cache.Record) (R, cache.Record, error)
 }
 
 // Vertex is a node of the graph.
@@ -52,6 +54,15 @@ type Vertex[R any] struct {
 	// Fresh marks a vertex that is run whatever the cache holds; what it makes is kept.
 	Fresh bool
 	Op    Op[R]
+	// Title is how the vertex's reasons begin: "RUN", "COPY src/".
+	Title string
+	// Identity are keys that say which instruction the vertex is, and nothing of what it depends on; the first one that has an earlier
+	// record counts. The first says it by the instruction's text, and is unique in the graph.
+	Identity []cache.Key
+	// Notes are kept in the record for Explain.
+	Notes func() []cache.Part
+	// Explain says what changed of the vertex itself since an earlier record, "" for nothing.
+	Explain func(earlier cache.Record, parts, content []cache.Part) string
 	// Wrap puts an error of Op into the words of the person who builds; nil leaves it alone.
 	Wrap func(error) error
 }
@@ -63,6 +74,15 @@ type Cache interface {
 	Save(ctx context.Context, k cache.Key, r cache.Record) error
 	// Lock waits until nobody else works on k.
 	Lock(ctx context.Context, k cache.Key) (unlock func(), err error)
+}
+
+// History remembers, by what names a step, the key that it had when it was last built.
+type History interface {
+	// Latest returns an error that wraps cache.ErrMiss when there is none.
+	Latest(ctx context.Context, id cache.Key) (cache.Key, error)
+	SetLatest(ctx context.Context, id, k cache.Key) error
+	// Lookup finds also the records whose layers are gone.
+	Lookup(ctx context.Context, k cache.Key) (cache.Record, error)
 }
 
 // Others are caches of other machines.
@@ -79,6 +99,8 @@ type Observer[R any] func(v *Vertex[R], keys []cache.Key, parent R, r cache.Reco
 // Solver runs graphs.
 type Solver[R any] struct {
 	Cache Cache
+	// History, if not nil, is what misses are explained by.
+	History History
 	// Others are asked for what Cache does not have; nil for none.
 	Others  Others
 	Observe Observer[R] // nil for none
@@ -93,9 +115,8 @@ type Solver[R any] struct {
 func (s *Solver[R]) Solve(ctx context.Context, vertices []*Vertex[R], target *Vertex[R]) (R, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := &run[R]{Solver: s, ctx: ctx, fail: cancel, nodes: make(map[*Vertex[R]]*node[R], len(vertices)), slots: make(chan struct{}, max(s.Jobs, 1))}
+	r := s.newRun(ctx, cancel, vertices)
 	for _, v := range vertices {
-		r.add(v)
 		r.emit(v, progress.Event{Kind: progress.Declared, Name: v.Name})
 	}
 	r.prepare(vertices)
@@ -123,6 +144,20 @@ func (s *Solver[R]) Solve(ctx context.Context, vertices []*Vertex[R], target *Ve
 	return result, nil
 }
 
+func (s *Solver[R]) newRun(ctx context.Context, cancel context.CancelCauseFunc, vertices []*Vertex[R]) *run[R] {
+	r := &run[R]{
+		Solver: s, ctx: ctx, fail: cancel, nodes: make(map[*Vertex[R]]*node[R], len(vertices)),
+		slots: make(chan struct{}, max(s.Jobs, 1)), texts: make(map[cache.Key]bool, len(vertices)),
+	}
+	for _, v := range vertices {
+		r.add(v)
+		if len(v.Identity) > 0 {
+			r.texts[v.Identity[0]] = true
+		}
+	}
+	return r
+}
+
 // run is one call of Solve.
 type run[R any] struct {
 	*Solver[R]
@@ -130,11 +165,13 @@ type run[R any] struct {
 	fail  context.CancelCauseFunc
 	nodes map[*Vertex[R]]*node[R]
 	slots chan struct{}
+	texts map[cache.Key]bool // the first identities of all vertices
 }
 
 // node holds what is computed once for a vertex, by whoever asks first.
 type node[R any] struct {
-	key    func() (cache.Key, error)
+	key    func() (cache.Key, error) // sets parts
+	parts  []cache.Part
 	hit    func() (*cache.Record, error) // nil for a miss
 	result func() (R, error)
 	// loaded is the result of a hit or a Source.
@@ -145,6 +182,9 @@ type node[R any] struct {
 	// fresh: v, or something that it is made from, is run whatever the cache holds. What the key leads to was made
 	// of what was there before.
 	fresh bool
+	// missed is the error of the cache, if it had no record. Written by hit, as is
+	missed error
+	ran    atomic.Bool // set before the result is there
 }
 
 func (r *run[R]) add(v *Vertex[R]) {
@@ -200,24 +240,43 @@ func guard[R, T any](r *run[R], v *Vertex[R], f func() (T, error)) (t T, err err
 func (r *run[R]) key(v *Vertex[R]) (cache.Key, error) {
 	var parts []cache.Part
 	if v.Parent != nil {
-		k, err := r.nodes[v.Parent].key()
+		below, err := r.reference("parent", v.Parent)
 		if err != nil {
 			return cache.Key{}, err
 		}
-		parts = append(parts, cache.Part{Name: "parent", Value: k.String()})
+		parts = append(parts, below...)
 	}
 	for _, in := range v.Inputs {
-		k, err := r.nodes[in].key()
+		below, err := r.reference("input", in)
 		if err != nil {
 			return cache.Key{}, err
 		}
-		parts = append(parts, cache.Part{Name: "input", Value: k.String()})
+		parts = append(parts, below...)
 	}
 	own, err := v.Op.Parts(r.ctx)
 	if err != nil {
 		return cache.Key{}, err
 	}
-	return cache.NewKey(append(parts, own...)), nil
+	r.nodes[v].parts = append(parts, own...)
+	return cache.NewKey(r.nodes[v].parts), nil
+}
+
+// reference names v in the key of a vertex that is made from it: by its key, or if it is a source by its parts, which tell
+// more and have no record.
+func (r *run[R]) reference(role string, v *Vertex[R]) ([]cache.Part, error) {
+	k, err := r.nodes[v].key()
+	if err != nil {
+		return nil, err
+	}
+	if !v.Source {
+		return []cache.Part{{Name: role, Value: k.String()}}, nil
+	}
+	var parts []cache.Part
+	for _, p := range r.nodes[v].parts {
+		p.Name = role + " " + p.Name
+		parts = append(parts, p)
+	}
+	return parts, nil
 }
 
 // prepare tells the other caches all keys.
@@ -267,7 +326,7 @@ func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 	if v.Parent != nil {
 		if !v.Parent.Source {
 			if below, err := r.nodes[v.Parent].hit(); below == nil || err != nil {
-				if miss == nil {
+				if r.nodes[v].missed = miss; miss == nil {
 					r.nodes[v].stale = &rec
 				}
 				return nil, err
@@ -277,14 +336,16 @@ func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 	}
 	if miss == nil {
 		if v.Op.Fits(r.ctx, parent, rec) {
+			r.remember(v, k, rec)
 			r.observe(v, parent, rec, k)
 			return &rec, nil
 		}
 		r.nodes[v].stale = &rec
+	} else {
+		r.nodes[v].missed = miss
 	}
 	if rec, ok := r.elsewhere(v, k, func(rec cache.Record) bool { return v.Op.Fits(r.ctx, parent, rec) }); ok {
-		rec = v.Op.Place(parent, rec)
-		r.save(v, rec, k)
+		rec = r.save(v, v.Op.Place(parent, rec), rec.Content, k)
 		r.observe(v, parent, rec, k)
 		return &rec, nil
 	}
@@ -347,7 +408,7 @@ func (r *run[R]) work(v *Vertex[R], parent R, inputs []R) (R, error) {
 	var zero R
 	if v.Source {
 		r.emit(v, progress.Event{Kind: progress.Started})
-		result, _, err := v.Op.Run(r.ctx, parent, inputs)
+		result, _, err := v.Op.Run(r.ctx, parent, inputs, nil)
 		if err == nil {
 			r.emit(v, progress.Event{Kind: progress.Completed})
 		}
@@ -392,29 +453,36 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 		rec, found = r.elsewhere(v, content, func(cache.Record) bool { return true })
 	}
 	if found {
-		rec = v.Op.Place(parent, rec)
-		r.save(v, rec, k)
+		rec = r.save(v, v.Op.Place(parent, rec), parts, k)
 		r.observe(v, parent, rec, k, content)
 		r.emitCached(v)
 		return v.Op.Load(parent, rec), nil
 	}
+	earlier := r.explain(v, k, parts)
 	r.emit(v, progress.Event{Kind: progress.Started})
-	result, rec, err := v.Op.Run(r.ctx, parent, inputs)
+	r.nodes[v].ran.Store(true)
+	result, rec, err := v.Op.Run(r.ctx, parent, inputs, earlier)
 	if err != nil {
 		return zero, err
 	}
-	r.save(v, rec, k, content)
+	rec = r.save(v, rec, parts, k, content)
 	r.observe(v, parent, rec, k, content)
 	r.emit(v, progress.Event{Kind: progress.Completed})
 	return result, nil
 }
 
-// save keeps a record; trouble with the cache is a warning.
-func (r *run[R]) save(v *Vertex[R], rec cache.Record, keys ...cache.Key) {
+// save keeps a record, which it returns as it is kept; trouble with the cache is a warning.
+func (r *run[R]) save(v *Vertex[R], rec cache.Record, content []cache.Part, keys ...cache.Key) cache.Record {
+	rec.Parts, rec.Content = r.nodes[v].parts, content
+	if v.Notes != nil {
+		rec.Notes = append(sourceNotes(v), v.Notes()...)
+	}
 	for _, k := range keys {
 		if err := r.Cache.Save(r.ctx, k, rec); err != nil {
 			r.emit(v, progress.Event{Kind: progress.Warned, Data: []byte("the step will not be cached: " + err.Error())})
-			return
+			return rec
 		}
 	}
+	r.remember(v, keys[0], rec)
+	return rec
 }

@@ -103,7 +103,7 @@ func (o op) content(result string) string {
 
 func (o op) Load(parent string, r cache.Record) string { return parent + "+" + r.Layer }
 
-func (o op) Run(ctx context.Context, parent string, inputs []string) (string, cache.Record, error) {
+func (o op) Run(ctx context.Context, parent string, inputs []string, _ *cache.Record) (string, cache.Record, error) {
 	o.mu.Lock()
 	o.ran = append(o.ran, o.what)
 	o.now++

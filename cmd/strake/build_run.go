@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -163,7 +164,7 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	}
 	defer box.Close()
 	b := &builder.Builder{
-		Cache: records, Others: j.others(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
+		Cache: records, Records: j.cache, Others: j.others(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
 		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: &builder.CacheMounts{Dir: j.path("mounts")}, Temp: j.temp,
 		UserXattr: j.isolation.UserNS, Stubs: j.path("stubs"), Now: j.env.now,
 	}
@@ -177,10 +178,21 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	steps := j.opts.steps
 	steps.Hostname = j.language.Hostname
 	return b.BuildPlatforms(ctx, builder.Options{
-		File: file, Context: j.in.tree, ContextTime: j.in.time, Settings: j.settings(j.opts.platforms[0]),
+		File: file, Project: j.project(), Context: j.in.tree, ContextTime: j.in.time, Settings: j.settings(j.opts.platforms[0]),
 		Labels: j.opts.labels, InlineCache: j.opts.inline(), Jobs: jobs, Progress: sink, FreshStages: j.opts.noCacheFilter, RewriteTimestamps: j.opts.rewrite, ExportEpoch: j.opts.epoch,
 		Fetch: j.client, Secrets: j.secrets, Agents: j.agents, Contexts: j.named, ContextStages: j.contextStages(), Sandbox: steps,
 	}, j.opts.platforms)
+}
+
+// project names the Dockerfile and the context, as they are found.
+func (j *job) project() string {
+	context, file := j.opts.context, j.in.name
+	if _, url, err := isURL(context); err == nil && !url && context != "-" {
+		if abs, err := filepath.Abs(context); err == nil {
+			context = abs
+		}
+	}
+	return context + "\x00" + file
 }
 
 // settings are what the Dockerfile is read with for a platform.

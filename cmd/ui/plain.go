@@ -55,6 +55,9 @@ func (p *plain) Sink(e progress.Event) {
 	case progress.Warned:
 		p.head(st)
 		fmt.Fprintf(p.w, "#%d WARN: %s\n", st.number, Printable(e.Data))
+	case progress.Missed:
+		p.head(st)
+		fmt.Fprintf(p.w, "#%d miss: %s\n", st.number, Printable(e.Data))
 	case progress.Completed:
 		p.completed(st, e)
 	}
@@ -71,7 +74,7 @@ func (p *plain) build(e progress.Event) {
 		if e.Name != "" {
 			fmt.Fprintln(p.w, e.Name)
 		}
-	case progress.Started, progress.Cached, progress.Transfer, progress.Completed:
+	case progress.Started, progress.Cached, progress.Transfer, progress.Completed, progress.Missed:
 	}
 }
 

@@ -99,7 +99,7 @@ func (t *tty) Sink(e progress.Event) {
 			if e.Name != "" {
 				t.finish("%s", Printable([]byte(e.Name)))
 			}
-		case progress.Started, progress.Cached, progress.Output, progress.Transfer, progress.Completed:
+		case progress.Started, progress.Cached, progress.Output, progress.Transfer, progress.Completed, progress.Missed:
 		}
 		return
 	}
@@ -121,6 +121,8 @@ func (t *tty) Sink(e progress.Event) {
 		st.current, st.total = e.Current, e.Total
 	case progress.Warned:
 		t.finish(" => WARN %s: %s", Printable([]byte(st.name)), Printable(e.Data))
+	case progress.Missed:
+		st.miss = Printable(e.Data)
 	case progress.Completed:
 		t.completed(st, e)
 	}
@@ -151,6 +153,9 @@ func (t *tty) completed(st *step, e progress.Event) {
 		return
 	case st.number > 0 && !st.cached:
 		t.finish(" => %s  %s", name, seconds(e.Time.Sub(st.started)))
+		if len(st.miss) > 0 {
+			t.finish(" => => miss: %s", st.miss)
+		}
 	}
 	st.log.discard()
 }

@@ -32,6 +32,7 @@ type step struct {
 	name    string
 	started time.Time
 	cached  bool
+	miss    []byte // why it was not cached
 	lines   lineSplitter
 	log     spool
 	current int64

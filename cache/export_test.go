@@ -1,0 +1,4 @@
+package cache
+
+// ParseFiles is parseFiles for tests.
+var ParseFiles = parseFiles
