@@ -88,7 +88,7 @@ func TestGateway(t *testing.T) {
 		want   string
 	}{
 		"wrong secret": {func(o *Options) { o.Credentials.SecretAccessKey = "other-secret" }, "secret access key is not the one"},
-		"unknown key":  {func(o *Options) { o.Credentials.AccessKeyID = "NOBODY" }, "does not know the access key id"},
+		"unknown key":  {func(o *Options) { o.Credentials.AccessKeyID = "NOBODY" }, "XAdminUserNotFound"}, // AWS says InvalidAccessKeyId
 		"no bucket":    {func(o *Options) { o.Bucket = "elsewhere" }, "there is no bucket elsewhere"},
 		"late clock":   {func(o *Options) { o.Now = func() time.Time { return time.Now().Add(-time.Hour) } }, "clock is 1h0m0s behind the server's"},
 		"early clock":  {func(o *Options) { o.Now = func() time.Time { return time.Now().Add(20 * time.Hour) } }, "clock is 20h0m0s ahead of the server's"},
