@@ -15,7 +15,6 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/strake-build/strake/cache/remote/wire"
 )
@@ -91,39 +90,16 @@ func (b *Backend) begin(ctx context.Context, object string) (id string, err erro
 	return begun.UploadID, nil
 }
 
-// parts reads src and uploads it; it holds as many parts in memory as go up at once, and one that waits.
+// parts reads src and uploads it.
 func (b *Backend) parts(ctx context.Context, src io.Reader, d v1.Descriptor, id string) ([]part, error) {
 	size := max(b.part, (d.Size+maxParts-1)/maxParts)
-	count := int((d.Size + size - 1) / size)
-	parts := make([]part, count)
-	free := make(chan []byte, b.opt.Parallel)
-	for range b.opt.Parallel {
-		free <- nil
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	for i := range count {
-		n := min(size, d.Size-int64(i)*size)
-		var buf []byte
-		select {
-		case buf = <-free:
-		case <-ctx.Done():
-			return nil, errors.Join(group.Wait(), context.Cause(ctx))
-		}
-		if buf == nil {
-			buf = make([]byte, size)
-		}
-		if _, err := io.ReadFull(src, buf[:n]); err != nil {
-			err = fmt.Errorf("reading what to send: %w", err)
-			return nil, errors.Join(err, group.Wait())
-		}
-		group.Go(func() error {
-			tag, err := b.uploadPart(ctx, b.blob(d), id, i+1, buf[:n])
-			parts[i] = part{i + 1, tag}
-			free <- buf
-			return err
-		})
-	}
-	return parts, group.Wait()
+	parts := make([]part, (d.Size+size-1)/size)
+	err := wire.Parts(ctx, src, d.Size, size, b.opt.Parallel, func(ctx context.Context, i int, data []byte) error {
+		tag, err := b.uploadPart(ctx, b.blob(d), id, i+1, data)
+		parts[i] = part{i + 1, tag}
+		return err
+	})
+	return parts, err
 }
 
 func (b *Backend) uploadPart(ctx context.Context, object, id string, number int, data []byte) (tag string, err error) {

@@ -22,7 +22,7 @@ import (
 const (
 	dialTimeout = 10 * time.Second
 	quiet       = 30 * time.Second // without a byte, in either direction
-	longestWait = time.Minute      // Retry-After that is waited for
+	longestWait = time.Minute      // see Client.Patience
 	attempts    = 4
 	maxDetail   = 2 << 10 // bytes of an answer that are looked at for an explanation
 	maxConns    = 64
@@ -38,6 +38,8 @@ type Client struct {
 	HTTP  *http.Client
 	Quiet time.Duration // how long a connection may carry nothing; 0 is 30 seconds
 	Pause time.Duration // before the second attempt, doubled for each that follows; 0 is 200 ms
+	// Patience is the longest Retry-After that is waited for; 0 is a minute.
+	Patience time.Duration
 }
 
 // New returns a client with connections of its own. proxy may be nil.
@@ -121,6 +123,10 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 	if pause == 0 {
 		pause = 200 * time.Millisecond
 	}
+	patience := c.Patience
+	if patience == 0 {
+		patience = longestWait
+	}
 	for attempt := 1; ; attempt++ {
 		resp, after, err := c.once(ctx, r)
 		if err == nil {
@@ -129,7 +135,7 @@ func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("%s: %w", r.what(), context.Cause(ctx))
 		}
-		if attempt == attempts || !retryable(err) || after > longestWait {
+		if attempt == attempts || !retryable(err) || after > patience {
 			return nil, err
 		}
 		wait := max(after, pause+rand.N(pause)) //nolint:gosec // spreads attempts, no secret

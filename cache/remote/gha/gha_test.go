@@ -1,0 +1,359 @@
+package gha
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/cache/remote"
+	"github.com/strake-build/strake/cache/remote/remotetest"
+)
+
+const trunk = "refs/heads/main"
+
+func open(t testing.TB, a *remotetest.Actions, token string) *Backend {
+	t.Helper()
+	b, err := New(Options{URL: a.URL, Token: token, Timeout: 20 * time.Second, Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.service.client.Pause = time.Millisecond
+	return b
+}
+
+// fill stores n small blobs and their entries, and returns the keys.
+func fill(t *testing.T, b *Backend, name string, n int) (keys []cache.Key, entries []remote.Entry) {
+	t.Helper()
+	for i := range n {
+		data, d := remotetest.Blob(t, byte(i), 100+i)
+		e := remotetest.Entry(fmt.Sprint(name, i), d)
+		keys, entries = append(keys, e.Key), append(entries, e)
+		if err := b.Put(t.Context(), d, remotetest.From(data, nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Commit(t.Context(), entries, true); err != nil {
+		t.Fatal(err)
+	}
+	return keys, entries
+}
+
+func found(t *testing.T, b *Backend, keys []cache.Key) int {
+	t.Helper()
+	got, err := b.Records(t.Context(), keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(got)
+}
+
+func TestEmulator(t *testing.T) {
+	a := remotetest.NewActions(t)
+	remotetest.Exercise(t, func() remote.Backend { return open(t, a, remotetest.Token(trunk)) })
+	// 33 blobs of less than 1 MiB are in two packs: one of the first build, one of what followed.
+	packs, indexes := 0, 0
+	for _, k := range a.Keys() {
+		if strings.HasPrefix(k, "strake-pack-") {
+			packs++
+		}
+		if strings.HasPrefix(k, "strake-index-strake--") {
+			indexes++
+		}
+	}
+	if packs != 2 || indexes != 2 {
+		t.Errorf("%d packs, %d indexes: %v", packs, indexes, a.Keys())
+	}
+}
+
+func TestBlocks(t *testing.T) {
+	a := remotetest.NewActions(t)
+	b := open(t, a, remotetest.Token(trunk))
+	b.service.single, b.service.part = 1<<20, 300_000
+	data, d := remotetest.Blob(t, 1, 3<<20+5)
+	if err := b.Put(t.Context(), d, remotetest.From(data, nil)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := remotetest.Fetch(t.Context(), open(t, a, remotetest.Token(trunk)), d); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("comes back with %d bytes, %v", len(got), err)
+	}
+	if a.Asked["PUT block"] != 11 || a.Asked["PUT blocklist"] != 1 {
+		t.Errorf("asked %v", a.Asked)
+	}
+	_, short := remotetest.Blob(t, 2, 3<<20)
+	if err := b.Put(t.Context(), short, remotetest.From(data[:2<<20], nil)); err == nil {
+		t.Error("a short blob was stored")
+	}
+	if _, err := remotetest.Fetch(t.Context(), b, short); err == nil {
+		t.Error("a short blob is there")
+	}
+}
+
+// A branch reads what its base branch wrote, and what it writes is its own.
+func TestBranches(t *testing.T) {
+	a := remotetest.NewActions(t)
+	keys, _ := fill(t, open(t, a, remotetest.Token(trunk)), "trunk", 5)
+	branch := remotetest.Token("refs/heads/b", trunk)
+	b := open(t, a, branch)
+	if n := found(t, b, keys); n != 5 {
+		t.Fatalf("the branch sees %d of 5", n)
+	}
+	more, _ := fill(t, b, "branch", 3)
+	if n := found(t, open(t, a, branch), append(more, keys...)); n != 8 {
+		t.Errorf("the branch sees %d of 8", n)
+	}
+	if n := found(t, open(t, a, remotetest.Token(trunk)), append(more, keys...)); n != 5 {
+		t.Errorf("the trunk sees %d of 8", n)
+	}
+	if n := found(t, open(t, a, remotetest.Token("refs/heads/other")), keys); n != 0 {
+		t.Errorf("an unrelated branch sees %d", n)
+	}
+	// Scopes are apart too, also where one begins like another.
+	o := Options{URL: a.URL, Token: remotetest.Token(trunk), Scope: "strak", Now: time.Now}
+	other, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := found(t, other, keys); n != 0 {
+		t.Errorf("another scope sees %d", n)
+	}
+}
+
+// Two jobs that began together keep both what they found out.
+func TestTwoJobsAtOnce(t *testing.T) {
+	a := remotetest.NewActions(t)
+	token := remotetest.Token(trunk)
+	one, two := open(t, a, token), open(t, a, token)
+	found(t, one, nil)
+	found(t, two, nil)
+	keys, _ := fill(t, one, "one", 4)
+	more, _ := fill(t, two, "two", 4)
+	if n := found(t, open(t, a, token), append(more, keys...)); n != 8 {
+		t.Errorf("%d of 8 are found", n)
+	}
+}
+
+// While a build goes on, indexes are written now and then only.
+func TestFewEntries(t *testing.T) {
+	a := remotetest.NewActions(t)
+	now := time.Unix(1_700_000_000, 0)
+	b := open(t, a, remotetest.Token(trunk))
+	b.opt.Now = func() time.Time { return now }
+	for i := range 300 {
+		now = now.Add(time.Second)
+		data, d := remotetest.Blob(t, byte(i), 50+i)
+		if err := b.Put(t.Context(), d, remotetest.From(data, nil)); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Commit(t.Context(), []remote.Entry{remotetest.Entry(fmt.Sprint(i), d)}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a.Created < 10 || a.Created > 14 {
+		t.Errorf("300 steps in 5 minutes make %d entries of the service", a.Created)
+	}
+	if err := b.Commit(t.Context(), nil, true); err != nil {
+		t.Error(err)
+	}
+	if n := found(t, open(t, a, remotetest.Token(trunk)), keysOf(300)); n != 300 {
+		t.Errorf("%d of 300 are found", n)
+	}
+}
+
+func keysOf(n int) []cache.Key {
+	var keys []cache.Key
+	for i := range n {
+		keys = append(keys, cache.NewKey([]cache.Part{{Name: "arg", Value: fmt.Sprint(i)}}))
+	}
+	return keys
+}
+
+func TestLimitOfNewEntries(t *testing.T) {
+	a := remotetest.NewActions(t)
+	a.Limit, a.Window = 2, 900*time.Millisecond
+	b := open(t, a, remotetest.Token(trunk))
+	start := time.Now()
+	for i := range 3 {
+		data, d := remotetest.Blob(t, byte(i), 2<<20)
+		if err := b.Put(t.Context(), d, remotetest.From(data, nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Asked once more, a second later, as the service says, and no sooner.
+	if a.Created != 3 || a.Refused != 1 || time.Since(start) < time.Second {
+		t.Errorf("%d made, %d refused in %v", a.Created, a.Refused, time.Since(start))
+	}
+	b.opt.Timeout = 100 * time.Millisecond
+	a.Limit = 1
+	data, d := remotetest.Blob(t, 50, 2<<20)
+	start = time.Now()
+	if err := b.Put(t.Context(), d, remotetest.From(data, nil)); err == nil || time.Since(start) > 2*time.Second {
+		t.Errorf("got %v after %v", err, time.Since(start))
+	}
+}
+
+// What the service dropped is a miss, and is stored again.
+func TestDroppedBlobs(t *testing.T) {
+	a := remotetest.NewActions(t)
+	token := remotetest.Token(trunk)
+	keys, entries := fill(t, open(t, a, token), "x", 4)
+	if a.Drop("strake-pack-") != 1 {
+		t.Fatal(a.Keys())
+	}
+	b := open(t, a, token)
+	if n := found(t, b, keys); n != 0 {
+		t.Errorf("%d entries without blobs", n)
+	}
+	if _, err := remotetest.Fetch(t.Context(), b, entries[0].Blob); err == nil {
+		t.Error("a dropped blob is there")
+	}
+	fill(t, b, "x", 4)
+	if n := found(t, open(t, a, token), keys); n != 4 {
+		t.Errorf("%d of 4 after they were stored again", n)
+	}
+}
+
+func TestHostileIndexes(t *testing.T) {
+	for name, change := range map[string]func([]byte) []byte{
+		"empty":   func([]byte) []byte { return nil },
+		"cut":     func(b []byte) []byte { return b[:len(b)/2] },
+		"garbage": func([]byte) []byte { return []byte("no gzip") },
+	} {
+		a := remotetest.NewActions(t)
+		token := remotetest.Token(trunk)
+		keys, _ := fill(t, open(t, a, token), "x", 4)
+		a.Replace("strake-index-", change)
+		b := open(t, a, token)
+		if n := found(t, b, keys); n != 0 {
+			t.Errorf("%s: %d entries", name, n)
+		}
+		fill(t, b, "x", 4)
+		if n := found(t, open(t, a, token), keys); n != 4 {
+			t.Errorf("%s: %d of 4 after the next build", name, n)
+		}
+	}
+}
+
+func TestServicesThatFail(t *testing.T) {
+	data, d := remotetest.Blob(t, 1, 2<<20)
+	t.Run("read only", func(t *testing.T) {
+		a := remotetest.NewActions(t)
+		b := open(t, a, remotetest.Token("", trunk))
+		for range 3 {
+			if err := b.Put(t.Context(), d, remotetest.From(data, nil)); err == nil || !strings.Contains(err.Error(), "may not write the cache") {
+				t.Errorf("got %v", err)
+			}
+		}
+		if a.Asked["CreateCacheEntry"] != 1 {
+			t.Errorf("asked %v", a.Asked)
+		}
+	})
+	t.Run("bad token", func(t *testing.T) {
+		a := remotetest.NewActions(t)
+		_, err := open(t, a, "hunter2").Records(t.Context(), keysOf(1))
+		if err == nil || !strings.Contains(err.Error(), "does not take the token") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("addresses that ran out", func(t *testing.T) {
+		a := remotetest.NewActions(t)
+		b := open(t, a, remotetest.Token(trunk))
+		if err := b.Put(t.Context(), d, remotetest.From(data, nil)); err != nil {
+			t.Fatal(err)
+		}
+		var n atomic.Int32
+		a.Before = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodGet || n.Add(1) > 1 {
+				return false
+			}
+			w.WriteHeader(http.StatusForbidden)
+			return true
+		}
+		if got, err := remotetest.Fetch(t.Context(), b, d); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+	})
+	t.Run("secrets stay", func(t *testing.T) {
+		a := remotetest.NewActions(t)
+		b := open(t, a, remotetest.Token(trunk))
+		a.Before = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodPut {
+				return false
+			}
+			panic(http.ErrAbortHandler)
+		}
+		err := b.Put(t.Context(), d, remotetest.From(data, nil))
+		if err == nil || strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "e30.") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("silent", func(t *testing.T) {
+		a := remotetest.NewActions(t)
+		end := make(chan struct{})
+		defer close(end)
+		a.Before = func(http.ResponseWriter, *http.Request) bool { <-end; return true }
+		b := open(t, a, remotetest.Token(trunk))
+		b.opt.Timeout = 100 * time.Millisecond
+		start := time.Now()
+		if err := b.Put(t.Context(), d, remotetest.From(data, nil)); err == nil || !strings.Contains(err.Error(), "timeout=100ms") || time.Since(start) > 3*time.Second {
+			t.Errorf("got %v after %v", err, time.Since(start))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := b.Records(ctx, keysOf(3)); err == nil {
+			t.Error("no error")
+		}
+	})
+	t.Run("worse addresses", func(t *testing.T) {
+		b := open(t, remotetest.NewActions(t), "t")
+		b.service.base.Scheme = "https"
+		for _, s := range []string{"http://x/", "file:///etc/passwd", "", "https:", "//x/"} {
+			if u, err := b.service.address(s); err == nil {
+				t.Errorf("%q is taken as %s", s, u)
+			}
+		}
+	})
+}
+
+func TestOptions(t *testing.T) {
+	for name, o := range map[string]Options{
+		"no url":        {Token: "t"},
+		"no token":      {URL: "https://x/"},
+		"scope":         {URL: "https://x/", Token: "t", Scope: "a,b"},
+		"long scope":    {URL: "https://x/", Token: "t", Scope: strings.Repeat("x", 300)},
+		"url of a file": {URL: "file:///x", Token: "t"},
+	} {
+		if _, err := New(o); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+}
+
+func FuzzDecodeIndex(f *testing.F) {
+	_, d := remotetest.Blob(f, 1, 10)
+	x := index{}.merge([]remote.Entry{remotetest.Entry("a", d)}, nil)
+	raw, err := encodeIndex(x)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		x, err := decodeIndex(raw)
+		if err != nil {
+			return
+		}
+		for d, p := range x.packed {
+			if p.Offset < 0 || !packKey.MatchString(p.Pack) {
+				t.Errorf("%s is at %+v", d, p)
+			}
+		}
+		if _, err := encodeIndex(x.merge(nil, nil)); err != nil {
+			t.Error(err)
+		}
+	})
+}
