@@ -1,4 +1,4 @@
-// Package cgroup limits what a box may use, with control groups of version 1 or 2.
+// Package cgroup limits what a box may use, and which devices it may open, with control groups of version 1 or 2.
 package cgroup
 
 import (
