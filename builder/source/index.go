@@ -140,3 +140,15 @@ func (r *record) matches(n *node) bool {
 		r.mtime == st.Mtim.Sec && int64(r.mtimeNs) == st.Mtim.Nsec &&
 		r.ctime == st.Ctim.Sec && int64(r.ctimeNs) == st.Ctim.Nsec
 }
+
+// CheckIndex says whether the content of an Options.Index is whole.
+func CheckIndex(b []byte) error {
+	end := len(b) - sha256.Size
+	if end < len(indexMagic) || string(b[:len(indexMagic)]) != indexMagic {
+		return errors.New("not an index of this version")
+	}
+	if sum := sha256.Sum256(b[:end]); !bytes.Equal(sum[:], b[end:]) {
+		return errors.New("the index is damaged")
+	}
+	return nil
+}

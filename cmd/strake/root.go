@@ -63,7 +63,7 @@ One binary, no daemon.
 	add(groupImages, newImagesCommand(env), newInspectCommand(env), newHistoryCommand(env), newTagCommand(env),
 		newRmiCommand(env), newSaveCommand(env), newLoadCommand(env))
 	add(groupRegistry, newPullCommand(env), newPushCommand(env), newLoginCommand(env), newLogoutCommand(env))
-	add(groupStore, newDuCommand(env), newPruneCommand(env))
+	add(groupStore, newDuCommand(env), newPruneCommand(env), newFsckCommand(env))
 	root.AddCommand(newDoctorCommand(env), newVersionCommand(env))
 	return root
 }

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/strake-build/strake/builder/source"
+	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/snapshot"
+)
+
+// checkBlobs compares all blobs with their names.
+func (f *fsck) checkBlobs(ctx context.Context) error {
+	var all []v1.Hash
+	if err := f.blobs.Walk(func(h v1.Hash, _ int64) error {
+		all = append(all, h)
+		return nil
+	}); err != nil {
+		return err
+	}
+	f.checked["blob"] = len(all)
+	return each(ctx, all, func(ctx context.Context, h v1.Hash) error {
+		bad, err := fileDiffers(ctx, f.path("blobs", "sha256", h.Hex), h.Hex)
+		if err != nil || bad == nil {
+			return err
+		}
+		f.mu.Lock()
+		f.badBlobs[h] = true
+		f.mu.Unlock()
+		return f.problem("blob "+h.String(), bad, func() error { return f.blobs.Remove(h) })
+	})
+}
+
+// fileDiffers says what is wrong with a file that should have a digest; nil if nothing is, or the file is gone.
+func fileDiffers(ctx context.Context, path, digest string) (bad, err error) {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close() // only read
+	sum := sha256.New()
+	buf := make([]byte, 1<<20)
+	for {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		n, err := file.Read(buf)
+		sum.Write(buf[:n])
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("it cannot be read: %w", err), nil
+		}
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != digest {
+		return fmt.Errorf("its content has the digest sha256:%s", got), nil
+	}
+	return nil, nil
+}
+
+// checkLayers compares all layers with their diffIDs.
+func (f *fsck) checkLayers(ctx context.Context) error {
+	list, _ := f.images.List() // those that cannot be read are for checkImages
+	for _, n := range list {
+		for _, l := range n.Image.Layers {
+			if l.Blob != nil && !f.badBlobs[l.Blob.Digest] {
+				if _, err := f.blobs.Size(l.Blob.Digest); err == nil {
+					f.blobOf[l.DiffID] = l
+				}
+			}
+		}
+	}
+	var all []snapshot.ID
+	if err := f.snapshots.Walk(func(id snapshot.ID) error {
+		all = append(all, id)
+		return nil
+	}); err != nil {
+		return err
+	}
+	f.checked["layer"] = len(all)
+	return each(ctx, all, f.checkLayer)
+}
+
+func (f *fsck) checkLayer(ctx context.Context, id snapshot.ID) error {
+	info, err := f.snapshots.Info(id)
+	if errors.Is(err, snapshot.ErrNotFound) {
+		return nil
+	}
+	var open func() (io.ReadCloser, error)
+	if l, ok := f.blobOf[info.DiffID]; ok {
+		open = func() (io.ReadCloser, error) { return f.local.Uncompressed(ctx, l) }
+	}
+	if err == nil {
+		err = f.snapshots.Verify(ctx, id, open)
+	}
+	switch {
+	case err == nil, errors.Is(err, snapshot.ErrNotFound):
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, snapshot.ErrUnverifiable):
+		f.mu.Lock()
+		f.unverified++
+		f.mu.Unlock()
+		return nil
+	}
+	f.mu.Lock()
+	f.badLayers[id] = true
+	f.mu.Unlock()
+	return f.problem("layer "+string(id), err, func() error { return f.snapshots.Remove(id) })
+}
+
+// checkStale finds what points to layers that are gone.
+func (f *fsck) checkStale(context.Context) error {
+	var failed error
+	err := f.snapshots.Stale(func(what string, remove func() error) {
+		failed = errors.Join(failed, f.stale(what, remove))
+	})
+	return errors.Join(err, failed)
+}
+
+// checkRecords reads all records of the build cache.
+func (f *fsck) checkRecords(ctx context.Context) error {
+	return f.cache.Entries(ctx, func(e cache.Entry) error {
+		f.checked["record"]++
+		id := snapshot.ID(e.Record.Layer)
+		switch {
+		case e.Err != nil:
+			why := strings.TrimPrefix(e.Err.Error(), cache.ErrMiss.Error()+": ")
+			return f.problem("record "+filepath.Base(e.Path), errors.New(why), removeFile(e.Path))
+		case !f.snapshots.Has(id) || f.badLayers[id]:
+			return f.stale("record "+filepath.Base(e.Path)+" ("+e.Record.Name+")", removeFile(e.Path))
+		}
+		return nil
+	})
+}
+
+// checkImages reads all images and names, and asks for the layers of images.
+func (f *fsck) checkImages(ctx context.Context) error {
+	list, _ := f.images.List()
+	f.checked["image"] = len(list)
+	problems, err := f.images.Check(f.have)
+	if err != nil {
+		return err
+	}
+	for _, p := range problems {
+		if err := f.problem(p.What, p.Err, p.Repair); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// have says why a layer of an image cannot be had.
+func (f *fsck) have(l image.Layer) error {
+	if l.Blob != nil {
+		if l.Origin != "" {
+			return nil // it is fetched when it is needed
+		}
+		if _, err := f.blobs.Size(l.Blob.Digest); err != nil || f.badBlobs[l.Blob.Digest] {
+			return fmt.Errorf("the blob of its layer %s is missing or damaged, and was not fetched from a registry", l.DiffID)
+		}
+		return nil
+	}
+	if id, err := f.snapshots.ByDiffID(l.DiffID); err != nil || f.badLayers[id] {
+		return fmt.Errorf("its layer %s is missing or damaged", l.DiffID)
+	}
+	return nil
+}
+
+// checkFiles reads the small files of caches, and what was fetched.
+func (f *fsck) checkFiles(ctx context.Context) error {
+	check := func(pattern string, wrong func(path string) (bad, err error)) error {
+		paths, err := filepath.Glob(f.path(pattern))
+		if err != nil {
+			return err
+		}
+		for _, p := range paths {
+			if strings.Contains(filepath.Base(p), ".tmp-") {
+				continue
+			}
+			f.checked["file"]++
+			bad, err := wrong(p)
+			if err == nil && bad != nil {
+				rel, _ := filepath.Rel(f.root, p)
+				err = f.problem(rel, bad, removeFile(p))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return errors.Join(
+		check("compressed/[^.]*", content(func(b []byte) error {
+			var d v1.Descriptor
+			if err := json.Unmarshal(b, &d); err != nil {
+				return err
+			}
+			if d.Digest == (v1.Hash{}) {
+				return errors.New("it names no blob")
+			}
+			return nil
+		})),
+		check("contexts/[^.]*", content(source.CheckIndex)),
+		check("remote/http/*/sha256-*", func(p string) (bad, err error) {
+			return fileDiffers(ctx, p, strings.TrimPrefix(filepath.Base(p), "sha256-"))
+		}),
+	)
+}
+
+// content makes a check of a file of a check of its bytes.
+func content(check func([]byte) error) func(path string) (bad, err error) {
+	return func(path string) (bad, err error) {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return check(b), nil
+	}
+}
