@@ -131,37 +131,20 @@ type Result struct {
 // Build builds the target and returns its image, which is not stored yet. An error at fault of the
 // Dockerfile, and that of a failed step, is a *dockerfile.Error.
 func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
-	opt = b.withContextStages(opt)
-	graph, err := opt.File.Graph(opt.Settings)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	graph, epoch, err := b.resolveEpoch(ctx, graph, opt)
-	if err != nil {
-		return nil, err
-	}
 	h := hasher{snapshots: b.Snapshots, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	defer h.wg.Wait()
 	defer cancel(nil) // before the wait: a failed build needs no digests
-	bd := &build{Builder: b, opt: opt, epoch: epoch, bound: epoch, hash: func(id snapshot.ID) { h.start(ctx, id) }}
-	if opt.ExportEpoch != nil {
-		bd.bound = opt.ExportEpoch.Seconds
-	}
-	p, err := bd.plan(ctx, graph)
+	bd, p, err := b.start(ctx, opt)
 	if err != nil {
 		return nil, err
 	}
+	bd.hash = func(id snapshot.ID) { h.start(ctx, id) }
 	var fs filesystem
-	t := &travel{build: bd, seen: map[*vertex]observed{}, away: map[cache.Key]cache.Record{}}
+	t := newTravel(bd)
 	if p.target.top != nil {
-		s := solver.Solver[filesystem]{
-			Cache: usable{b.Cache, b.Snapshots, t}, Others: b.Others, Observe: t.observe, Jobs: opt.Jobs, Sink: opt.Progress, Now: b.Now,
-		}
-		if b.Records != nil {
-			s.History = b.Records
-		}
+		s := bd.solver(t)
 		fs, err = s.Solve(ctx, p.vertices, p.target.top)
 		t.settle(ctx)
 		if err != nil {
@@ -172,7 +155,37 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Image: img, Warnings: p.warnings, Epoch: epoch}, nil
+	return &Result{Image: img, Warnings: p.warnings, Epoch: bd.epoch}, nil
+}
+
+// start makes the graph of a build.
+func (b *Builder) start(ctx context.Context, opt Options) (*build, *plan, error) {
+	opt = b.withContextStages(opt)
+	graph, err := opt.File.Graph(opt.Settings)
+	if err != nil {
+		return nil, nil, err
+	}
+	graph, epoch, err := b.resolveEpoch(ctx, graph, opt)
+	if err != nil {
+		return nil, nil, err
+	}
+	bd := &build{Builder: b, opt: opt, epoch: epoch, bound: epoch}
+	if opt.ExportEpoch != nil {
+		bd.bound = opt.ExportEpoch.Seconds
+	}
+	p, err := bd.plan(ctx, graph)
+	return bd, p, err
+}
+
+// solver is what looks the results of the graph up, and makes them.
+func (b *build) solver(t *travel) *solver.Solver[filesystem] {
+	s := &solver.Solver[filesystem]{
+		Cache: usable{b.Cache, b.Snapshots, t}, Others: b.Others, Observe: t.observe, Jobs: b.opt.Jobs, Sink: b.opt.Progress, Now: b.Now,
+	}
+	if b.Records != nil {
+		s.History = b.Records
+	}
+	return s
 }
 
 // BuildPlatforms builds the same target for several platforms at once, and returns the results in their order. Steps that do not depend
@@ -181,17 +194,21 @@ func (b *Builder) BuildPlatforms(ctx context.Context, opt Options, platforms []v
 	results := make([]*Result, len(platforms))
 	g, ctx := errgroup.WithContext(ctx)
 	for i, p := range platforms {
-		opt := opt
-		opt.Settings.Platform = p
-		if len(platforms) > 1 {
-			opt.Settings.PlatformGiven, opt.label = true, p.String()
-		}
 		g.Go(func() (err error) {
-			results[i], err = b.Build(ctx, opt)
+			results[i], err = b.Build(ctx, opt.forPlatform(p, len(platforms) > 1))
 			return err
 		})
 	}
 	return results, g.Wait()
+}
+
+// forPlatform are the options of the build for one platform; several says that there are others.
+func (opt Options) forPlatform(p v1.Platform, several bool) Options {
+	opt.Settings.Platform = p
+	if several {
+		opt.Settings.PlatformGiven, opt.label = true, p.String()
+	}
+	return opt
 }
 
 // build is one call of Build.

@@ -61,6 +61,10 @@ func (t *travel) settle(ctx context.Context) {
 	}
 }
 
+func newTravel(b *build) *travel {
+	return &travel{build: b, seen: map[*vertex]observed{}, away: map[cache.Key]cache.Record{}}
+}
+
 // observe is the solver's Observer.
 func (t *travel) observe(v *vertex, keys []cache.Key, parent filesystem, r cache.Record) {
 	t.mu.Lock()

@@ -166,6 +166,7 @@ type run[R any] struct {
 	nodes map[*Vertex[R]]*node[R]
 	slots chan struct{}
 	texts map[cache.Key]bool // the first identities of all vertices
+	dry   bool               // nothing is run or written
 }
 
 // node holds what is computed once for a vertex, by whoever asks first.
@@ -345,7 +346,9 @@ func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 		r.nodes[v].missed = miss
 	}
 	if rec, ok := r.elsewhere(v, k, func(rec cache.Record) bool { return v.Op.Fits(r.ctx, parent, rec) }); ok {
-		rec = r.save(v, v.Op.Place(parent, rec), rec.Content, k)
+		if rec = v.Op.Place(parent, rec); !r.dry {
+			rec = r.save(v, rec, rec.Content, k)
+		}
 		r.observe(v, parent, rec, k)
 		return &rec, nil
 	}
@@ -366,7 +369,7 @@ func (r *run[R]) elsewhere(v *Vertex[R], k cache.Key, fits func(cache.Record) bo
 }
 
 func (r *run[R]) observe(v *Vertex[R], parent R, rec cache.Record, keys ...cache.Key) {
-	if r.Observe != nil {
+	if r.Observe != nil && !r.dry {
 		r.Observe(v, keys, parent, rec)
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 // remember says that v has the key k now, if its record is kept here. What comes of trouble is a worse explanation, some day.
 func (r *run[R]) remember(v *Vertex[R], k cache.Key, rec cache.Record) {
-	if r.History == nil || rec.Away != nil {
+	if r.History == nil || r.dry || rec.Away != nil {
 		return
 	}
 	for _, id := range v.Identity {
@@ -194,3 +194,11 @@ func values(parts []cache.Part, name string) string {
 	}
 	return strings.Join(found, "\x00")
 }
+
+// changed says whether v itself is another one than in an earlier record, whatever becomes of what it is made from.
+func (r *run[R]) changed(v *Vertex[R], earlier cache.Record) bool {
+	return r.moved(v, earlier.Parts, earlier.Notes) != "" || v.Explain != nil && v.Explain(earlier, r.nodes[v].parts, nil) != ""
+}
+
+// disabled says that the cache finds nothing, as it was told.
+func (r *run[R]) disabled(v *Vertex[R]) bool { return errors.Is(r.nodes[v].missed, cache.ErrDisabled) }

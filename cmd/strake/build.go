@@ -60,6 +60,7 @@ type buildOptions struct {
 	contexts      []contextFlag
 	steps         builder.SandboxOptions
 	call          callOptions
+	dry           bool // nothing is built
 	cacheMax      cacheCap
 }
 
@@ -96,21 +97,11 @@ store unless -o says otherwise.`,
 }
 
 func (f *buildFlags) add(set *pflag.FlagSet) {
+	f.addKeys(set)
 	set.StringArrayVarP(&f.tags, "tag", "t", nil, "`name` of the image, as NAME or NAME:TAG (repeatable)")
-	set.StringVarP(&f.file, "file", "f", "", "Dockerfile (default CONTEXT/Dockerfile; \"-\" is standard input)")
-	set.StringVar(&f.target, "target", "", "`stage` to build (default: the last)")
-	set.StringArrayVar(&f.buildArgs, "build-arg", nil, "value of an ARG, as `K=V`, or K for its value in the environment (repeatable)")
-	set.StringArrayVar(&f.contexts, "build-context", nil, "further context, as `NAME=VALUE`: a folder, a URL, docker-image://NAME, oci-layout://FOLDER or target:STAGE (repeatable)")
-	set.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret, as `id=ID[,src=FILE|,env=VARIABLE]` (repeatable)")
-	set.StringArrayVar(&f.ssh, "ssh", nil, "ssh agent or keys for RUN --mount=type=ssh, as `default|ID[=SOCKET|KEY,…]` (repeatable)")
 	set.StringArrayVar(&f.labels, "label", nil, "label of the image, as `K=V` (repeatable)")
 	set.StringArrayVar(&f.outputs.annotations, "annotation", nil, "annotation of the manifest, as `[TYPE:]K=V` (repeatable)")
-	set.BoolVar(&f.noCache, "no-cache", false, "run every step again")
-	set.StringSliceVar(&f.noCacheFilter, "no-cache-filter", nil, "run the steps of these `stages` again")
-	set.StringArrayVar(&f.cacheFrom, "cache-from", nil, "take steps from another machine's cache: the `NAME` of an image or a cache in a registry, or type=registry,ref=NAME (repeatable)")
 	set.StringArrayVar(&f.cacheTo, "cache-to", nil, "give the build's steps to other machines: `type=inline` puts them in the image (repeatable)")
-	set.BoolVar(&f.pull, "pull", false, "ask the registry for newer base images")
-	set.StringSliceVar(&f.platforms, "platform", nil, "`platforms` of the image, as OS/ARCH[/VARIANT],… (default: $DOCKER_DEFAULT_PLATFORM or this machine's)")
 	set.StringVar(&f.progress, "progress", "auto", "how to show progress: `auto`, plain, tty or quiet")
 	set.BoolVarP(&f.quiet, "quiet", "q", false, "print nothing but the image ID")
 	set.BoolVar(&f.check, "check", false, "check the Dockerfile and build nothing")
@@ -118,9 +109,24 @@ func (f *buildFlags) add(set *pflag.FlagSet) {
 	set.StringVar(&f.iidFile, "iidfile", "", "write the image ID to this `file`")
 	set.StringVar(&f.metadataFile, "metadata-file", "", "write what was built, as JSON, to this `file`")
 	set.BoolVar(&f.outputs.push, "push", false, "push the image under its names")
-	set.StringArrayVarP(&f.outputs.values, "output", "o", nil, "where the result goes: a folder, or `TYPE`: type=image|registry|oci|docker|tar|local|cacheonly[,dest=PATH][,KEY=VALUE…] (repeatable)")
 	set.IntVar(&f.jobs, "jobs", 0, "steps that run at once (default: by the number of CPUs)")
 	set.StringVar(&f.cacheMax, "cache-max-size", "", "remove the oldest of the cache when it takes more than this `size`, such as 20GB or 5%, 0 for never (default $STRAKE_CACHE_MAX_SIZE or 10% of the disk)")
+}
+
+// addKeys adds the flags that decide what the steps are.
+func (f *buildFlags) addKeys(set *pflag.FlagSet) {
+	set.StringVarP(&f.file, "file", "f", "", "Dockerfile (default CONTEXT/Dockerfile; \"-\" is standard input)")
+	set.StringVar(&f.target, "target", "", "`stage` to build (default: the last)")
+	set.StringArrayVar(&f.buildArgs, "build-arg", nil, "value of an ARG, as `K=V`, or K for its value in the environment (repeatable)")
+	set.StringArrayVar(&f.contexts, "build-context", nil, "further context, as `NAME=VALUE`: a folder, a URL, docker-image://NAME, oci-layout://FOLDER or target:STAGE (repeatable)")
+	set.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret, as `id=ID[,src=FILE|,env=VARIABLE]` (repeatable)")
+	set.StringArrayVar(&f.ssh, "ssh", nil, "ssh agent or keys for RUN --mount=type=ssh, as `default|ID[=SOCKET|KEY,…]` (repeatable)")
+	set.BoolVar(&f.noCache, "no-cache", false, "run every step again")
+	set.StringSliceVar(&f.noCacheFilter, "no-cache-filter", nil, "run the steps of these `stages` again")
+	set.StringArrayVar(&f.cacheFrom, "cache-from", nil, "take steps from another machine's cache: the `NAME` of an image or a cache in a registry, or type=registry,ref=NAME (repeatable)")
+	set.BoolVar(&f.pull, "pull", false, "ask the registry for newer base images")
+	set.StringSliceVar(&f.platforms, "platform", nil, "`platforms` of the image, as OS/ARCH[/VARIANT],… (default: $DOCKER_DEFAULT_PLATFORM or this machine's)")
+	set.StringArrayVarP(&f.outputs.values, "output", "o", nil, "where the result goes: a folder, or `TYPE`: type=image|registry|oci|docker|tar|local|cacheonly[,dest=PATH][,KEY=VALUE…] (repeatable)")
 	f.steps.add(set)
 }
 

@@ -40,6 +40,16 @@ type job struct {
 
 // runBuild builds an image and puts it where opts say, or answers a --call.
 func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
+	return withJob(ctx, env, opts, func(j *job) error {
+		if opts.call.kind != callBuild {
+			return j.call(ctx)
+		}
+		return j.run(ctx)
+	})
+}
+
+// withJob opens what a build reads, has do work with it, and closes it.
+func withJob(ctx context.Context, env *environment, opts buildOptions, do func(*job) error) error {
 	if _, url, err := isURL(opts.context); err != nil {
 		return err
 	} else if !url && opts.context != "-" {
@@ -56,7 +66,7 @@ func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
 	if err != nil {
 		return err
 	}
-	if opts.call.kind == callBuild {
+	if opts.call.kind == callBuild && !opts.dry {
 		defer s.tidy(ctx, opts, env.now()) // after what is closed below
 	}
 	j := &job{store: s, opts: opts}
@@ -67,10 +77,7 @@ func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
 	if err := j.open(ctx); err != nil {
 		return err
 	}
-	if opts.call.kind != callBuild {
-		return j.call(ctx)
-	}
-	return j.run(ctx)
+	return do(j)
 }
 
 // open opens everything that the build reads.
@@ -150,7 +157,16 @@ func (e *environment) display(progress string) ui.Display {
 }
 
 // build has the builder do the work.
-func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Sink) ([]*builder.Result, error) {
+func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Sink) (results []*builder.Result, err error) {
+	err = j.withBuilder(file, sink, func(b *builder.Builder, opt builder.Options) error {
+		results, err = b.BuildPlatforms(ctx, opt, j.opts.platforms)
+		return err
+	})
+	return results, err
+}
+
+// withBuilder makes what do works with.
+func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*builder.Builder, builder.Options) error) error {
 	var records solver.Cache = j.cache
 	if j.opts.noCache {
 		records = cache.NoHits{Store: j.cache}
@@ -160,7 +176,7 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	}
 	box, err := j.sandbox()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer box.Close()
 	b := &builder.Builder{
@@ -169,7 +185,7 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 		UserXattr: j.isolation.UserNS, Stubs: j.path("stubs"), Now: j.env.now,
 	}
 	if err := os.MkdirAll(b.Mounts.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("opening the store: %w", err)
+		return fmt.Errorf("opening the store: %w", err)
 	}
 	jobs := j.opts.jobs
 	if jobs == 0 {
@@ -177,11 +193,11 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	}
 	steps := j.opts.steps
 	steps.Hostname = j.language.Hostname
-	return b.BuildPlatforms(ctx, builder.Options{
+	return do(b, builder.Options{
 		File: file, Project: j.project(), Context: j.in.tree, ContextTime: j.in.time, Settings: j.settings(j.opts.platforms[0]),
 		Labels: j.opts.labels, InlineCache: j.opts.inline(), Jobs: jobs, Progress: sink, FreshStages: j.opts.noCacheFilter, RewriteTimestamps: j.opts.rewrite, ExportEpoch: j.opts.epoch,
 		Fetch: j.client, Secrets: j.secrets, Agents: j.agents, Contexts: j.named, ContextStages: j.contextStages(), Sandbox: steps,
-	}, j.opts.platforms)
+	})
 }
 
 // project names the Dockerfile and the context, as they are found.

@@ -59,7 +59,7 @@ One binary, no daemon.
 			root.AddCommand(c)
 		}
 	}
-	add(groupBuild, newBuildCommand(env), newRunCommand(env))
+	add(groupBuild, newBuildCommand(env), newExplainCommand(env), newRunCommand(env))
 	add(groupImages, newImagesCommand(env), newInspectCommand(env), newHistoryCommand(env), newTagCommand(env),
 		newRmiCommand(env), newSaveCommand(env), newLoadCommand(env))
 	add(groupRegistry, newPullCommand(env), newPushCommand(env), newLoginCommand(env), newLogoutCommand(env))
