@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -45,6 +46,8 @@ type Entry struct {
 	Created time.Time // when the step ended
 	Name    string    // the step as people read it, at most 4 KiB
 	Parts   []Part    // what the key was computed from
+	// Signature is over all of the above, see Sign; empty if there is none.
+	Signature []byte
 }
 
 // Part is one ingredient of a key. Values do not travel: they may be private (build arguments, URLs).
@@ -95,16 +98,22 @@ type stored struct {
 	Created time.Time `json:"created"`
 	Name    string    `json:"name"`
 	Parts   []Part    `json:"parts,omitempty"`
+	Sig     []byte    `json:"signature,omitempty"`
+}
+
+// stored returns the form of an entry in a document.
+func (e Entry) stored() stored {
+	return stored{
+		e.Key.String(), e.Below.String(), e.DiffID.String(), string(e.Blob.MediaType), e.Blob.Digest.String(), e.Blob.Size,
+		e.Content, e.Created.UTC(), e.Name, e.Parts, e.Signature,
+	}
 }
 
 // EncodeEntries writes a document. The same entries give the same bytes.
 func EncodeEntries(entries []Entry) ([]byte, error) {
 	doc := document{Version: version, Entries: []json.RawMessage{}}
 	for _, e := range entries {
-		raw, err := marshal(stored{
-			e.Key.String(), e.Below.String(), e.DiffID.String(), string(e.Blob.MediaType), e.Blob.Digest.String(), e.Blob.Size,
-			e.Content, e.Created.UTC(), e.Name, e.Parts,
-		})
+		raw, err := marshal(e.stored())
 		if err != nil {
 			return nil, fmt.Errorf("encoding a cache entry: %w", err)
 		}
@@ -155,7 +164,7 @@ func decodeEntry(raw []byte) (Entry, error) {
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return Entry{}, err
 	}
-	e := Entry{Content: s.Content, Created: s.Created, Name: s.Name, Parts: s.Parts}
+	e := Entry{Content: s.Content, Created: s.Created, Name: s.Name, Parts: s.Parts, Signature: s.Sig}
 	key, err := hex.DecodeString(s.Key)
 	if err != nil || len(key) != len(e.Key) {
 		return Entry{}, errors.New("a cache entry's key is broken")
@@ -196,6 +205,9 @@ func (e Entry) Check() error {
 	}
 	if len(e.Name) > maxName || !utf8.ValidString(e.Name) || len(e.Parts) > maxParts {
 		return fmt.Errorf("the cache entry of %s has a name or parts beyond the limits", e.Key)
+	}
+	if len(e.Signature) != 0 && len(e.Signature) != ed25519.SignatureSize {
+		return fmt.Errorf("the cache entry of %s has a broken signature", e.Key)
 	}
 	for _, p := range e.Parts {
 		if len(p.Name) > maxPartName || len(p.Sum) > 2*sha256.Size {
