@@ -31,6 +31,7 @@ type Linux struct {
 	oom    oomFile
 	guard  guard
 	inits  chan spawned  // from start
+	free   chan spawned  // that have made a box and can make another
 	quit   chan struct{} // ends start
 	ended  chan struct{} // when start has ended
 }
@@ -73,6 +74,7 @@ func (l *Linux) prepare() error {
 		}
 		l.guard = l.newGuard()
 		l.inits, l.quit, l.ended = make(chan spawned), make(chan struct{}), make(chan struct{})
+		l.free = make(chan spawned, maxFree)
 		go l.start()
 	})
 	return l.err
@@ -133,6 +135,10 @@ func (l *Linux) Close() error {
 	if l.quit != nil { // or it could not be prepared
 		close(l.quit)
 		<-l.ended
+		close(l.free)
+		for s := range l.free {
+			s.discard()
+		}
 		l.guard.close()
 	}
 	return l.exe.Close()
@@ -186,6 +192,7 @@ func (l *Linux) runIn(ctx context.Context, s Sandbox, p Process, net *network.Ne
 	if net != nil {
 		b.net = net.NS
 	}
+	cfg.Again = b.reusable(cfg)
 	if err := b.start(cfg); err != nil {
 		return err
 	}
@@ -205,6 +212,7 @@ type box struct {
 	record  *ownDir       // the directory that remembers group
 	oom     oomFile
 	oomed   uint64 // counter of kills before the start
+	again   bool   // the init may be used again
 	hooks   *hooks // nil without any
 
 	mu  sync.Mutex
@@ -224,28 +232,33 @@ func (b *box) start(cfg *sandbox.Config) error {
 	}
 	defer b.io.closeTheirs()
 	b.oomed = b.kills()
-	init := <-b.linux.inits
-	if init.err != nil {
-		return init.err
+	files = append(files, memory)
+	if b.net != nil {
+		files = append(files, b.net)
 	}
-	b.init, b.sock = init.process, init.sock
-	err = b.restrict(cfg.NoDev || cfg.Insecure)
-	if err == nil && b.group != nil {
-		err = b.group.Add(b.init.Pid)
-	}
-	if err == nil {
-		files = append(files, memory)
-		if b.net != nil {
-			files = append(files, b.net)
+	b.again = cfg.Again
+	for {
+		init := b.linux.take()
+		if init.err != nil {
+			return init.err
 		}
-		err = init.send(files)
-	}
-	if err != nil {
+		b.init, b.sock = init.process, init.sock
+		err = b.restrict(cfg.NoDev || cfg.Insecure)
+		if err == nil && b.group != nil {
+			err = b.group.Add(b.init.Pid)
+		}
+		if err == nil {
+			err = init.send(files)
+		}
+		if err == nil {
+			return nil
+		}
 		init.discard()
 		b.sock = nil
-		return err
+		if !init.used { // else it may have been killed while it had nothing to do
+			return err
+		}
 	}
-	return nil
 }
 
 // configFile returns a memfd with cfg: other than an argument or a file, nobody else can read it.
@@ -269,17 +282,22 @@ func configFile(cfg *sandbox.Config) (*os.File, error) {
 // wait sees the box to its end.
 func (b *box) wait(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, b.kill)
-	reports := make(chan []sandbox.Report, 1)
-	go func() { reports <- b.listen(ctx) }()
 	signals := b.passSignals()
 
-	state, err := b.init.Wait()
+	got, free := b.listen(ctx)
+	var state *os.ProcessState
+	var err error
+	if !free {
+		state, err = b.init.Wait()
+	}
 	b.mu.Lock()
 	b.end = true
 	b.mu.Unlock()
 	killed := !stop()
-	got := <-reports // the init's end of the socket is closed
 	signals()
+	if free {
+		b.handBack(killed)
+	}
 	copyErr := b.io.finish()
 	if killed && ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -363,11 +381,11 @@ func (e *remoteError) Unwrap() error {
 	return e.errno
 }
 
-// listen reads the reports of the init until it is gone.
-func (b *box) listen(ctx context.Context) (got []sandbox.Report) {
+// listen reads the reports of the init until it is gone, or free for another box.
+func (b *box) listen(ctx context.Context) (got []sandbox.Report, free bool) {
 	conn, err := b.sock.SyscallConn()
 	if err != nil {
-		return nil
+		return nil, false
 	}
 	buf, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
 	for {
@@ -381,7 +399,7 @@ func (b *box) listen(ctx context.Context) (got []sandbox.Report) {
 			continue
 		}
 		if err != nil || rerr != nil || n == 0 {
-			return got
+			return got, false
 		}
 		var r sandbox.Report
 		if json.Unmarshal(buf[:n], &r) == nil {
@@ -390,6 +408,9 @@ func (b *box) listen(ctx context.Context) (got []sandbox.Report) {
 		}
 		if fd, ok := passedFD(oob[:oobn]); ok {
 			b.io.join(fd)
+		}
+		if r.Free && b.again {
+			return got, true
 		}
 	}
 }

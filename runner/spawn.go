@@ -16,6 +16,7 @@ import (
 type spawned struct {
 	process *os.Process
 	sock    *os.File
+	used    bool // it has made a box before
 	err     error
 }
 
@@ -33,6 +34,46 @@ func (l *Linux) start() {
 			return
 		}
 	}
+}
+
+// maxFree is how many inits are kept that have made a box.
+const maxFree = 16
+
+// take returns an init for a box: one that has made others, if there is one.
+func (l *Linux) take() spawned {
+	select {
+	case s := <-l.free:
+		return s
+	default:
+	}
+	select {
+	case s := <-l.free:
+		return s
+	case s := <-l.inits:
+		return s
+	}
+}
+
+// reusable says whether the init of a box can make another one afterwards: it must be the same as before. That is so in a
+// plain box with namespaces of its own, whose init stays in the guard's control group and runs nothing but the step.
+func (b *box) reusable(cfg *sandbox.Config) bool {
+	i := b.linux.Isolation
+	moved := b.group != nil || b.linux.guard.group != nil && cfg.NoDev
+	return !i.shared() && !i.OneID && !moved && !cfg.Insecure && !cfg.Terminal && !cfg.Sync && len(cfg.Hooks) == 0
+}
+
+// handBack makes the init of a box that has ended one for others, if it has not been killed meanwhile.
+func (b *box) handBack(killed bool) {
+	s := spawned{process: b.init, sock: b.sock, used: true}
+	b.sock = nil
+	if !killed {
+		select {
+		case b.linux.free <- s:
+			return
+		default:
+		}
+	}
+	s.discard()
 }
 
 // spawn starts an init in the namespaces that i has, and under the guard g. A network namespace is its own business.

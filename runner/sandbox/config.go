@@ -9,7 +9,7 @@ const Marker = "strake-init"
 // The descriptor that the parent gives the init.
 const (
 	// sockFD is one of a SOCK_SEQPACKET pair. First comes a message that carries standard input, output and error, a memfd with a Config as
-	// JSON, and perhaps a network namespace; then signals come in and reports go out. Its end is the parent's death.
+	// JSON, and perhaps a network namespace; then signals come in and reports go out, until the init is free for the next box. Its end is the parent's death.
 	sockFD = 3
 )
 
@@ -51,6 +51,8 @@ type Config struct {
 	ShmSize   int64     // of /dev/shm; 0 is the default
 	Limits    []Limit
 	Cgroup    bool // this process is in a control group for the box
+	// Again: the init makes another box after this one, if it ends as it should (Report.Free).
+	Again bool
 
 	Groups []uint32 // more supplementary groups of the process
 	Hooks  []Hook   // run while the host is still in sight, before the box lets go of it
@@ -118,4 +120,5 @@ type Report struct {
 	Code   int    `json:",omitempty"`
 	Errno  int    `json:",omitempty"`
 	Status uint32 `json:",omitempty"`
+	Free   bool   `json:",omitempty"` // with Ended: the init waits for the next box
 }

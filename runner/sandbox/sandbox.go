@@ -4,7 +4,8 @@
 // Init is pid 1 of the box's outer pid namespace. It stacks the root, moves into
 // it, builds /proc, /sys and /dev, starts the step as pid 1 of an inner pid
 // namespace without what a step must not have, and takes everything down
-// with it when the step or the parent ends.
+// with it when the step or the parent ends. If the box was a plain one, it then
+// waits for another (home).
 package sandbox
 
 import (
@@ -43,6 +44,9 @@ type box struct {
 	family  *family     // in the place of a pid namespace; nil if there is one
 
 	goOn chan struct{} // the parent's answer to Created
+
+	home *home // where the init goes when this is not its last box
+	free bool  // it is there
 
 	owners *owners // what super does, if the box has one id
 
@@ -85,17 +89,31 @@ func setSignals(handler uint64) {
 	}
 }
 
+func newBox() *box { return &box{master: -1, goOn: make(chan struct{}, 1)} }
+
 func run() int {
-	b := &box{master: -1, goOn: make(chan struct{}, 1)}
+	b := newBox()
 	if err := b.readConfig(); err != nil {
 		return report(Report{Kind: Failed, Text: err.Error()})
+	}
+	if b.Again {
+		// Where there can be no home, the box is the last one.
+		if h, err := newHome(); err == nil {
+			b.home = h
+			h.serve(b, os.Exit)
+		}
 	}
 	err := b.share()
 	if err != nil {
 		return report(Report{Kind: Failed, Text: err.Error()})
 	}
 	go b.watch()
-	err = b.unshare()
+	return b.live()
+}
+
+// live makes the box, and returns the code to exit with, after the last report, when it has ended.
+func (b *box) live() int {
+	err := b.unshare()
 	if err == nil {
 		err = b.setup()
 	}
@@ -133,27 +151,48 @@ func (b *box) finish(r Report) int {
 	if b.family != nil || r.Kind != Failed {
 		b.cleanup()
 	}
+	if b.home != nil && r.Kind == Ended && b.home.back(b) == nil {
+		b.free, r.Free = true, true
+	}
 	return report(r)
 }
 
 // readConfig waits for the parent to hand over the configuration, and takes its place: the init may have been started
 // long before there was anything to do.
 func (b *box) readConfig() error {
-	buf, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(5*4))
+	_, fds, err := receive()
+	if err != nil {
+		return err
+	}
+	return b.take(fds)
+}
+
+// receive reads a message of the parent: a byte, and descriptors. When the parent is gone, the byte is missing.
+func receive() (data []byte, fds []int, err error) {
+	buf, oob := make([]byte, 16), make([]byte, unix.CmsgSpace(5*4))
 	var n, oobn int
-	var err error
 	for {
 		n, oobn, _, _, err = unix.Recvmsg(sockFD, buf, oob, unix.MSG_CMSG_CLOEXEC)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
-	if err == nil && n == 0 {
+	if err == nil && oobn > 0 {
+		fds, err = parseRights(oob[:oobn])
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading what the parent says: %w", err)
+	}
+	return buf[:n], fds, nil
+}
+
+// take makes what came with the configuration the init's own: standard input, output and error, and the configuration itself.
+func (b *box) take(fds []int) error {
+	if len(fds) == 0 {
 		os.Exit(128 + int(unix.SIGKILL)) // the parent is gone
 	}
-	fds, perr := parseRights(oob[:oobn])
-	if err = errors.Join(err, perr); err != nil || len(fds) < 4 {
-		return fmt.Errorf("taking over the sandbox's descriptors: %w", errors.Join(err, unix.EINVAL))
+	if len(fds) < 4 {
+		return fmt.Errorf("taking over the sandbox's descriptors: %w", unix.EINVAL)
 	}
 	for i, fd := range fds[:3] {
 		if err := unix.Dup3(fd, i, 0); err != nil {
@@ -203,6 +242,9 @@ func (b *box) share() (err error) {
 // follows.
 func (b *box) unshare() error {
 	flags := 0
+	if b.home != nil { // other threads keep those that the init was started in
+		flags |= unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	}
 	if b.Loopback && !b.JoinNet {
 		flags |= unix.CLONE_NEWNET
 	}
@@ -241,31 +283,30 @@ func report(r Report, fds ...int) int {
 	return 0
 }
 
-// watch takes signals from the parent. When the parent is gone, so is the box: the kernel kills
+// watch takes signals from the parent, and returns the descriptors of the next box when they come. When the parent is gone, so is the box: the kernel kills
 // every process of a pid namespace whose init exits. Without one, the processes are killed here; End asks for that too.
-func (b *box) watch() {
-	buf := make([]byte, 16)
+func (b *box) watch() (next []int) {
 	for {
-		n, _, err := unix.Recvfrom(sockFD, buf, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
+		data, fds, err := receive()
+		if len(fds) > 0 {
+			return fds
 		}
-		if b.family != nil && (err != nil || n == 0 || buf[0] == End) {
+		if b.family != nil && (err != nil || len(data) == 0 || data[0] == End) {
 			b.ended.Store(true)
 			close(b.goOn) // who waits for it must come to its end
 			b.family.watchEnd()
 		}
-		if err != nil || n == 0 {
+		if err != nil || len(data) == 0 {
 			os.Exit(128 + int(unix.SIGKILL))
 		}
-		if buf[0] == GoOn {
+		if data[0] == GoOn {
 			select {
 			case b.goOn <- struct{}{}:
 			default:
 			}
 			continue
 		}
-		b.signal(unix.Signal(buf[0]))
+		b.signal(unix.Signal(data[0]))
 	}
 }
 

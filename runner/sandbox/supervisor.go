@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,8 @@ type supervisor struct {
 	sizes    [3]uint16
 	handlers map[uint32]map[int32]served // by audit number of the ABI, and number of the call
 	duties   []duty
+
+	threads sync.WaitGroup // that serve
 
 	mu    sync.RWMutex // held for reading while a call is served
 	ended bool
@@ -122,7 +125,9 @@ func (s *supervisor) start(n int) error {
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
 	failed := make(chan error)
 	for range n {
+		s.threads.Add(1)
 		go func() {
+			defer s.threads.Done()
 			runtime.LockOSThread() // and never unlocked: prepare may have made it unlike the others
 			for _, d := range s.duties {
 				if err := d.prepare(s); err != nil {
@@ -243,4 +248,25 @@ func (s *supervisor) end() error {
 		err = errors.Join(err, d.end())
 	}
 	return err
+}
+
+// burial is how long wait waits for threads that have nothing to serve any more.
+const burial = time.Second
+
+// wait waits until no thread serves any more. The step is dead; s may be nil.
+func (s *supervisor) wait() error {
+	if s == nil {
+		return nil
+	}
+	done := make(chan struct{})
+	go func() {
+		s.threads.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(burial):
+		return errors.New("the kernel does not end the listeners of a process that has ended")
+	}
 }
