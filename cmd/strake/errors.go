@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/strake-build/strake/layer/registry"
+	"github.com/strake-build/strake/layer/snapshot"
 )
 
 // The exit codes, which are API: exitCodesHelp and README.md say what they mean.
@@ -118,6 +119,10 @@ func advise(err error) error {
 		return &hintError{err, "log in with \"strake login REGISTRY\""}
 	case errors.Is(err, syscall.ENOSPC):
 		return &hintError{err, "the disk is full: free space, or put the store elsewhere with --root"}
+	case errors.Is(err, snapshot.ErrNotFound):
+		return &hintError{err, "build or pull the image again; \"strake fsck --repair\" drops images that lack a layer"}
+	case errors.Is(err, syscall.EROFS):
+		return &hintError{err, "the file system is mounted read-only: choose another store with --root or STRAKE_ROOT, or another file"}
 	case errors.Is(err, fs.ErrPermission) && strings.Contains(err.Error(), "store"):
 		return &hintError{err, "choose a store that you may write with --root or STRAKE_ROOT"}
 	}

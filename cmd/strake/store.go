@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/layer/blob"
@@ -77,6 +79,9 @@ func (e *environment) openLayers(ctx context.Context) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := writable(root); err != nil {
+		return nil, err
+	}
 	isolation, err := e.probe(root)
 	if err != nil {
 		return nil, err
@@ -126,10 +131,25 @@ func (e *environment) openSizes(ctx context.Context) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if writable(root) != nil {
+		return e.openStore()
+	}
 	if _, err := e.probe(root); err != nil {
 		return e.openStore()
 	}
 	return e.openLayers(ctx)
+}
+
+// writable says why nothing can be written in a store that is there.
+func writable(root string) error {
+	err := unix.Access(root, unix.W_OK|unix.X_OK)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if errors.Is(err, unix.EROFS) {
+		return &hintError{fmt.Errorf("the store %s is on a file system that is mounted read-only", root), "use another store with --root or STRAKE_ROOT; \"strake images\", \"inspect\" and \"history\" can read this one"}
+	}
+	return fmt.Errorf("writing to the store %s: %w", root, err)
 }
 
 // path returns the path of something in the store.

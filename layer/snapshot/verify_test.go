@@ -54,7 +54,7 @@ func TestVerify(t *testing.T) {
 	if err := s.Verify(ctx, "aaaaaaaaaaaaaaaa", nil); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("missing: %v", err)
 	}
-	temporaries(t, dir)
+	equal(t, "temporary directories", temporaries(t, dir))
 }
 
 func TestInfoAndStale(t *testing.T) {
