@@ -16,8 +16,8 @@ import (
 
 // Uploads takes what steps made to other machines.
 type Uploads interface {
-	// Add is told of a step that was found or made. It does not block.
-	Add(s remote.Made)
+	// Send is told of a step that was found or made. It does not block.
+	Send(m remote.Made)
 }
 
 // observed is what the cache knows of a vertex after the solver came by.
@@ -74,7 +74,7 @@ func (t *travel) observe(v *vertex, keys []cache.Key, parent filesystem, r cache
 	if !ok || t.Uploads == nil || s.private || r.Local() {
 		return
 	}
-	t.Uploads.Add(remote.Made{
+	t.Uploads.Send(remote.Made{
 		Keys: keys, Name: s.vertex.Name, Created: r.Created, Parts: r.Parts, Result: s.exported,
 		Layer: func(ctx context.Context) (v1.Hash, image.Layer, error) { return t.describe(ctx, parent, newRef(r)) },
 	})

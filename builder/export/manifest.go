@@ -26,6 +26,8 @@ type Exporter struct {
 	Client    *registry.Client
 	Temp      string // a folder for compressed layers on their way; they have no name there
 	UserXattr bool   // see layer.Options
+	// From are repositories that may have the blobs of layers which were made here, for mounts.
+	From []string
 }
 
 // manifest is an image manifest in the bytes that its digest names.

@@ -89,8 +89,10 @@ func (e *Exporter) pushLayer(ctx context.Context, repo name.Repository, l formed
 	if known, ok := e.Layers.Descriptor(l.Layer, with); ok {
 		u.Known, u.MediaType = &known, known.MediaType
 	}
-	if l.Origin != "" {
-		u.From = []string{l.Origin}
+	if from := l.Repository(); from != "" {
+		u.From = []string{from}
+	} else if l.Blob == nil {
+		u.From = e.From
 	}
 	d, err := e.Client.PushBlob(ctx, repo, u)
 	if err != nil || l.Blob != nil {

@@ -26,7 +26,8 @@ const cachePlatform = "unknown"
 // Limits of an image that is there for the cache.
 const (
 	maxLayers = 5_000
-	keptFor   = 30 * 24 * time.Hour // what no build has used for so long is dropped
+	day       = 24 * time.Hour
+	keptFor   = 30 * day // what no build has used for so long is dropped
 )
 
 // Step is an entry in an image: its layer is one of the image's.
@@ -142,16 +143,16 @@ func decodeListed(raw []byte, diffIDs []v1.Hash, layers []v1.Descriptor) []held 
 
 // merge adds entries that were used now to what an image holds, and drops what is too old or too much.
 func merge(have []held, entries []Entry, now time.Time) []held {
-	day := now.UTC().Truncate(24 * time.Hour)
+	today := now.UTC().Truncate(day)
 	at := map[cache.Key]int{}
 	var all []held
 	for _, e := range entries {
 		if i, dup := at[e.Key]; dup {
-			all[i] = held{e, day}
+			all[i] = held{e, today}
 			continue
 		}
 		at[e.Key] = len(all)
-		all = append(all, held{e, day})
+		all = append(all, held{e, today})
 	}
 	for _, h := range have {
 		if _, replaced := at[h.Key]; !replaced && now.Sub(h.used) < keptFor {

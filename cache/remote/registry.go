@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,6 +35,9 @@ type Registry struct {
 	loaded bool
 	have   []Entry
 	own    []Entry // committed in this build
+
+	start sync.Once        // guards what follows
+	there map[v1.Hash]bool // blobs of the cache as it was first seen
 }
 
 // Name implements Backend.
@@ -81,8 +85,25 @@ func (r *Registry) Open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, er
 	return r.Client.FetchBlob(ctx, r.Repository(), d)
 }
 
-// Put implements Backend.
+// Put implements Backend. A blob that the cache names already is not asked for.
 func (r *Registry) Put(ctx context.Context, d v1.Descriptor, open func(context.Context) (io.ReadCloser, error)) error {
+	r.start.Do(func() {
+		r.there = map[v1.Hash]bool{}
+		have, err := r.current(ctx)
+		if err != nil {
+			return // it comes again with Commit
+		}
+		for _, h := range have {
+			r.there[h.Blob.Digest] = true
+		}
+	})
+	if r.there[d.Digest] {
+		return nil
+	}
+	return r.push(ctx, d, open)
+}
+
+func (r *Registry) push(ctx context.Context, d v1.Descriptor, open func(context.Context) (io.ReadCloser, error)) error {
 	_, err := r.Client.PushBlob(ctx, r.Ref.Context(), registry.Upload{Known: &d, From: r.From, MediaType: d.MediaType, Open: open})
 	return err
 }
@@ -96,10 +117,16 @@ func (r *Registry) Commit(ctx context.Context, entries []Entry, _ bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.own = append(r.own, entries...)
+	if len(entries) == 0 {
+		return nil
+	}
 	for try := 0; ; try++ {
 		have, err := r.current(ctx)
 		if err != nil {
 			return err
+		}
+		if r.holds(have) {
+			return nil
 		}
 		digest, err := r.write(ctx, merge(have, r.own, r.Now()))
 		var status *registry.StatusError
@@ -114,6 +141,18 @@ func (r *Registry) Commit(ctx context.Context, entries []Entry, _ bool) error {
 			return nil //nolint:nilerr // it was written
 		}
 	}
+}
+
+// holds says whether the registry has all entries of this build, as used today.
+func (r *Registry) holds(have []held) bool {
+	today := r.Now().UTC().Truncate(day)
+	used := make(map[cache.Key]v1.Hash, len(have))
+	for _, h := range have {
+		if h.used.Equal(today) {
+			used[h.Key] = h.DiffID
+		}
+	}
+	return !slices.ContainsFunc(r.own, func(e Entry) bool { return used[e.Key] != e.DiffID })
 }
 
 // current returns what the registry has under the reference.
@@ -159,7 +198,7 @@ func (r *Registry) write(ctx context.Context, entries []held) (v1.Hash, error) {
 	if err := json.Unmarshal(manifest, &m); err != nil {
 		return v1.Hash{}, err
 	}
-	err = r.Put(ctx, m.Config, func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(config)), nil })
+	err = r.push(ctx, m.Config, func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(config)), nil })
 	if err != nil {
 		return v1.Hash{}, err
 	}

@@ -30,6 +30,11 @@ func (j *job) export(ctx context.Context, results []*builder.Result, sink progre
 	if err != nil {
 		return made, err
 	}
+	for _, c := range j.opts.cacheTo {
+		if c.repository != "" {
+			exporter.From = append(exporter.From, c.repository)
+		}
+	}
 	artifact := export.Artifact{Index: j.opts.index}
 	for _, r := range results {
 		artifact.Images = append(artifact.Images, r.Image)

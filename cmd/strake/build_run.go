@@ -35,6 +35,7 @@ type job struct {
 	in       input
 	named    map[string]builder.OpenContext
 	imports  *remote.Imports // nil for none
+	uploads  *remote.Uploads // nil for none
 	closers  []func()
 }
 
@@ -124,24 +125,35 @@ func (j *job) run(ctx context.Context) error {
 	display := j.env.display(j.opts.progress)
 	defer display.Close()
 	display.Sink(progress.Event{Time: j.env.now(), Kind: progress.Declared, Name: isolationLine(j.isolation)})
-	j.openCaches(display.Sink)
-	results, err := j.build(ctx, file, display.Sink)
-	for j.lost(err) {
-		results, err = j.build(ctx, file, display.Sink)
+	j.openCaches(ctx, display.Sink)
+	results, done, err := j.make(ctx, file, display.Sink)
+	if cerr := j.closeCaches(ctx, display.Sink); err == nil {
+		err = cerr
 	}
-	if err != nil {
-		return err
-	}
-	// Before an image is named, what it consists of is durable.
-	if err := j.syncLayers(); err != nil {
-		return err
-	}
-	done, err := j.export(ctx, results, display.Sink)
 	display.Close()
 	if err != nil {
 		return err
 	}
 	return j.report(results, done)
+}
+
+// make builds and exports, again without them where layers of other machines' caches turn out not to be there.
+func (j *job) make(ctx context.Context, file *dockerfile.File, sink progress.Sink) (results []*builder.Result, done v1.Descriptor, err error) {
+	for {
+		if results, err = j.build(ctx, file, sink); err == nil {
+			// Before an image is named, what it consists of is durable.
+			err = j.syncLayers()
+		}
+		if err == nil {
+			err = j.keepLayers(ctx, results)
+		}
+		if err == nil {
+			done, err = j.export(ctx, results, sink)
+		}
+		if !j.lost(err) {
+			return results, done, err
+		}
+	}
 }
 
 // display chooses how a build is shown.
@@ -180,7 +192,7 @@ func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*bu
 	}
 	defer box.Close()
 	b := &builder.Builder{
-		Cache: records, Records: j.cache, Others: j.others(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
+		Cache: records, Records: j.cache, Others: j.others(), Uploads: j.sends(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
 		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: &builder.CacheMounts{Dir: j.path("mounts")}, Temp: j.temp,
 		UserXattr: j.isolation.UserNS, Stubs: j.path("stubs"), Now: j.env.now,
 	}

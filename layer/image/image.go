@@ -36,8 +36,17 @@ type Layer struct {
 	// Blob is the compressed form with digest, size and media type; nil while the
 	// layer was never compressed.
 	Blob *v1.Descriptor `json:"blob,omitempty"`
-	// Origin is a repository ("host/name") that holds Blob; empty for a layer made here.
+	// Origin is a repository ("host/name") that holds Blob; empty for a layer made here. One that begins with a colon is
+	// a place that only this process knows, which is no repository.
 	Origin string `json:"origin,omitempty"`
+}
+
+// Repository is the Origin if that is a repository.
+func (l Layer) Repository() string {
+	if strings.HasPrefix(l.Origin, ":") {
+		return ""
+	}
+	return l.Origin
 }
 
 // Image is an image of one platform.

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -122,7 +123,7 @@ func (l *Layers) source(ctx context.Context, layer Layer, done func(current, tot
 		if !d.MediaType.IsDistributable() {
 			return nil, fmt.Errorf("layer %s may not be distributed by registries (%s) and is not here: %w", layer.DiffID, d.MediaType, err)
 		}
-		return nil, fmt.Errorf("fetching layer %s from %s: %w", layer.DiffID, layer.Origin, err)
+		return nil, &OriginError{d.Digest, fmt.Errorf("fetching layer %s from %s: %w", layer.DiffID, place(layer.Origin), err)}
 	}
 	s := newSource(r, *d)
 	s.remote, s.done = layer.Origin, done
@@ -131,6 +132,39 @@ func (l *Layers) source(ctx context.Context, layer Layer, done func(current, tot
 		return nil, err
 	}
 	return s, nil
+}
+
+// OriginError says that the origin of a layer does not have its blob, or has other bytes.
+type OriginError struct {
+	Blob v1.Hash
+	Err  error
+}
+
+func (e *OriginError) Error() string { return e.Err.Error() }
+func (e *OriginError) Unwrap() error { return e.Err }
+
+// place is an origin for people.
+func place(origin string) string {
+	if strings.HasPrefix(origin, ":") {
+		return "the cache"
+	}
+	return origin
+}
+
+// Keep makes sure that the layer's bytes are on this machine, unpacked or as a blob, and returns the layer as one that needs no origin.
+func (l *Layers) Keep(ctx context.Context, layer Layer) (Layer, error) {
+	if layer.Blob == nil || layer.Origin == "" {
+		return layer, nil
+	}
+	if _, err := l.Snapshots.ByDiffID(layer.DiffID); err == nil {
+		return Layer{DiffID: layer.DiffID}, nil
+	}
+	r, err := l.checked(ctx, layer)
+	if err != nil {
+		return layer, err
+	}
+	_, err = io.Copy(io.Discard, r)
+	return Layer{DiffID: layer.DiffID, Blob: layer.Blob}, errors.Join(err, r.Close())
 }
 
 // Descriptor returns the compressed form of the layer if it is known: the layer's own Blob, or what

@@ -66,7 +66,7 @@ func (s *source) Read(p []byte) (int, error) {
 	case s.want.Size >= 0 && s.size == s.want.Size && err == nil:
 		err = s.end() // there are readers who do not read on when they have all
 	case err != nil && s.remote != "":
-		err = fmt.Errorf("fetching blob %s from %s: %w", s.want.Digest, s.remote, err)
+		err = &OriginError{s.want.Digest, fmt.Errorf("fetching blob %s from %s: %w", s.want.Digest, place(s.remote), err)}
 	}
 	s.err = err
 	return n, err
@@ -95,7 +95,7 @@ func (s *source) end() error {
 func (s *source) wrong(how string) error {
 	switch {
 	case s.remote != "":
-		return fmt.Errorf("blob %s from %s: %s", s.want.Digest, s.remote, how)
+		return &OriginError{s.want.Digest, fmt.Errorf("blob %s from %s: %s", s.want.Digest, place(s.remote), how)}
 	case s.want.Size < 0:
 		return fmt.Errorf("layer %s: its tar is another one: %s", s.want.Digest, how)
 	}
