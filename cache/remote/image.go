@@ -39,8 +39,9 @@ type Step struct {
 	Name    string
 	Parts   []Part
 
-	below string    // Entry.Below; empty is the layers before it in the image
-	used  time.Time // by a build, to the day
+	below      string    // Entry.Below; empty is the layers before it in the image
+	used       time.Time // by a build, to the day
+	signatures [][]byte  // of Keys; none for no signature
 }
 
 // listed is a Step as it is stored.
@@ -53,13 +54,18 @@ type listed struct {
 	Used    time.Time `json:"used,omitzero"`
 	Name    string    `json:"name"`
 	Parts   []Part    `json:"parts,omitempty"`
+	// Signatures are those of the entries of Keys.
+	Signatures [][]byte `json:"signatures,omitempty"`
 }
 
 // EncodeSteps gives the value of ConfigKey.
 func EncodeSteps(steps []Step) (json.RawMessage, error) {
 	doc := document{Version: version, Entries: []json.RawMessage{}}
 	for _, s := range steps {
-		l := listed{s.Layer, nil, s.below, s.Content, s.Created.UTC(), s.used, cut(s.Name, maxName), s.Parts}
+		l := listed{s.Layer, nil, s.below, s.Content, s.Created.UTC(), s.used, cut(s.Name, maxName), s.Parts, s.signatures}
+		if !slices.ContainsFunc(s.signatures, func(b []byte) bool { return len(b) > 0 }) {
+			l.Signatures = nil
+		}
 		for _, k := range s.Keys {
 			l.Keys = append(l.Keys, k.String())
 		}
@@ -113,7 +119,7 @@ func decodeImage(rawConfig []byte, layers []v1.Descriptor) ([]held, error) {
 // decodeListed gives an entry for each key.
 func decodeListed(raw []byte, diffIDs []v1.Hash, layers []v1.Descriptor) []held {
 	var l listed
-	if err := json.Unmarshal(raw, &l); err != nil || l.Layer < 0 || l.Layer >= len(layers) || len(l.Keys) > 8 {
+	if err := json.Unmarshal(raw, &l); err != nil || l.Layer < 0 || l.Layer >= len(layers) || len(l.Keys) > maxKeys {
 		return nil
 	}
 	d := layers[l.Layer]
@@ -128,7 +134,11 @@ func decodeListed(raw []byte, diffIDs []v1.Hash, layers []v1.Descriptor) []held 
 		return nil
 	}
 	var out []held
-	for _, k := range l.Keys {
+	for i, k := range l.Keys {
+		e.Signature = nil
+		if i < len(l.Signatures) && len(l.Signatures[i]) > 0 {
+			e.Signature = l.Signatures[i]
+		}
 		key, err := hex.DecodeString(k)
 		if err != nil || len(key) != len(e.Key) {
 			continue
@@ -189,13 +199,14 @@ func encodeImage(entries []held) (config, manifest []byte, err error) {
 			layers[l] = n
 			m.Layers, rootfs.DiffIDs = append(m.Layers, e.Blob), append(rootfs.DiffIDs, e.DiffID)
 		}
-		if i, ok := steps[made{l, e.Below}]; ok && len(list[i].Keys) < 8 && list[i].used.Equal(e.used) {
-			list[i].Keys = append(list[i].Keys, e.Key)
+		if i, ok := steps[made{l, e.Below}]; ok && list[i].takes(e) {
+			list[i].Keys, list[i].signatures = append(list[i].Keys, e.Key), append(list[i].signatures, e.Signature)
 			continue
 		}
 		steps[made{l, e.Below}] = len(list)
 		list = append(list, Step{
-			Layer: n, Keys: []cache.Key{e.Key}, Content: e.Content, Created: e.Created, Name: e.Name, Parts: e.Parts, below: e.Below.String(), used: e.used,
+			Layer: n, Keys: []cache.Key{e.Key}, Content: e.Content, Created: e.Created, Name: e.Name, Parts: e.Parts,
+			below: e.Below.String(), used: e.used, signatures: [][]byte{e.Signature},
 		})
 	}
 	raw, err := EncodeSteps(list)
@@ -219,6 +230,14 @@ func encodeImage(entries []held) (config, manifest []byte, err error) {
 	m.Config = v1.Descriptor{MediaType: types.OCIConfigJSON, Digest: digest, Size: size}
 	manifest, err = marshal(m)
 	return config, manifest, err
+}
+
+// maxKeys bounds the keys of a step: that by how it was made, that by content, and those of other builds that came to the same layer.
+const maxKeys = 8
+
+// takes says whether an entry of the same layer differs in its key alone.
+func (s Step) takes(e held) bool {
+	return len(s.Keys) < maxKeys && s.used.Equal(e.used) && s.Created.Equal(e.Created) && s.Content == e.Content && s.Name == e.Name && slices.Equal(s.Parts, e.Parts)
 }
 
 // isCache says whether a configuration is of an image that is there for the cache alone.
