@@ -37,7 +37,7 @@ type cacheFlag struct {
 	kind cacheType
 	to   bool
 	// open makes the back end; nil for inline. It does no input or output.
-	open func(j *job) remote.Backend
+	open       func(j *job) remote.Backend
 	repository string // "host/name" of one in a registry
 	// The following are of --cache-to.
 	all     bool // mode=max
