@@ -166,7 +166,7 @@ func (w *runWork) seed(ctx context.Context, dir string, from filesystem, m docke
 	if err != nil {
 		return err
 	}
-	tree := source.FromRoot(view, source.Options{Now: w.Now})
+	tree := source.FromRoot(view, source.Options{Unwritten: true, Now: w.Now})
 	defer tree.Close()
 	items, err := tree.Select(ctx, source.Selection{Patterns: []string{m.Source}})
 	if err != nil {

@@ -265,7 +265,7 @@ func (w *copyWork) stage(ctx context.Context, inputs []filesystem) (*source.Tree
 	if err != nil {
 		return nil, nil, err
 	}
-	tree := source.FromRoot(root, source.Options{Now: w.Now})
+	tree := source.FromRoot(root, source.Options{Unwritten: true, Now: w.Now})
 	items, err := tree.Select(ctx, w.selects(w.copy.Sources))
 	if err != nil {
 		_ = tree.Close()

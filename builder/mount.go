@@ -246,7 +246,7 @@ func (w *runWork) mountDigest(ctx context.Context, m dockerfile.Mount, from file
 	if err != nil {
 		return sum, err
 	}
-	tree := source.FromRoot(root, source.Options{Now: w.Now})
+	tree := source.FromRoot(root, source.Options{Unwritten: true, Now: w.Now})
 	defer tree.Close()
 	sum, err = tree.DigestPath(ctx, m.Source)
 	var missing *source.NotFoundError

@@ -54,7 +54,7 @@ func (l *Linux) prepare() error {
 		if l.err = l.Isolation.CheckRun(); l.err != nil {
 			return
 		}
-		if l.filter, l.err = sandbox.SupervisedFilter(sandbox.Capabilities, l.supervised()...); l.err != nil {
+		if l.filter, l.err = sandbox.SupervisedFilter(sandbox.Capabilities, l.ruleSets()...); l.err != nil {
 			return
 		}
 		if sets := l.supervisedOpen(); len(sets) > 0 {
@@ -100,6 +100,15 @@ func (l *Linux) supervised() []sandbox.RuleSet {
 	}
 	if l.Isolation.NoHostname {
 		sets = append(sets, sandbox.Names)
+	}
+	return sets
+}
+
+// ruleSets are those, and what a step must not do that an overlay would refuse.
+func (l *Linux) ruleSets() []sandbox.RuleSet {
+	sets := l.supervised()
+	if l.Isolation.NoOverlay {
+		sets = append(sets, sandbox.Whiteouts)
 	}
 	return sets
 }

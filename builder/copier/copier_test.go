@@ -356,6 +356,36 @@ func TestXattrs(t *testing.T) {
 	}
 }
 
+// What a layer holds may get more names meanwhile: another build makes a view of it.
+func TestLinksToLayersAreNoChange(t *testing.T) {
+	src, dst := t.TempDir(), t.TempDir()
+	build(t, src, "d/f=f d/g=g")
+	tree, err := source.Open(src, source.Options{Unwritten: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	items, err := tree.Select(t.Context(), source.Selection{Patterns: []string{"d"}})
+	if err == nil {
+		_, err = tree.Digest(t.Context(), items)
+	}
+	time.Sleep(20 * time.Millisecond) // another timestamp
+	if err = errors.Join(err, os.Link(filepath.Join(src, "d/f"), filepath.Join(src, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	root, err := rootfs.Open(dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := Copy(t.Context(), root, tree, items, nil, Options{Dest: "/x"}); err != nil {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(filepath.Join(dst, "x/f")); err != nil || string(text) != "f" {
+		t.Errorf("got %q, %v", text, err)
+	}
+}
+
 func TestChanged(t *testing.T) {
 	needRoot(t)
 	src, dst := t.TempDir(), t.TempDir()

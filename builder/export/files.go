@@ -42,7 +42,7 @@ func (e *Exporter) Files(ctx context.Context, dir string, img *image.Image, epoc
 	if err != nil {
 		return err
 	}
-	tree := source.FromRoot(root, source.Options{Now: now})
+	tree := source.FromRoot(root, source.Options{Unwritten: true, Now: now})
 	defer tree.Close()
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // an output folder, for others to read
 		return fmt.Errorf("writing the image's files: %w", err)

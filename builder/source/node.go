@@ -253,8 +253,11 @@ func (t *Tree) stat(dir *rootfs.DirStat, d *dir, n *node) error {
 	return nil
 }
 
-// own applies Options.ResetOwner.
+// own applies Options.ResetOwner and Unwritten.
 func (t *Tree) own(st *unix.Stat_t) {
+	if t.opt.Unwritten {
+		st.Ctim = unix.Timespec{}
+	}
 	if t.opt.ResetOwner {
 		st.Uid, st.Gid = 0, 0
 	}

@@ -50,6 +50,9 @@ type Options struct {
 	Ignore *ignore.Matcher // nil excludes nothing
 	// ResetOwner: entries count as owned by 0:0, as those of a build context are.
 	ResetOwner bool
+	// Unwritten: nobody writes to the files, since they are those of layers. Their change times do not matter: a link that is made to a file for another
+	// view of its layer sets it.
+	Unwritten bool
 	// Owners is how Open's folder keeps owners; nil is the ordinary way. Other roots say it themselves.
 	Owners *rootfs.Owners
 	// Index is the file that remembers the sha256 of files by (size, mtime, ctime, inode, mode); empty for none.
@@ -179,8 +182,8 @@ func (e *ChangedError) Error() string {
 }
 
 // Same says whether now, an entry's state, is the state that a Tree saw. Link counts, access
-// times and owners do not matter.
+// times and owners do not matter, and the change time only if it was seen (Options.Unwritten).
 func Same(seen, now *unix.Stat_t) bool {
 	return seen.Ino == now.Ino && seen.Mode == now.Mode && seen.Size == now.Size &&
-		seen.Mtim == now.Mtim && seen.Ctim == now.Ctim
+		seen.Mtim == now.Mtim && (seen.Ctim == now.Ctim || seen.Ctim == unix.Timespec{})
 }

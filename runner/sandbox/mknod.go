@@ -47,6 +47,14 @@ const deviceRules = `{"syscalls": [
 	{"names": ["mknodat"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 2, "value": 61440, "valueTwo": 24576, "op": "SCMP_CMP_MASKED_EQ"}]}
 ]}`
 
+// whiteoutRules are for the rest of the character devices.
+const whiteoutRules = `{"syscalls": [
+	{"names": ["mknod"], "action": "SCMP_ACT_ERRNO", "args": [
+		{"index": 1, "value": 61440, "valueTwo": 8192, "op": "SCMP_CMP_MASKED_EQ"}, {"index": 2, "value": 0, "op": "SCMP_CMP_EQ"}]},
+	{"names": ["mknodat"], "action": "SCMP_ACT_ERRNO", "args": [
+		{"index": 2, "value": 61440, "valueTwo": 8192, "op": "SCMP_CMP_MASKED_EQ"}, {"index": 3, "value": 0, "op": "SCMP_CMP_EQ"}]}
+]}`
+
 // nodeArgs are the arguments of mknod and mknodat.
 type nodeArgs struct {
 	dir   int // AT_FDCWD for mknod

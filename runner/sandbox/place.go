@@ -17,7 +17,8 @@ type placed struct {
 	fd        int // of what was put there, O_PATH
 	parent    int // where, O_PATH
 	name      string
-	other     int // where the two are exchanged with: Config.Aside, or the home of a cache
+	at        string // the whole path
+	other     int    // where the two are exchanged with: Config.Aside, or the home of a cache
 	otherName string
 	home      bool // what was put there is to come back whatever the step did
 }
@@ -49,7 +50,7 @@ func (b *box) place(target string, other int, otherName, home string) error {
 	if err != nil {
 		return err
 	}
-	p := placed{name: path.Base(at), other: other, otherName: otherName, home: home != ""}
+	p := placed{name: path.Base(at), at: at, other: other, otherName: otherName, home: home != ""}
 	if p.parent, err = b.inRoot(path.Dir(at), unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS); err != nil {
 		return err
 	}
@@ -96,7 +97,8 @@ func (b *box) spot(target string, isDir bool) (string, error) {
 		return "", fmt.Errorf("mount point %s: %w", target, err)
 	}
 	for _, top := range []string{"/proc", "/sys", "/dev"} {
-		if at == "/" || (at == top || under(at, top)) && path.Clean(target) != top {
+		served := at == top || under(at, top) && top != "/dev" // the box's /dev is a directory as any other
+		if at == "/" || served && path.Clean(target) != top {
 			return "", fmt.Errorf("nothing can be put over %s without mounts", at)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -142,7 +143,7 @@ func (b *box) makeOne(dir, c string, isDir bool) error {
 		return err
 	}
 	// In a bind or a cache mount they stay, as with BuildKit and Docker: it is not for the box to say what others see there.
-	if st.Dev != b.rootDev || b.mountedOn(dir) {
+	if st.Dev != b.rootDev || b.mountedOn(dir, fd) {
 		unix.Close(fd)
 		return nil
 	}
@@ -150,9 +151,13 @@ func (b *box) makeOne(dir, c string, isDir bool) error {
 	return utimes(fd, []unix.Timespec{st.Atim, st.Mtim})
 }
 
-// mountedOn says whether the existing directory dir is on another mount than the root. Where the root is a copy, a cache may be on the same
-// file system.
-func (b *box) mountedOn(dir string) bool {
+// mountedOn says whether the existing directory dir, which is open as opened, is on another mount than the root, or in what is put in a mount's place. Where
+// the root is a copy, a cache may be on the same file system.
+func (b *box) mountedOn(dir string, opened int) bool {
+	if b.Chroot {
+		at, err := b.pathOf(opened)
+		return err == nil && slices.ContainsFunc(b.placed, func(p placed) bool { return at == p.at || under(at, p.at) })
+	}
 	fd, err := b.inRoot(dir, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_XDEV)
 	if err == nil {
 		unix.Close(fd)

@@ -22,6 +22,9 @@ const (
 	Signals   RuleSet = "signals"   // with Processes, where not Scoped
 	Proc      RuleSet = "proc"      // by chroot: files of /proc
 	Names     RuleSet = "names"     // where a host name cannot be set: the host's name
+
+	// Whiteouts are refused: the device 0:0, which everybody may make, and which an overlay does not let anybody make. Nothing is served for it.
+	Whiteouts RuleSet = "whiteouts"
 )
 
 // rules are in the form of a profile. A masked comparison has the mask first.
@@ -39,6 +42,8 @@ func (r RuleSet) rules() []string {
 		return []string{procRules}
 	case Names:
 		return []string{nameRules}
+	case Whiteouts:
+		return []string{whiteoutRules}
 	}
 	return nil
 }
