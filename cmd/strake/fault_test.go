@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -94,9 +96,15 @@ func (f *faults) interrupted(signal syscall.Signal, i int) (code int, output str
 	if i%2 == 0 {
 		args = append(args, "--no-cache")
 	}
+	return f.signaled(signal, 400*time.Millisecond, args...)
+}
+
+// signaled runs a command and sends it signal after a random while, at most that long.
+func (f *faults) signaled(signal syscall.Signal, within time.Duration, args ...string) (code int, output string) {
+	f.t.Helper()
 	cmd, out := f.command(args...)
 	f.must(cmd.Start())
-	time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
+	time.Sleep(rand.N(within))
 	_ = cmd.Process.Signal(signal)
 	err := cmd.Wait()
 	var exit *exec.ExitError
@@ -155,17 +163,81 @@ func (f *faults) md5() string {
 	return string(out)
 }
 
+// moments says how many random moments to kill at, and for how long to go on: STRAKE_FAULTS of them, however long it
+// takes, or 200 in a minute.
+func moments(t *testing.T) (n int, until time.Time) {
+	t.Helper()
+	value := os.Getenv("STRAKE_FAULTS")
+	if value == "" {
+		return 200, time.Now().Add(time.Minute)
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, time.Now().Add(24 * time.Hour)
+}
+
+// TestKilledAtAnyMomentTheNextBuildWorks kills builds beside others, and what prunes and checks the store between them.
 func TestKilledAtAnyMomentTheNextBuildWorks(t *testing.T) {
 	f := newFaults(t)
-	for i := range 25 {
-		f.interrupted(syscall.SIGKILL, i)
-		if i%5 == 4 {
+	n, until := moments(t)
+	killed := 0
+	for round := 0; killed < n && time.Now().Before(until); round++ {
+		killed += f.killBesideABuild(min(n-killed, 12))
+		for _, args := range [][]string{{"prune", "-f"}, {"prune", "-fa"}, {"fsck", "--repair"}, {"du"}, {"rmi", "-f", "app"}} {
+			if killed < n {
+				f.signaled(syscall.SIGKILL, 60*time.Millisecond, args...)
+				killed++
+			}
+		}
+		if round%3 == 2 {
 			f.check()
 		}
 	}
+	t.Logf("killed %d commands", killed)
+	f.check()
 	f.checkNothingIsLeft()
-	f.run("build", "-t", "app", f.context)
 	checkStoreIsTidy(t, f.store)
+	f.run("fsck")
+}
+
+// killBesideABuild kills n builds, two at once, while others beside them run to their ends.
+func (f *faults) killBesideABuild(n int) int {
+	f.t.Helper()
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := 0; ; i++ {
+			args := []string{"build", "-q", "-t", fmt.Sprintf("beside%d", i%2), f.context}
+			if i%3 == 0 {
+				args = append(args, "--no-cache")
+			}
+			cmd, out := f.command(args...)
+			stuck := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
+			err := cmd.Run()
+			stuck.Stop()
+			if err != nil {
+				f.t.Errorf("the build beside those that were killed: %v\n%s", err, out)
+				return
+			}
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	})
+	for i := 0; i < n; i += 2 {
+		var two sync.WaitGroup
+		for j := i; j < min(i+2, n); j++ {
+			two.Go(func() { f.interrupted(syscall.SIGKILL, j) })
+		}
+		two.Wait()
+	}
+	close(done)
+	wg.Wait()
+	return n
 }
 
 func TestInterruptedAtAnyMoment(t *testing.T) {
