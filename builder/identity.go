@@ -16,7 +16,13 @@ import (
 
 // identify says which instruction a vertex is: by its text, and for one whose text changed by its place among those of its kind.
 func (p *planner) identify(v *vertex, op *step, s *dockerfile.Stage, st dockerfile.Step) {
-	kind, _, _ := strings.Cut(st.Name, " ")
+	kind := "RUN"
+	switch st.Op.(type) {
+	case *dockerfile.Copy: // ADD too
+		kind = "COPY"
+	case *dockerfile.Workdir:
+		kind = "WORKDIR"
+	}
 	stage := stageName(s) + "\x00" + s.Platform.String()
 	v.Title = title(st)
 	v.Identity = []cache.Key{p.identity("text", stage, st.Text), p.identity("place", stage, kind)}

@@ -60,7 +60,24 @@ func (w *runWork) parts(context.Context) ([]cache.Part, error) {
 	for _, d := range w.found {
 		parts = append(parts, cache.Part{Name: "device", Value: d})
 	}
+	parts = append(parts, w.boxParts()...)
 	return append(parts, w.mountParts()...), nil
+}
+
+// boxParts are what the build says of all boxes that a program can tell, but for addresses and for how much of the machine it gets.
+func (w *runWork) boxParts() []cache.Part {
+	var parts []cache.Part
+	for _, h := range w.opt.Sandbox.ExtraHosts {
+		_, name, _ := strings.Cut(h, "\t")
+		parts = append(parts, cache.Part{Name: "host", Value: name})
+	}
+	if n := w.opt.Sandbox.Hostname; n != "" && n != hostname {
+		parts = append(parts, cache.Part{Name: "hostname", Value: n})
+	}
+	for _, u := range w.opt.Sandbox.Ulimits {
+		parts = append(parts, cache.Part{Name: "ulimit", Value: fmt.Sprintf("%s=%d:%d", u.Name, u.Soft, u.Hard)})
+	}
+	return parts
 }
 
 func (w *runWork) content(ctx context.Context, _ []snapshot.ID, inputs []filesystem) ([]cache.Part, error) {

@@ -215,6 +215,7 @@ func (x *explainer) attributes() {
 		{"instruction", "the instruction"}, {"source", "the sources"}, {"dest", "the destination"}, {"exclude", "--exclude"}, {"parents", "--parents"},
 		{"link", "--link"}, {"chown", "--chown"}, {"chmod", "--chmod"}, {"unpack", "--unpack"}, {"user", "USER"}, {"dir", "WORKDIR"},
 		{"network", "the network"}, {"security", "--security"}, {"device", "--device"},
+		{"host", "--add-host"}, {"hostname", "the host name"}, {"ulimit", "--ulimit"},
 	} {
 		if !x.changed(a.name) {
 			continue
