@@ -27,7 +27,10 @@ import (
 //	DIR/HASH/N/lock   its lock; the file's time is that of the last use
 //	DIR/HASH/N/usage  what it took of the disk when that was last measured
 //	DIR/HASH/id       the ID, for people
-type CacheMounts struct{ Dir string }
+type CacheMounts struct {
+	Dir    string
+	Travel *MountTravel // nil for none
+}
 
 // CacheMount is what a step asks for.
 type CacheMount struct {
@@ -38,6 +41,7 @@ type CacheMount struct {
 	UID, GID int
 	Owners   *rootfs.Owners         // how owners are kept
 	Seed     func(dir string) error // fills it; nil leaves it empty
+	Platform string                 // what it is for, on other machines
 }
 
 // Open returns a directory of the cache. It waits for others as the sharing says, and release lets them go on.
@@ -60,7 +64,7 @@ func (c *CacheMounts) Open(ctx context.Context, m CacheMount) (dir string, relea
 			continue
 		}
 		dir := filepath.Join(place, "fs")
-		if err := m.fill(ctx, place, dir); err != nil {
+		if err := c.fill(ctx, m, place, n); err != nil {
 			return "", nil, errors.Join(err, lock.Close())
 		}
 		return dir, func() { _ = lock.Close() }, nil
@@ -108,7 +112,16 @@ func waitLock(ctx context.Context, f *os.File, how int, wait bool) error {
 }
 
 // fill makes the directory if it is not there. It appears complete, by a rename: a crash or an error leaves none.
-func (m CacheMount) fill(ctx context.Context, place, dir string) error {
+// The first place, n = 0, is the one that travels.
+func (c *CacheMounts) fill(ctx context.Context, m CacheMount, place string, n int) error {
+	dir := filepath.Join(place, "fs")
+	travel := c.Travel
+	if n > 0 {
+		travel = nil
+	}
+	if travel != nil {
+		travel.use(m, place)
+	}
 	if _, err := os.Lstat(dir); err == nil {
 		return nil
 	}
@@ -130,8 +143,15 @@ func (m CacheMount) fill(ctx context.Context, place, dir string) error {
 	if err := os.Mkdir(tmp, 0o700); err != nil {
 		return err
 	}
+	restored := false
+	if travel != nil {
+		var trouble error
+		if restored, trouble = travel.restore(ctx, m, tmp); trouble != nil {
+			travel.warn(m.ID, trouble)
+		}
+	}
 	err = nil
-	if m.Seed != nil {
+	if !restored && m.Seed != nil {
 		err = m.Seed(tmp)
 	}
 	if err == nil {

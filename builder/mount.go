@@ -118,6 +118,7 @@ func (w *runWork) cache(ctx context.Context, all *mounts, m dockerfile.Mount, fr
 	dir, release, err := w.Mounts.Open(ctx, CacheMount{
 		ID: m.ID, Sharing: m.Sharing, Seed: seed,
 		Mode: orElse(m.Mode, cacheMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0), Owners: w.Snapshots.Owners(),
+		Platform: w.platform.String(),
 	})
 	if err != nil {
 		return fmt.Errorf("opening the cache mount %s: %w", m.ID, err)
