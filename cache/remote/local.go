@@ -48,7 +48,10 @@ func (l *Local) blob(h v1.Hash) (string, error) {
 }
 
 // Records implements Backend.
-func (l *Local) Records(context.Context, []cache.Key) ([]Entry, error) {
+func (l *Local) Records(ctx context.Context, _ []cache.Key) ([]Entry, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	index, err := l.index()
 	if err != nil {
 		return nil, err
@@ -66,7 +69,7 @@ func (l *Local) index() (v1.IndexManifest, error) {
 	var index v1.IndexManifest
 	raw, err := readFile(filepath.Join(l.Dir, "index.json"), MaxDocument)
 	if errors.Is(err, fs.ErrNotExist) {
-		return index, fmt.Errorf("%s is not an OCI image layout: %w", l.Dir, err)
+		return index, fmt.Errorf("%w: %s is not an OCI image layout: %w", ErrNotFound, l.Dir, err)
 	}
 	if err == nil {
 		err = json.Unmarshal(raw, &index)
@@ -86,7 +89,7 @@ func (l *Local) read(index v1.IndexManifest) ([]held, error) {
 		}
 	}
 	if want == (v1.Hash{}) {
-		return nil, fmt.Errorf("%s has no cache %q", l.Dir, l.Tag)
+		return nil, fmt.Errorf("%w: %s has no cache %q", ErrNotFound, l.Dir, l.Tag)
 	}
 	raw, err := l.document(want)
 	if err != nil {

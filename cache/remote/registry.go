@@ -58,7 +58,7 @@ func (r *Registry) Records(ctx context.Context, _ []cache.Key) ([]Entry, error) 
 	for _, p := range r.Platforms {
 		m, err := r.Client.Resolve(ctx, r.Ref, p)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, absent(err))
 			if ctx.Err() != nil || errors.Is(err, registry.ErrNotFound) {
 				break
 			}
@@ -82,7 +82,16 @@ func (r *Registry) Records(ctx context.Context, _ []cache.Key) ([]Entry, error) 
 
 // Open implements Backend.
 func (r *Registry) Open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error) {
-	return r.Client.FetchBlob(ctx, r.Repository(), d)
+	body, err := r.Client.FetchBlob(ctx, r.Repository(), d)
+	return body, absent(err)
+}
+
+// absent makes an answer that something is not there an ErrNotFound.
+func absent(err error) error {
+	if errors.Is(err, registry.ErrNotFound) {
+		return fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	return err
 }
 
 // Put implements Backend. A blob that the cache names already is not asked for.

@@ -15,7 +15,8 @@ import (
 	"github.com/strake-build/strake/cache"
 )
 
-// ErrNotFound is wrapped by the errors of Open for a blob that the back end does not hold.
+// ErrNotFound is wrapped by the errors of Open for a blob that the back end does not hold, and of Records for a cache that
+// is not there.
 var ErrNotFound = errors.New("not in the remote cache")
 
 // Backend keeps entries by key and blobs by digest. Its methods are called concurrently. They end soon after their
@@ -25,7 +26,7 @@ type Backend interface {
 	Name() string
 	// Records returns the entries that it has for some of keys, in any order and in as few requests as the medium
 	// allows. A key that it does not have, and one whose entry it cannot read, is left out; an error is that it could
-	// not be asked at all, and does not exclude entries. Entries come from DecodeEntries or were checked by Entry.Check.
+	// not be asked at all, and does not exclude entries; it wraps ErrNotFound if there is no cache yet. Entries come from DecodeEntries or were checked by Entry.Check.
 	// It may return entries of other keys too.
 	Records(ctx context.Context, keys []cache.Key) ([]Entry, error)
 	// Open streams a blob that an entry names. Size and digest are checked by who reads.
