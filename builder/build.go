@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -84,6 +85,10 @@ type Options struct {
 	Sandbox       SandboxOptions
 	// FreshStages are names of stages whose steps run whatever the cache holds: --no-cache-filter.
 	FreshStages []string
+	// Verify runs every step and compares it with what the cache has for it: a warning names what differs.
+	Verify bool
+	// SecretKey, if not nil, returns what stands for the value of a secret in keys of this machine; ok is false if its value is in none.
+	SecretKey func(id string) (key string, ok bool, err error)
 	// RewriteTimestamps: with SOURCE_DATE_EPOCH, no file in a new layer is later than it.
 	RewriteTimestamps bool
 	// InlineCache puts what the cache knows of the image's layers into its configuration.
@@ -125,7 +130,9 @@ type SandboxOptions struct {
 type Result struct {
 	Image    *image.Image
 	Warnings []dockerfile.Warning
-	Epoch    *int64 // SOURCE_DATE_EPOCH, resolved, in seconds since 1970; nil if there is none
+	// Differing are the steps that did not make what the cache has, if that was to be verified.
+	Differing []string
+	Epoch     *int64 // SOURCE_DATE_EPOCH, resolved, in seconds since 1970; nil if there is none
 }
 
 // Build builds the target and returns its image, which is not stored yet. An error at fault of the
@@ -155,7 +162,7 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Image: img, Warnings: p.warnings, Epoch: bd.epoch}, nil
+	return &Result{Image: img, Warnings: p.warnings, Differing: bd.differing.list(), Epoch: bd.epoch}, nil
 }
 
 // start makes the graph of a build.
@@ -185,7 +192,31 @@ func (b *build) solver(t *travel) *solver.Solver[filesystem] {
 	if b.Records != nil {
 		s.History = b.Records
 	}
+	if b.opt.Verify {
+		s.Verify = func(v *vertex, differences []string) {
+			b.differing.add(v.Name)
+			b.warn(v, "it is not what the cache has: "+strings.Join(differences, ", "))
+		}
+	}
 	return s
+}
+
+// names is a list that steps add to at once.
+type names struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (n *names) add(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.all = append(n.all, name)
+}
+
+func (n *names) list() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.all
 }
 
 // BuildPlatforms builds the same target for several platforms at once, and returns the results in their order. Steps that do not depend
@@ -218,7 +249,8 @@ type build struct {
 	// epoch is SOURCE_DATE_EPOCH in seconds; nil if there is none.
 	epoch *int64
 	// bound is what no time of the image is later than, in seconds: epoch, or ExportEpoch. nil is none.
-	bound *int64
+	bound     *int64
+	differing names // of Result.Differing
 	// hash begins to compute the diffID of a layer, for as long as the build lasts.
 	hash func(snapshot.ID)
 }

@@ -196,8 +196,9 @@ func orElse[T any](p *T, other T) T {
 	return other
 }
 
-// mountParts describe mounts in a key: what is mounted where. The contents of a cache and the value of a secret are not in it.
-func (w *runWork) mountParts() []cache.Part {
+// mountParts describe mounts in a key: what is mounted where. The contents of a cache are not in it, nor
+// is the value of a secret, unless the build says so.
+func (w *runWork) mountParts() ([]cache.Part, error) {
 	var parts []cache.Part
 	add := func(name, value string) { parts = append(parts, cache.Part{Name: name, Value: value}) }
 	for i, m := range w.run.Mounts {
@@ -213,10 +214,20 @@ func (w *runWork) mountParts() []cache.Part {
 			add("size", strconv.FormatInt(m.Size, 10))
 		case dockerfile.MountSecret:
 			add("env", m.Env)
+			if w.opt.SecretKey == nil {
+				continue
+			}
+			key, ok, err := w.opt.SecretKey(m.ID)
+			if err != nil {
+				return nil, fmt.Errorf("reading the secret %s: %w", m.ID, err)
+			}
+			if ok {
+				parts = append(parts, cache.Part{Name: "secret", Value: m.ID + "=" + key, Local: true})
+			}
 		case dockerfile.MountCache, dockerfile.MountSSH:
 		}
 	}
-	return parts
+	return parts, nil
 }
 
 // mountContent digests what the bind mounts of a RUN show of other stages.

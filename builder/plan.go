@@ -391,6 +391,10 @@ func (o fromOp) Fits(context.Context, filesystem, cache.Record) bool { return tr
 
 func (o fromOp) Place(_ filesystem, r cache.Record) cache.Record { return r }
 
+func (o fromOp) Differences(context.Context, cache.Record, cache.Record) ([]string, error) {
+	return nil, nil
+}
+
 func (o fromOp) filesystem() filesystem {
 	var f filesystem
 	for i := range o.img.Layers {

@@ -61,7 +61,8 @@ func (w *runWork) parts(context.Context) ([]cache.Part, error) {
 		parts = append(parts, cache.Part{Name: "device", Value: d})
 	}
 	parts = append(parts, w.boxParts()...)
-	return append(parts, w.mountParts()...), nil
+	mounts, err := w.mountParts()
+	return append(parts, mounts...), err
 }
 
 // boxParts are what the build says of all boxes that a program can tell, but for addresses and for how much of the machine it gets.

@@ -131,6 +131,15 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem, 
 	return s.Load(parent, rec), rec, nil
 }
 
+// Differences are the first paths that differ in the layers of two records.
+func (s *step) Differences(ctx context.Context, a, b cache.Record) ([]string, error) {
+	const shown = 5
+	if a.Layer == b.Layer {
+		return nil, nil
+	}
+	return s.Snapshots.Differences(ctx, snapshot.ID(a.Layer), snapshot.ID(b.Layer), shown)
+}
+
 // sameAs says whether the layer id is what the step made before, but for times: then the earlier one is taken, so that what lies
 // on it needs not be made again. It is not taken if the build says something else of times now.
 func (s *step) sameAs(ctx context.Context, id snapshot.ID, earlier *cache.Record) (bool, error) {

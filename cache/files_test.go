@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/strake-build/strake/cache"
@@ -80,4 +81,34 @@ func FuzzFiles(f *testing.F) {
 			t.Errorf("%d files of %d bytes", len(files), len(body))
 		}
 	})
+}
+
+func TestSaltIsOne(t *testing.T) {
+	s, dir := open(t)
+	var all [8][]byte
+	var wg sync.WaitGroup
+	for i := range all {
+		wg.Go(func() {
+			var err error
+			if all[i], err = s.Salt(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, salt := range all {
+		if len(salt) != 32 || !slices.Equal(salt, all[0]) {
+			t.Errorf("salts %x", all)
+		}
+	}
+	path := filepath.Join(dir, "salt")
+	if fi, err := os.Stat(path); err != nil || fi.Mode() != 0o600 {
+		t.Errorf("%v, %v", fi, err)
+	}
+	if err := os.Truncate(path, 3); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := s.Salt(); err != nil || len(again) != 32 || slices.Equal(again, all[0]) {
+		t.Errorf("after a torn one: %x, %v", again, err)
+	}
 }

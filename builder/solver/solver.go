@@ -38,6 +38,8 @@ type Op[R any] interface {
 	// Run does the work. earlier, if not nil, is the record of what the same step made before: if this is the same but for times,
 	// Run throws it away and returns what the record leads to, with its Layer and Created.
 	Run(ctx context.Context, parent R, inputs []R, earlier *cache.Record) (R, cache.Record, error)
+	// Differences are the first things that differ in what two records hold, but for times; none if nothing does.
+	Differences(ctx context.Context, a, b cache.Record) ([]string, error)
 }
 
 // Vertex is a node of the graph.
@@ -101,6 +103,8 @@ type Solver[R any] struct {
 	Cache Cache
 	// History, if not nil, is what misses are explained by.
 	History History
+	// Verify, if not nil, runs every vertex, and is told of each that does not make what the cache has for its key, and what differs.
+	Verify func(v *Vertex[R], differences []string)
 	// Others are asked for what Cache does not have; nil for none.
 	Others  Others
 	Observe Observer[R] // nil for none
@@ -189,7 +193,7 @@ type node[R any] struct {
 }
 
 func (r *run[R]) add(v *Vertex[R]) {
-	fresh := v.Fresh || v.Parent != nil && r.nodes[v.Parent].fresh
+	fresh := v.Fresh || r.Verify != nil || v.Parent != nil && r.nodes[v.Parent].fresh
 	for _, in := range v.Inputs {
 		fresh = fresh || r.nodes[in].fresh
 	}
@@ -450,7 +454,7 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 	}
 	content := cache.NewKey(append([]cache.Part{{Name: "by", Value: "content"}}, parts...))
 	rec, err := r.Cache.Lookup(r.ctx, content)
-	found := err == nil && !v.Fresh
+	found := err == nil && !v.Fresh && r.Verify == nil
 	if !found && !v.Fresh {
 		// What is below is in the key.
 		rec, found = r.elsewhere(v, content, func(cache.Record) bool { return true })
@@ -462,11 +466,19 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 		return v.Op.Load(parent, rec), nil
 	}
 	earlier := r.explain(v, k, parts)
+	if r.Verify != nil {
+		earlier = r.expected(v, k, content)
+	}
 	r.emit(v, progress.Event{Kind: progress.Started})
 	r.nodes[v].ran.Store(true)
 	result, rec, err := v.Op.Run(r.ctx, parent, inputs, earlier)
 	if err != nil {
 		return zero, err
+	}
+	if r.Verify != nil && earlier != nil {
+		if err := r.compare(v, *earlier, rec); err != nil {
+			return zero, err
+		}
 	}
 	rec = r.save(v, rec, parts, k, content)
 	r.observe(v, parent, rec, k, content)

@@ -101,6 +101,13 @@ func (o op) content(result string) string {
 	return strings.Join(fields, "+")
 }
 
+func (o op) Differences(_ context.Context, a, b cache.Record) ([]string, error) {
+	if a.Layer != b.Layer {
+		return []string{a.Layer + " " + b.Layer}, nil
+	}
+	return nil, nil
+}
+
 func (o op) Load(parent string, r cache.Record) string { return parent + "+" + r.Layer }
 
 func (o op) Run(ctx context.Context, parent string, inputs []string, _ *cache.Record) (string, cache.Record, error) {

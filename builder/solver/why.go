@@ -89,6 +89,8 @@ func (r *run[R]) reason(v *Vertex[R], rec cache.Record, err error, content []cac
 		prefix = v.Title + ": "
 	}
 	switch {
+	case r.Verify != nil:
+		return "to verify it"
 	case v.Fresh:
 		return "--no-cache-filter"
 	case errors.Is(n.missed, cache.ErrDisabled):

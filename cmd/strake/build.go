@@ -61,6 +61,7 @@ type buildOptions struct {
 	steps         builder.SandboxOptions
 	call          callOptions
 	dry           bool // nothing is built
+	verify        verification
 	cacheMax      cacheCap
 }
 
@@ -76,7 +77,11 @@ func newBuildCommand(env *environment) *cobra.Command {
 
 CONTEXT is what COPY and ADD read: a folder, the URL of a git repository (URL#REF:FOLDER) or of
 an archive, or "-": a tar archive, or a Dockerfile, on standard input. The image goes to strake's
-store unless -o says otherwise.`,
+store unless -o says otherwise.
+
+A step is taken from the cache when nothing that it depends on changed; the others say why they run.
+With STRAKE_CACHE=verify in the environment all run, and warnings say which did not make what the
+cache has; with STRAKE_CACHE=verify=strict the command fails for these.`,
 		Example: `  strake build -t app:1.0 .
   strake build -t registry.example.org/app:1.0 --push .
   strake build -o type=oci,dest=app.tar .
@@ -119,7 +124,7 @@ func (f *buildFlags) addKeys(set *pflag.FlagSet) {
 	set.StringVar(&f.target, "target", "", "`stage` to build (default: the last)")
 	set.StringArrayVar(&f.buildArgs, "build-arg", nil, "value of an ARG, as `K=V`, or K for its value in the environment (repeatable)")
 	set.StringArrayVar(&f.contexts, "build-context", nil, "further context, as `NAME=VALUE`: a folder, a URL, docker-image://NAME, oci-layout://FOLDER or target:STAGE (repeatable)")
-	set.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret, as `id=ID[,src=FILE|,env=VARIABLE]` (repeatable)")
+	set.StringArrayVar(&f.secrets, "secret", nil, "secret for RUN --mount=type=secret, as `id=ID[,src=FILE|,env=VARIABLE][,cache-key=content]` (repeatable)")
 	set.StringArrayVar(&f.ssh, "ssh", nil, "ssh agent or keys for RUN --mount=type=ssh, as `default|ID[=SOCKET|KEY,…]` (repeatable)")
 	set.BoolVar(&f.noCache, "no-cache", false, "run every step again")
 	set.StringSliceVar(&f.noCacheFilter, "no-cache-filter", nil, "run the steps of these `stages` again")
@@ -156,6 +161,9 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 	}
 	var err error
 	if opts.cacheMax, err = parseCap(cmp.Or(f.cacheMax, env.getenv("STRAKE_CACHE_MAX_SIZE"), defaultCap)); err != nil {
+		return opts, err
+	}
+	if opts.verify, err = env.verification(); err != nil {
 		return opts, err
 	}
 	if opts.isolation, err = env.rung(); err != nil {

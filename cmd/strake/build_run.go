@@ -134,7 +134,10 @@ func (j *job) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return j.report(results, done)
+	if err := j.report(results, done); err != nil {
+		return err
+	}
+	return j.verified(results)
 }
 
 // make builds and exports, again without them where layers of other machines' caches turn out not to be there.
@@ -208,6 +211,7 @@ func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*bu
 	return do(b, builder.Options{
 		File: file, Project: j.project(), Context: j.in.tree, ContextTime: j.in.time, Settings: j.settings(j.opts.platforms[0]),
 		Labels: j.opts.labels, InlineCache: j.opts.inline(), Jobs: jobs, Progress: sink, FreshStages: j.opts.noCacheFilter, RewriteTimestamps: j.opts.rewrite, ExportEpoch: j.opts.epoch,
+		Verify: j.opts.verify != verifyNot, SecretKey: j.secretKey(),
 		Fetch: j.client, Secrets: j.secrets, Agents: j.agents, Contexts: j.named, ContextStages: j.contextStages(), Sandbox: steps,
 	})
 }

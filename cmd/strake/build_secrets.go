@@ -1,7 +1,10 @@
 package main
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/csv"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -17,9 +20,10 @@ const maxSecret = 500 << 10
 // secretFlag is a decided --secret: exactly one of file and env is set.
 type secretFlag struct {
 	id, file, env string
+	content       bool // its value is in the keys of steps that use it
 }
 
-// parseSecret parses docker's syntax: id=ID[,src=FILE][,env=VARIABLE][,type=file|env]. An ID alone names a variable, if
+// parseSecret parses docker's syntax: id=ID[,src=FILE][,env=VARIABLE][,type=file|env], and cache-key=content. An ID alone names a variable, if
 // there is one, or else a file.
 func parseSecret(env *environment, value string) (secretFlag, error) {
 	var s secretFlag
@@ -45,8 +49,13 @@ func parseSecret(env *environment, value string) (secretFlag, error) {
 				return s, usagef("invalid --secret %q: the type is file or env", value)
 			}
 			kind = v
+		case "cache-key":
+			if v != "content" {
+				return s, usagef("invalid --secret %q: the cache-key is content, or not given", value)
+			}
+			s.content = true
 		default:
-			return s, usagef("invalid --secret %q: unexpected key %q: it is id, src, env or type", value, k)
+			return s, usagef("invalid --secret %q: unexpected key %q: it is id, src, env, type or cache-key", value, k)
 		}
 	}
 	if s.id == "" {
@@ -123,6 +132,37 @@ func (s secrets) Secret(id string) (value []byte, ok bool, err error) {
 	}
 	value, err = read()
 	return value, true, err
+}
+
+// secretKey returns what stands for the values of those secrets in keys that are to be: it tells values apart on this machine alone.
+func (j *job) secretKey() func(id string) (key string, ok bool, err error) {
+	content := make(map[string]bool)
+	for _, f := range j.opts.secrets {
+		if f.content {
+			content[f.id] = true
+		}
+	}
+	if len(content) == 0 {
+		return nil
+	}
+	salt := sync.OnceValues(j.cache.Salt)
+	return func(id string) (string, bool, error) {
+		if !content[id] {
+			return "", false, nil
+		}
+		value, _, err := j.secrets.Secret(id)
+		if err != nil {
+			return "", false, err
+		}
+		key, err := salt()
+		if err != nil {
+			return "", false, err
+		}
+		mac := hmac.New(sha256.New, key)
+		_, _ = mac.Write([]byte(id + "\x00")) // never fails, nor does the next
+		_, _ = mac.Write(value)
+		return hex.EncodeToString(mac.Sum(nil)), true, nil
+	}
 }
 
 // text is Secret for what fetches from the network.

@@ -17,21 +17,22 @@ import (
 func TestParseSecret(t *testing.T) {
 	env := testEnvironment(t, map[string]string{"token": "x", "V": "y"})
 	for in, want := range map[string]secretFlag{
-		"id=a,src=f":            {"a", "f", ""},
-		"id=a,source=f":         {"a", "f", ""},
-		"id=a,env=V":            {"a", "", "V"},
-		"id=a,type=env,src=V":   {"a", "", "V"},
-		"id=token":              {"token", "", "token"},
-		"id=token,type=file":    {"token", "token", ""},
-		"id=a":                  {"a", "a", ""},
-		"id=a,type=env":         {"a", "", "a"},
-		`id=a,"src=with,comma"`: {"a", "with,comma", ""},
+		"id=a,src=f":                   {id: "a", file: "f", env: ""},
+		"id=a,source=f":                {id: "a", file: "f", env: ""},
+		"id=a,env=V":                   {id: "a", file: "", env: "V"},
+		"id=a,type=env,src=V":          {id: "a", file: "", env: "V"},
+		"id=token":                     {id: "token", file: "", env: "token"},
+		"id=token,type=file":           {id: "token", file: "token", env: ""},
+		"id=a":                         {id: "a", file: "a", env: ""},
+		"id=a,type=env":                {id: "a", file: "", env: "a"},
+		"id=a,src=f,cache-key=content": {id: "a", file: "f", content: true},
+		`id=a,"src=with,comma"`:        {id: "a", file: "with,comma", env: ""},
 	} {
 		if got, err := parseSecret(env, in); err != nil || got != want {
 			t.Errorf("%s: %+v, %v; want %+v", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", "a", "src=f", "id=a,type=vault", "id=a,mode=1", "id=a,src=f,env=V", "\""} {
+	for _, in := range []string{"", "a", "src=f", "id=a,type=vault", "id=a,mode=1", "id=a,cache-key=x", "id=a,src=f,env=V", "\""} {
 		if got, err := parseSecret(env, in); err == nil {
 			t.Errorf("%q is accepted as %+v", in, got)
 		}
@@ -47,7 +48,7 @@ func TestSecrets(t *testing.T) {
 		}
 	}
 	env := testEnvironment(t, map[string]string{"V": "y"})
-	s, err := openSecrets(env, []secretFlag{{"f", file, ""}, {"v", "", "V"}, {"unset", "", "U"}, {"large", large, ""}})
+	s, err := openSecrets(env, []secretFlag{{id: "f", file: file, env: ""}, {id: "v", file: "", env: "V"}, {id: "unset", file: "", env: "U"}, {id: "large", file: large, env: ""}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func TestSecrets(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	for _, path := range []string{dir, filepath.Join(dir, "missing")} {
-		if _, err := openSecrets(env, []secretFlag{{"x", path, ""}}); err == nil || !strings.Contains(err.Error(), "secret x") {
+		if _, err := openSecrets(env, []secretFlag{{id: "x", file: path, env: ""}}); err == nil || !strings.Contains(err.Error(), "secret x") {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
