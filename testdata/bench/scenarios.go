@@ -26,6 +26,7 @@ var scenarios = []scenario{
 	{"stripped binary", 20e6, megabytes, binarySize},
 	{"one RUN true of 100 in a row, cold", float64(12 * time.Millisecond), millis, manyRuns},
 	{"8 stages of sleep 1", float64(1400 * time.Millisecond), seconds, stages},
+	{"two builds of the same at once, against one", 1.2, times, together},
 	{"cached rebuild of the Go example", float64(40 * time.Millisecond), millis, cachedRebuild(0)},
 	{"the same, context of 50,000 files", float64(150 * time.Millisecond), millis, cachedRebuild(50_000)},
 	{"memory, build of a 2 GiB layer", 100 << 20, mebibytes, bigBuild},
