@@ -66,7 +66,7 @@ Images stay, with all that they consist of; with --all only those that have a na
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVarP(&flags.all, "all", "a", false, "remove images without a name too, and the records of steps whose layers images have")
+	f.BoolVarP(&flags.all, "all", "a", false, "remove images without a name too")
 	f.BoolVarP(&flags.force, "force", "f", false, "do not ask")
 	f.StringArrayVar(&flags.filters, "filter", nil, "remove only what matches: `until=DURATION` (not used for so long), id=ID, type=layer|mount|context|source|blob|compressed|record (repeatable)")
 	f.StringVar(&flags.keepStorage, "keep-storage", "", "keep `SIZE` of what no image needs (such as 10GB)")

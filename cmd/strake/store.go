@@ -164,12 +164,20 @@ func (s *store) resolver(always bool) *builder.Puller {
 
 // writeFile writes a file under a temporary name and renames it: it is there whole or not at all.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
+	return replaceFile(path, data, mode, false)
+}
+
+// replaceFile is writeFile; with durable, a power failure cannot tear it either.
+func replaceFile(path string, data []byte, mode fs.FileMode, durable bool) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(data)
+	if err == nil && durable {
+		err = f.Sync()
+	}
 	err = errors.Join(err, f.Chmod(mode), f.Close())
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)

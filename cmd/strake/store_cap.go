@@ -115,7 +115,14 @@ func (s *store) enforceCap(ctx context.Context, c cacheCap, began time.Time, say
 		return err
 	}
 	reclaimable := func(h *holding) bool { return h.Reclaimable }
-	total := h.size(reclaimable)
+	total := h.size(func(h *holding) bool { return h.Reclaimable || h.superseded })
+	if total > limit && total > h.size(reclaimable) {
+		// Images that a newer build took the name of are not what somebody keeps.
+		if h, err = s.forgetSuperseded(ctx); err != nil {
+			return err
+		}
+		total = h.size(reclaimable)
+	}
 	s.protect(h, began)
 	var removed []*holding
 	if total > limit {
@@ -132,6 +139,20 @@ func (s *store) enforceCap(ctx context.Context, c cacheCap, began time.Time, say
 	}
 	s.noteSize(measured{total - sum, used - sum, s.env.now()})
 	return err
+}
+
+// forgetSuperseded removes images that lost their names to others, and returns what the store holds without them.
+func (s *store) forgetSuperseded(ctx context.Context) (*holdings, error) {
+	old, err := s.images.Superseded()
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range old {
+		if err := s.images.Forget(id); err != nil {
+			return nil, err
+		}
+	}
+	return s.holdings(ctx)
 }
 
 // protect marks what was used since began as not reclaimable.

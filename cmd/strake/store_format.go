@@ -207,7 +207,7 @@ func (s *store) checkFormat(layers layersForm) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(s.path("format"), append(data, '\n'), 0o600)
+	return replaceFile(s.path("format"), append(data, '\n'), 0o600, true)
 }
 
 // enteredVar tells this program in its user namespace why it is there, for the line that says so to people.

@@ -49,8 +49,9 @@ type holding struct {
 	// Reclaimable: no image needs it.
 	Reclaimable bool `json:"reclaimable"`
 
-	created time.Time
-	remove  func() error
+	superseded bool // all Images lost their names to others
+	created    time.Time
+	remove     func() error
 }
 
 // holdings is what a store holds.
@@ -78,6 +79,8 @@ type inventory struct {
 	counts map[string]bool                // paths that Items count
 	layers map[v1.Hash][]string           // the images that need a diffID
 	blobs  map[v1.Hash][]string           // the images that need a blob
+	old    map[v1.Hash]bool               // the images that lost their names to others
+	pinned map[v1.Hash]bool               // the diffIDs and blobs that other images need
 	known  map[v1.Hash]bool               // the diffIDs of all layers here
 	byID   map[snapshot.ID][]*cache.Entry // records
 }
@@ -89,7 +92,7 @@ func (s *store) holdings(ctx context.Context) (*holdings, error) {
 	inv := &inventory{
 		store: s, ctx: ctx, found: holdings{Root: s.root}, counts: make(map[string]bool),
 		layers: make(map[v1.Hash][]string), blobs: make(map[v1.Hash][]string),
-		known: make(map[v1.Hash]bool), byID: make(map[snapshot.ID][]*cache.Entry),
+		old: make(map[v1.Hash]bool), pinned: make(map[v1.Hash]bool), known: make(map[v1.Hash]bool), byID: make(map[snapshot.ID][]*cache.Entry),
 	}
 	for _, add := range []func() error{
 		inv.readImages, inv.readRecords, inv.addLayers, inv.addBlobs, inv.addCompressed, inv.addMounts, inv.addContexts, inv.addSources, inv.addOther,
@@ -121,10 +124,14 @@ func (inv *inventory) readImages() error {
 		// One that cannot be read may need anything.
 		return &hintError{err, "\"strake fsck --repair\" drops what is damaged"}
 	}
+	old, err := inv.images.Superseded()
+	for _, id := range old {
+		inv.old[id] = true
+	}
 	for _, n := range list {
 		inv.needs(n)
 	}
-	return nil
+	return err
 }
 
 func (inv *inventory) needs(n image.Named) {
@@ -132,14 +139,18 @@ func (inv *inventory) needs(n image.Named) {
 	if len(names) == 0 {
 		names = []string{shortID(n.Image.ID)}
 	}
-	inv.blobs[n.Image.ID] = append(inv.blobs[n.Image.ID], names...)
+	need := func(users map[v1.Hash][]string, h v1.Hash) {
+		users[h] = append(users[h], names...)
+		inv.pinned[h] = inv.pinned[h] || !inv.old[n.Image.ID]
+	}
+	need(inv.blobs, n.Image.ID)
 	if m := n.Image.Manifest; m != (v1.Hash{}) {
-		inv.blobs[m] = append(inv.blobs[m], names...)
+		need(inv.blobs, m)
 	}
 	for _, l := range n.Image.Layers {
-		inv.layers[l.DiffID] = append(inv.layers[l.DiffID], names...)
+		need(inv.layers, l.DiffID)
 		if l.Blob != nil {
-			inv.blobs[l.Blob.Digest] = append(inv.blobs[l.Blob.Digest], names...)
+			need(inv.blobs, l.Blob.Digest)
 		}
 	}
 }
@@ -180,6 +191,7 @@ func (inv *inventory) addLayers() error {
 			// Of two layers with the same content the images use one.
 			if found, err := inv.snapshots.ByDiffID(info.DiffID); err == nil && found == id {
 				h.Images = unique(inv.layers[info.DiffID])
+				h.superseded = len(h.Images) > 0 && !inv.pinned[info.DiffID]
 			}
 		}
 		var records []string
@@ -210,6 +222,7 @@ func (inv *inventory) addBlobs() error {
 	return inv.store.blobs.Walk(func(d v1.Hash, _ int64) error {
 		return inv.addFile(kindBlob, inv.path("blobs", "sha256", d.Hex), func(h *holding) {
 			h.ID, h.Images = d.String(), unique(inv.blobs[d])
+			h.superseded = len(h.Images) > 0 && !inv.pinned[d]
 		})
 	})
 }

@@ -4,6 +4,7 @@
 //	DIR/images/HEX.json  an image, by its ID; its configuration is in the blob store
 //	DIR/refs/NAME        a name: the full reference and the image's ID (JSON)
 //	DIR/removed/HEX.json an image that was removed, whose layers and blobs are still to go
+//	DIR/superseded/HEX   marks an image that lost a name to another
 //	DIR/lock             held (flock) while records change
 //	DIR/use              held shared by who uses layers, exclusively by who deletes them
 //
@@ -141,6 +142,7 @@ func (s *Store) Put(img *Image) error {
 		}
 	}
 	img.ID = id
+	_ = os.Remove(s.supersededMark(id)) // somebody wants it again
 	return nil
 }
 

@@ -49,7 +49,9 @@ func (s *Store) Tag(ref name.Reference, id v1.Hash) error {
 	if _, err := os.Stat(path); err != nil {
 		return fmt.Errorf("tagging %s: %w", ref.Name(), notFound(id.String(), err))
 	}
-	if old, err := readRef(s.refPath(ref.Name())); err == nil && old == (refRecord{ref.Name(), id}) {
+	old, err := readRef(s.refPath(ref.Name()))
+	had := err == nil
+	if had && old == (refRecord{ref.Name(), id}) {
 		return nil
 	}
 	data, err := json.Marshal(refRecord{ref.Name(), id})
@@ -58,6 +60,9 @@ func (s *Store) Tag(ref name.Reference, id v1.Hash) error {
 	}
 	if err != nil {
 		return fmt.Errorf("tagging %s: %w", ref.Name(), err)
+	}
+	if had {
+		s.supersede(old.ID)
 	}
 	return nil
 }

@@ -50,6 +50,7 @@ func (s *Store) forget(id v1.Hash, path string) error {
 	if err := os.Rename(path, filepath.Join(s.removed(), filepath.Base(path))); err != nil {
 		return notFound(id.String(), err)
 	}
+	_ = os.Remove(s.supersededMark(id)) // it means nothing without the image
 	return syncDir(s.images())
 }
 
