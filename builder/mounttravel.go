@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -230,7 +231,7 @@ func (t *MountTravel) Export(ctx context.Context) {
 	for _, to := range t.To {
 		var wanted []*usedMount
 		for _, u := range used {
-			if to.All || slices.Contains(to.IDs, u.id) {
+			if to.All || slices.ContainsFunc(to.IDs, func(id string) bool { return cleanID(id) == cleanID(u.id) }) {
 				wanted = append(wanted, u)
 			}
 		}
@@ -239,6 +240,9 @@ func (t *MountTravel) Export(ctx context.Context) {
 		}
 	}
 }
+
+// cleanID is the id of a mount without what strake puts before it.
+func cleanID(id string) string { return path.Clean("/" + id) }
 
 func (t *MountTravel) exportTo(ctx context.Context, to MountTarget, mounts []*usedMount) {
 	b := to.Open()

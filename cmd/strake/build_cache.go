@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -39,11 +40,19 @@ type cacheFlag struct {
 	// open makes the back end; nil for inline. It does no input or output.
 	open       func(j *job) remote.Backend
 	repository string // "host/name" of one in a registry
+	absent     string // why it is not there; it is told and nothing else
+	// verify, of --cache-from, are whose entries are used; nil for everybody's.
+	verify []ed25519.PublicKey
 	// The following are of --cache-to.
 	all     bool // mode=max
 	encoder compress.Encoder
 	force   bool // force-compression
 	strict  bool // ignore-error=false
+	sign    ed25519.PrivateKey
+	// Cache mounts that are written, and how large one may be.
+	mounts    []string
+	allMounts bool
+	mountsMax int64
 }
 
 // attributes are those of a flag that were not taken yet.
@@ -72,6 +81,9 @@ func (a attributes) takeBool(k string, otherwise bool) (bool, error) {
 // refusedCacheKeys are attributes that docker has and strake has not, each with what to do instead.
 var refusedCacheKeys = map[string]string{
 	"registry.insecure": "use the flag --insecure-registry HOST",
+	"touch_refresh":     "what is read is not written again; let the bucket's rule drop objects later",
+	"repository":        "the token of a job says which repository it is",
+	"ghtoken":           "the service is asked so seldom that its limits are not met",
 }
 
 // parseCacheFlag reads a value of a flag in docker's syntax: type=TYPE,KEY=VALUE…, or the name of an image.
@@ -81,7 +93,7 @@ func parseCacheFlag(env *environment, value string, to bool) (cacheFlag, error) 
 		flag = "--cache-to"
 	}
 	invalid := func(format string, args ...any) error {
-		return usagef("invalid %s %q: "+format, append([]any{flag, value}, args...)...)
+		return usagef("invalid %s %q: "+format, append([]any{flag, shownCache(value)}, args...)...)
 	}
 	fields, err := csv.NewReader(strings.NewReader(value)).Read()
 	if err != nil {
@@ -91,12 +103,18 @@ func parseCacheFlag(env *environment, value string, to bool) (cacheFlag, error) 
 	if len(fields) == 1 && !strings.Contains(value, "=") {
 		attrs["type"], attrs["ref"] = string(cacheRegistry), value
 	} else {
+		last := ""
 		for _, f := range fields {
 			k, v, ok := strings.Cut(f, "=")
-			if !ok {
+			switch {
+			case ok:
+				last = strings.ToLower(strings.TrimSpace(k))
+				attrs[last] = v
+			case last == "mounts": // mounts=ID,ID
+				attrs[last] += "," + f
+			default:
 				return cacheFlag{}, invalid("%q is not KEY=VALUE", f)
 			}
-			attrs[strings.ToLower(strings.TrimSpace(k))] = v
 		}
 	}
 	kind, _ := attrs.take("type")
@@ -120,6 +138,12 @@ func (c *cacheFlag) decide(env *environment, attrs attributes) (err error) {
 		err = c.decideRegistry(env, attrs)
 	case cacheLocal:
 		err = c.decideLocal(env, attrs)
+	case cacheHTTP:
+		err = c.decideHTTP(env, attrs)
+	case cacheS3:
+		err = c.decideS3(env, attrs)
+	case cacheGHA:
+		err = c.decideGHA(env, attrs)
 	case cacheInline:
 		if !c.to {
 			return errors.New("the cache in an image is read with --cache-from NAME")
@@ -131,10 +155,16 @@ func (c *cacheFlag) decide(env *environment, attrs attributes) (err error) {
 	case "":
 		return errors.New("it has no type")
 	default:
-		return errors.New("the type is registry, local or inline")
+		return errors.New("the type is registry, local, http, s3, gha or inline")
 	}
 	if err == nil && c.to {
 		err = c.decideTo(attrs)
+	}
+	if err == nil && c.to {
+		err = c.decideMounts(attrs)
+	}
+	if err == nil {
+		err = c.decideTrust(attrs)
 	}
 	return err
 }
@@ -244,10 +274,15 @@ func (j *job) openCaches(ctx context.Context, sink progress.Sink) {
 		if c.open == nil {
 			continue
 		}
+		if c.absent != "" {
+			warn(c.absent)
+			continue
+		}
 		if j.uploads == nil {
 			j.uploads = &remote.Uploads{Layers: j.layers, Temp: j.temp, Warn: warn}
 		}
-		j.uploads.Add(remote.Target{Backend: c.open(j), All: c.all, Encoder: c.encoder, Force: c.force, Strict: c.strict})
+		j.uploads.Add(remote.Target{Backend: c.backend(j, warn), All: c.all, Encoder: c.encoder, Force: c.force, Strict: c.strict})
+		j.travels(c, warn)
 	}
 	if len(j.opts.cacheFrom) > 0 && !j.opts.noCache {
 		j.openImports(warn)
@@ -272,6 +307,7 @@ func (j *job) closeCaches(ctx context.Context, sink progress.Sink) error {
 	sink(progress.Event{Time: j.env.now(), Kind: progress.Declared, Vertex: id, Name: "sending steps to caches"})
 	sink(progress.Event{Time: j.env.now(), Kind: progress.Started, Vertex: id})
 	err := j.uploads.Close(ctx, uploadsMost, uploadsGrace)
+	j.sendMounts(ctx)
 	sink(progress.Event{Time: j.env.now(), Kind: progress.Completed, Vertex: id, Err: err})
 	return err
 }
@@ -300,7 +336,14 @@ func (j *job) openImports(warn func(string)) {
 		Budget: lookupBudget, Now: j.env.now,
 	}
 	for _, c := range j.opts.cacheFrom {
-		j.imports.Add(c.open(j))
+		if c.absent != "" {
+			warn(c.absent)
+			continue
+		}
+		b := c.backend(j, warn)
+		j.imports.Add(b)
+		travel := j.mountTravel(warn)
+		travel.From = append(travel.From, b)
 	}
 	j.layers.Remote = j.imports.Fetcher(j.registry)
 }

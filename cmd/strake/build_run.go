@@ -34,8 +34,9 @@ type job struct {
 	client   *fetch.Client
 	in       input
 	named    map[string]builder.OpenContext
-	imports  *remote.Imports // nil for none
-	uploads  *remote.Uploads // nil for none
+	imports  *remote.Imports      // nil for none
+	uploads  *remote.Uploads      // nil for none
+	mounts   *builder.MountTravel // nil for none
 	closers  []func()
 }
 
@@ -196,7 +197,7 @@ func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*bu
 	defer box.Close()
 	b := &builder.Builder{
 		Cache: records, Records: j.cache, Others: j.others(), Uploads: j.sends(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
-		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: &builder.CacheMounts{Dir: j.path("mounts")}, Temp: j.temp,
+		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: &builder.CacheMounts{Dir: j.path("mounts"), Travel: j.mounts}, Temp: j.temp,
 		UserXattr: j.isolation.UserNS, Stubs: j.path("stubs"), Now: j.env.now,
 	}
 	if err := os.MkdirAll(b.Mounts.Dir, 0o700); err != nil {

@@ -54,6 +54,7 @@ func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
 // and the conditions [root], [userns] (root that can make a user who can be rootless), [registry], [sshd] and [binfmt].
 func TestScript(t *testing.T) {
 	registries := &registries{t: t}
+	stores := &caches{t: t}
 	user := &testUser{t: t}
 	testscript.Run(t, testscript.Params{
 		Dir:         "../../testdata/script",
@@ -72,6 +73,9 @@ func TestScript(t *testing.T) {
 			"exits":     cmdExits,
 			"base":      cmdBase,
 			"registry":  registries.start,
+			"gha":       stores.gha,
+			"bazel":     stores.bazel,
+			"s3":        stores.s3,
 			"interrupt": cmdInterrupt,
 			"clean":     cmdClean,
 			"serve":     cmdServe,
@@ -97,6 +101,9 @@ func condition(cond string) (bool, error) {
 		return os.Getuid() == 0 || required(), nil
 	case "registry":
 		return installed("docker-registry") || required(), nil
+	case "bazel-remote-v2.6.2", "versitygw-v1.8.0":
+		_, err := os.Stat(filepath.Join("..", "..", "bin", cond))
+		return err == nil || required(), nil
 	case "binfmt":
 		return whyNoBinfmt() == "", nil
 	case "sshd":
