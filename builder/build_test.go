@@ -90,6 +90,14 @@ func (w *world) Run(_ context.Context, s runner.Sandbox, p runner.Process) error
 	switch p.Args[0] {
 	case "write":
 		return os.WriteFile(filepath.Join(s.Root.Upper, p.Args[1]), []byte(p.Args[2]), 0o644)
+	case "env": // env FILE NAME: what the variable is
+		value := ""
+		for _, kv := range p.Env {
+			if v, ok := strings.CutPrefix(kv, p.Args[2]+"="); ok {
+				value = v
+			}
+		}
+		return os.WriteFile(filepath.Join(s.Root.Upper, p.Args[1]), []byte(value), 0o644)
 	case "fail":
 		fmt.Fprintln(p.Stderr, "it broke")
 		return &runner.ExitError{Code: 3}

@@ -14,10 +14,14 @@ func (r *run[R]) remember(v *Vertex[R], k cache.Key, rec cache.Record) {
 	if r.History == nil || r.dry || rec.Away != nil {
 		return
 	}
-	for _, id := range v.Identity {
-		if last, err := r.History.Latest(r.ctx, id); err != nil || last != k {
-			_ = r.History.SetLatest(r.ctx, id, k)
+	// They are set together: where the first is right there is nothing to do, which is every step of a cached build.
+	if len(v.Identity) > 0 {
+		if last, err := r.History.Latest(r.ctx, v.Identity[0]); err == nil && last == k {
+			return
 		}
+	}
+	for _, id := range v.Identity {
+		_ = r.History.SetLatest(r.ctx, id, k)
 	}
 }
 
