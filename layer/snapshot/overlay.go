@@ -154,7 +154,7 @@ func inherited(xattr string) bool {
 //
 // Of a layer that comes twice, only the upper one counts: it sets again everything that the
 // lower one did, and overlayfs refuses the same directory twice. Below a layer whose root
-// is opaque nothing counts, which overlayfs itself does not see.
+// is opaque nothing counts, which overlayfs itself does not see. Bare layers are left out.
 func (s *Store) stack(layers []ID) ([]string, error) {
 	lower := make([]string, 0, max(len(layers), 2))
 	seen := make(map[ID]bool, len(layers))
@@ -167,12 +167,19 @@ func (s *Store) stack(layers []ID) ([]string, error) {
 		if err := s.check(id); err != nil {
 			return nil, err
 		}
-		lower = append(lower, s.fs(id))
-		opaque, err := isOpaque(s.fs(id), s.opaque())
+		l, err := s.look(id)
+		bare := false
+		if err == nil && i > 0 && s.Has(layers[i-1]) {
+			bare, err = s.bare(id, l, layers[i-1])
+		}
 		if err != nil {
 			return nil, fmt.Errorf("layer %s: %w", id, err)
 		}
-		if opaque {
+		if bare {
+			continue
+		}
+		lower = append(lower, s.fs(id))
+		if l.opaque {
 			break
 		}
 	}

@@ -71,6 +71,7 @@ type Store struct {
 	copies       bool
 	locks        locks
 	driver       driver
+	known        known
 }
 
 // Options configures a store.
