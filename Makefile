@@ -68,7 +68,7 @@ examples: build ## three real applications: build, push, pull, run (needs root a
 	@.ci/deps all
 	STRAKE=$(CURDIR)/bin/strake GO=$(GO) $(GO) test -count=1 -timeout 20m -v $(TESTFLAGS) ./testdata/examples
 
-conformance: build ## the cases of testdata/conformance on both rungs, against BuildKit's results (needs root)
+conformance: build ## the cases of testdata/conformance on every rung, against BuildKit's results (needs root and Docker)
 	@.ci/deps conformance
 	@testdata/conformance/rungs bin/strake bin/conformance $(CASES)
 

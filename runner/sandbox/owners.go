@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,7 +45,7 @@ const ownerRules = `{"syscalls": [
 // newOwners prepares for the step's user, and returns the limit by which the step begins as that.
 func (b *box) newOwners() (limit, error) {
 	user, group := b.who.UID, b.who.GID
-	p, l, err := newProcesses(&credentials{user: ids{user, user, user, user}, group: ids{group, group, group, group}, groups: b.who.Groups})
+	p, l, err := newProcesses(&credentials{user: ids{user, user, user, user}, group: ids{group, group, group, group}, groups: slices.Sorted(slices.Values(b.who.Groups))})
 	b.owners = &owners{root: b.root, shared: b.SharedPID, processes: p}
 	b.owners.chrooted.Store(b.Insecure) // it may do more than chroot
 	return l, err

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -163,6 +164,7 @@ func (o *owners) setGroups(r *request) (int64, error) {
 	if c.groups, err = r.words(r.args[1], int(n), r.idSize()); err != nil {
 		return 0, err
 	}
+	slices.Sort(c.groups) // as the kernel keeps them
 	return 0, o.processes.set(r, &c)
 }
 

@@ -18,7 +18,7 @@ import uuid
 from . import adapters, bases, cases, compare, observe, serve
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-GOOD = ("pass", "same", "recorded", "differs")    # statuses that are no failure
+GOOD = ("pass", "same", "recorded", "differs", "refused")    # statuses that are no failure
 STD = ["busybox", "busybox-extra", "busybox-multi"]
 
 
@@ -362,22 +362,62 @@ def read_differences(path):
     return listed
 
 
+def read_rungs(path, rung):
+    """(case -> reason, case -> regular expression) for a rung, of a file with lines 'CASE: RUNG[,RUNG...]: reason', after which
+    an indented 'error: REGEX' may follow: what the builder then has to say."""
+    listed, errors, seen, name = {}, {}, set(), None
+    with open(path) as f:
+        for n, line in enumerate(f, 1):
+            text = line.strip()
+            if not text or text.startswith("#"):
+                continue
+            if line[0].isspace():
+                key, sep, regex = text.partition(": ")
+                if key != "error" or not sep or name is None:
+                    raise SystemExit(f"{path}:{n}: not 'error: REGEX' below a case: {text!r}")
+                if name in listed and mine:
+                    errors[name] = regex
+                continue
+            name, _, rest = text.partition(": ")
+            rungs, sep, reason = rest.partition(": ")
+            if not sep or not reason.strip():
+                raise SystemExit(f"{path}:{n}: not 'CASE: RUNG[,RUNG...]: reason': {text!r}")
+            mine = rung in rungs.split(",")
+            for r in rungs.split(","):
+                if (name, r) in seen:
+                    raise SystemExit(f"{path}:{n}: {name} is listed twice for {r}")
+                seen.add((name, r))
+            if mine:
+                listed[name] = reason.strip()
+    return listed, errors
+
+
 def apply_differences(args, rec):
-    """A listed case must differ: then it counts as passed. One that does not is a failure."""
+    """A listed case must differ, and say what is listed: then it counts as passed. One that does not is a failure. One that has to RUN
+    something where that is refused is no failure, if it says so."""
     if rec["case"] not in args.listed:
+        if args.refused and rec["status"] == "fail" and not rec.get("crash") and re.search(args.refused, rec.get("log", "")):
+            rec["status"] = "refused"
         return
+    regex = args.errors.get(rec["case"])
     if rec["status"] == "fail" and not rec.get("crash"):
-        rec["status"] = "differs"
+        if regex and not re.search(regex, rec.get("log", "")):
+            rec["notes"] = [f"does not say {regex!r}"]
+        else:
+            rec["status"] = "differs"
     elif rec["status"] == "pass":
         rec["status"] = "fail"
-        rec["notes"] = [f"no longer differs: remove it from {args.differences}"]
+        rec["notes"] = [f"no longer differs: remove it from {args.differences} or RUNGS"]
 
 
 def do_run(args, record=False):
     opts = dict(o.split("=", 1) for o in args.opt)
-    args.listed = {}
+    args.listed, args.errors = {}, {}
     if args.differences and not record:
         args.listed = read_differences(args.differences)
+        if args.rung:
+            more, args.errors = read_rungs(args.rungs, args.rung)
+            args.listed.update(more)
         unknown = set(args.listed) - {c.name for c in cases.load(args.cases, lambda n: True)}
         if unknown:
             raise SystemExit(f"{args.differences}: no such case: {', '.join(sorted(unknown))}")
@@ -515,6 +555,9 @@ def summary(args, adapter, results, wall, record):
     differ = [r["case"] for r in results if r["status"] == "differs"]
     if differ:
         print(f"{len(differ)} of the passed differ as listed: {', '.join(differ)}")
+    refused = sum(r["status"] == "refused" for r in results)
+    if refused:
+        print(f"{refused} of the passed are refused, as they RUN something")
     print(f"{total['pass']} {head}, {total['cases'] - total['pass']} failed")
     return 0 if total["pass"] == total["cases"] else 1
 
@@ -566,6 +609,10 @@ def main(argv=None):
     ap.add_argument("--golden", default=os.path.join(HERE, "golden"))
     ap.add_argument("--differences", metavar="FILE",
                     help="lines 'CASE: reason': these must differ, and do not count as failed")
+    ap.add_argument("--rung", help="also the differences of this rung, from --rungs")
+    ap.add_argument("--rungs", metavar="FILE", default=os.path.join(HERE, "RUNGS"),
+                    help="lines 'CASE: RUNG,...: reason', and below one 'error: REGEX'")
+    ap.add_argument("--refused", metavar="REGEX", help="a builder that says this cannot RUN anything: no failure")
     ap.add_argument("--reference", default="unknown", help="version noted in goldens (record)")
     ap.add_argument("--tag", action="append", default=[])
     ap.add_argument("--not-tag", action="append", default=[])

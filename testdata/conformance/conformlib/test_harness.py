@@ -179,8 +179,25 @@ class Differences(unittest.TestCase):
             with self.assertRaises(SystemExit):
                 main.read_differences(self.write(bad))
 
+    def test_read_rungs(self):
+        p = self.write("# why\na/b: one,two: reason: with a colon\n    error: no .*: really\nc/d: two: x\ne/f: three: y\n    error: z\n")
+        self.assertEqual(main.read_rungs(p, "one"), ({"a/b": "reason: with a colon"}, {"a/b": "no .*: really"}))
+        self.assertEqual(main.read_rungs(p, "two"), ({"a/b": "reason: with a colon", "c/d": "x"}, {"a/b": "no .*: really"}))
+        self.assertEqual(main.read_rungs(p, "four"), ({}, {}))
+        for bad in ("a/b: one\n", "a/b: one:\n", "a/b: one: x\na/b: two,one: y\n", "    error: x\n", "a/b: one: x\n  other: y\n"):
+            with self.assertRaises(SystemExit):
+                main.read_rungs(self.write(bad), "one")
+
+    def test_apply_errors(self):
+        args = argparse.Namespace(differences="LIST", listed={"a/b": "reason"}, errors={"a/b": "no (network|mount)"}, refused="cannot run")
+        for case, status, log, want in (("a/b", "fail", "there is no network", "differs"), ("a/b", "fail", "something else", "fail"),
+                                        ("a/b", "pass", "", "fail"), ("c/d", "fail", "cannot run it", "refused"), ("c/d", "fail", "x", "fail")):
+            rec = {"case": case, "status": status, "log": log}
+            main.apply_differences(args, rec)
+            self.assertEqual(rec["status"], want, (case, log))
+
     def test_apply(self):
-        args = argparse.Namespace(differences="LIST", listed={"a/b": "reason"})
+        args = argparse.Namespace(differences="LIST", listed={"a/b": "reason"}, errors={}, refused=None)
         for case, status, want in (("a/b", "fail", "differs"), ("a/b", "pass", "fail"),
                                    ("c/d", "fail", "fail"), ("c/d", "pass", "pass")):
             rec = {"case": case, "status": status}
