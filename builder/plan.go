@@ -387,6 +387,8 @@ func (o fromOp) Run(context.Context, filesystem, []filesystem, *cache.Record) (f
 	return o.filesystem(), cache.Record{}, nil
 }
 
+func (o fromOp) Portable(filesystem, []cache.Part) (cache.Key, bool) { return cache.Key{}, false }
+
 func (o fromOp) Fits(context.Context, filesystem, cache.Record) bool { return true }
 
 func (o fromOp) Place(_ filesystem, r cache.Record) cache.Record { return r }

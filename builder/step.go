@@ -6,8 +6,11 @@ import (
 	"slices"
 	"strconv"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/strake-build/strake/builder/copier"
 	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/layer/snapshot"
 )
 
@@ -55,11 +58,43 @@ func (s *step) ContentParts(ctx context.Context, parent filesystem, inputs []fil
 			return nil, err
 		}
 	} else {
-		parts = append(parts, cache.Part{Name: "below", Value: cache.NewKey(belowParts(parent)).String()})
+		parts = append(parts, cache.Part{Name: belowPart, Value: cache.NewKey(belowParts(parent)).String()})
 	}
 	own, err := s.work.content(ctx, below, inputs)
 	return append(parts, own...), err
 }
+
+// Portable names the layers below by their diffIDs. Those that nobody has computed yet are not waited for.
+func (s *step) Portable(parent filesystem, content []cache.Part) (cache.Key, bool) {
+	ids := make([]v1.Hash, len(parent.layers))
+	for i, l := range parent.layers {
+		if l.base != nil {
+			ids[i] = l.base.DiffID
+			continue
+		}
+		d, ok := s.Snapshots.KnownDiffID(l.made)
+		if !ok && !s.work.detached() {
+			return cache.Key{}, false
+		}
+		ids[i] = d
+	}
+	return portable(content, remote.Chain(ids)), true
+}
+
+// portable is the key of content parts on layers.
+func portable(content []cache.Part, below v1.Hash) cache.Key {
+	parts := []cache.Part{{Name: "by", Value: "content, on any machine"}}
+	for _, p := range content {
+		if p.Name == belowPart {
+			p.Value = below.String()
+		}
+		parts = append(parts, p)
+	}
+	return cache.NewKey(parts)
+}
+
+// belowPart is the content part that names the layers below, for work that is not detached.
+const belowPart = "below"
 
 func belowParts(parent filesystem) []cache.Part {
 	var parts []cache.Part

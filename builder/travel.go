@@ -74,10 +74,14 @@ func (t *travel) observe(v *vertex, keys []cache.Key, parent filesystem, r cache
 	if !ok || t.Uploads == nil || s.private || r.Local() {
 		return
 	}
-	t.Uploads.Send(remote.Made{
-		Keys: keys, Name: s.vertex.Name, Created: r.Created, Parts: r.Parts, Result: s.exported,
+	m := remote.Made{
+		Key: keys[0], Name: s.vertex.Name, Created: r.Created, Parts: r.Parts, Result: s.exported,
 		Layer: func(ctx context.Context) (v1.Hash, image.Layer, error) { return t.describe(ctx, parent, newRef(r)) },
-	})
+	}
+	if len(r.Content) > 0 {
+		m.Portable = func(below v1.Hash) cache.Key { return portable(r.Content, below) }
+	}
+	t.Uploads.Send(m)
 }
 
 // describe returns a layer, and the identity of the layers below it.

@@ -30,6 +30,8 @@ type Op[R any] interface {
 	// were made. It is asked when the first key missed and they are there: a step whose inputs were made again, and came
 	// out the same, need not run again.
 	ContentParts(ctx context.Context, parent R, inputs []R) ([]cache.Part, error)
+	// Portable is the key of content parts on every machine; false if it cannot be told without work.
+	Portable(parent R, content []cache.Part) (cache.Key, bool)
 	// Load makes the result from a record of the cache, of a Source from the zero record; it is cheap.
 	Load(parent R, r cache.Record) R
 	// Fits says whether what r holds may lie on parent. Place returns r as a record of something that does.
@@ -454,10 +456,13 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 	}
 	content := cache.NewKey(append([]cache.Part{{Name: "by", Value: "content"}}, parts...))
 	rec, err := r.Cache.Lookup(r.ctx, content)
-	found := err == nil && !v.Fresh && r.Verify == nil
-	if !found && !v.Fresh {
-		// What is below is in the key.
-		rec, found = r.elsewhere(v, content, func(cache.Record) bool { return true })
+	usable := !v.Fresh && r.Verify == nil
+	found := err == nil && usable
+	if !found && usable && r.Others != nil {
+		if k, ok := v.Op.Portable(parent, parts); ok {
+			// What is below is in the key.
+			rec, found = r.elsewhere(v, k, func(cache.Record) bool { return true })
+		}
 	}
 	if found {
 		rec = r.save(v, v.Op.Place(parent, rec), parts, k)

@@ -70,6 +70,8 @@ type op struct {
 	do   func(context.Context) error
 }
 
+func (o op) Portable(string, []cache.Part) (cache.Key, bool) { return cache.Key{}, false }
+
 func (o op) Fits(_ context.Context, parent string, r cache.Record) bool { return r.On == parent }
 
 func (o op) Place(parent string, r cache.Record) cache.Record {

@@ -17,7 +17,7 @@ import (
 
 // Made is a step that was found or made, for other machines.
 type Made struct {
-	Keys    []cache.Key
+	Key     cache.Key
 	Name    string
 	Created time.Time
 	Parts   []cache.Part
@@ -25,6 +25,8 @@ type Made struct {
 	Result  bool   // its layer is part of the image
 	// Layer returns the identity of the layers below, and the layer. It may take a while.
 	Layer func(ctx context.Context) (below v1.Hash, l image.Layer, err error)
+	// Portable returns the key by content; nil if that is not known.
+	Portable func(below v1.Hash) cache.Key
 }
 
 // Target is a cache that a build writes.
@@ -136,11 +138,8 @@ func (t *target) wants(m Made) bool {
 	if t.err != nil || !m.Result && !t.All {
 		return false
 	}
-	fresh := false
-	for _, k := range m.Keys {
-		fresh = fresh || !t.seen[k]
-		t.seen[k] = true
-	}
+	fresh := !t.seen[m.Key]
+	t.seen[m.Key] = true
 	return fresh
 }
 
@@ -169,9 +168,13 @@ func (u *Uploads) sendTo(t *target, m Made, below v1.Hash, l image.Layer) error 
 	if err := t.Put(u.ctx, d, open); err != nil {
 		return err
 	}
+	keys := []cache.Key{m.Key}
+	if m.Portable != nil {
+		keys = append(keys, m.Portable(below))
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, k := range m.Keys {
+	for _, k := range keys {
 		t.ready = append(t.ready, Entry{
 			Key: k, Below: below, DiffID: l.DiffID, Blob: v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size},
 			Content: m.Content, Created: m.Created, Name: cut(m.Name, maxName), Parts: PartsOf(m.Parts),

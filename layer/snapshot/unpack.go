@@ -184,6 +184,15 @@ func (s *Store) DiffID(ctx context.Context, id ID) (v1.Hash, int64, error) {
 	return m.DiffID, m.Size, nil
 }
 
+// KnownDiffID returns the digest of the layer's uncompressed tar if it was computed before.
+func (s *Store) KnownDiffID(id ID) (v1.Hash, bool) {
+	if s.check(id) != nil {
+		return v1.Hash{}, false
+	}
+	m, err := s.readMeta(id)
+	return m.DiffID, err == nil && m.DiffID != (v1.Hash{})
+}
+
 func (s *Store) diffID(ctx context.Context, id ID) (meta, error) {
 	if m, err := s.readMeta(id); err != nil || m.DiffID != (v1.Hash{}) {
 		return m, err
