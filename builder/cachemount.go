@@ -16,6 +16,7 @@ import (
 
 	"github.com/strake-build/strake/builder/copier"
 	"github.com/strake-build/strake/builder/source"
+	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/dockerfile"
 	"github.com/strake-build/strake/layer/rootfs"
 )
@@ -56,6 +57,11 @@ func (c *CacheMounts) Open(ctx context.Context, m CacheMount) (dir string, relea
 	}
 	for n := 0; ; n++ {
 		place := filepath.Join(base, strconv.Itoa(n))
+		if n == 0 && c.Travel != nil && len(c.Travel.From) > 0 && c.Travel.first(place) {
+			if err := c.Travel.merge(ctx, m, place); err != nil {
+				c.Travel.warn(m.ID, err)
+			}
+		}
 		lock, err := c.lock(ctx, place, m.Sharing)
 		if err != nil {
 			return "", nil, err
@@ -146,8 +152,13 @@ func (c *CacheMounts) fill(ctx context.Context, m CacheMount, place string, n in
 	restored := false
 	if travel != nil {
 		var trouble error
-		if restored, trouble = travel.restore(ctx, m, tmp); trouble != nil {
+		var from *remote.Entry
+		if from, trouble = travel.fetch(ctx, m, tmp, func(string) bool { return true }); trouble != nil {
 			travel.warn(m.ID, trouble)
+		}
+		if restored = from != nil; restored {
+			// Another build need not merge the same. That it is not known only costs a look.
+			_ = os.WriteFile(filepath.Join(place, "merged"), []byte(from.DiffID.String()), 0o600)
 		}
 	}
 	err = nil

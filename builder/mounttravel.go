@@ -46,8 +46,9 @@ type MountTravel struct {
 	Warn      func(text string)
 	Now       func() time.Time
 
-	mu   sync.Mutex
-	used []*usedMount
+	mu     sync.Mutex
+	used   []*usedMount
+	merged map[string]bool // places of this process that merge looked at
 }
 
 // MountTarget is a cache that directories of cache mounts are written to.
@@ -75,6 +76,20 @@ func (t *MountTravel) warn(id string, err error) {
 	t.Warn(fmt.Sprintf("the cache mount %s: %v", id, err))
 }
 
+// first says whether a place was not asked for yet.
+func (t *MountTravel) first(place string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.merged[place] {
+		return false
+	}
+	if t.merged == nil {
+		t.merged = map[string]bool{}
+	}
+	t.merged[place] = true
+	return true
+}
+
 // use notes that a step has a directory.
 func (t *MountTravel) use(m CacheMount, place string) {
 	t.mu.Lock()
@@ -87,27 +102,29 @@ func (t *MountTravel) use(m CacheMount, place string) {
 	t.used = append(t.used, &usedMount{m.ID, m.Platform, place, m.Owners})
 }
 
-// restore fills the empty directory tmp with what another machine's cache has of a mount, and says whether one has it. If none has,
-// tmp is empty; the error then is trouble with those that were asked.
-func (t *MountTravel) restore(ctx context.Context, m CacheMount, tmp string) (bool, error) {
+// fetch fills the empty directory tmp with what another machine's cache has of a mount, and returns its entry. It returns nil, and
+// leaves tmp empty, if none has it or wanted does not want it by its diffID; the error then is trouble with those that were asked.
+func (t *MountTravel) fetch(ctx context.Context, m CacheMount, tmp string, wanted func(diffID string) bool) (*remote.Entry, error) {
 	key := mountKey(m.ID, m.Platform)
 	var errs []error
 	for _, b := range t.From {
 		e, ok, err := findMount(ctx, b, key)
 		if err == nil && ok {
-			err = t.unpack(ctx, b, e, tmp, m.Owners)
-			if err == nil {
-				return true, nil
+			if !wanted(e.DiffID.String()) {
+				return nil, nil //nolint:nilnil // there is nothing to do
+			}
+			if err = t.unpack(ctx, b, e, tmp, m.Owners); err == nil {
+				return &e, nil
 			}
 			if cerr := emptyDir(tmp); cerr != nil {
-				return false, errors.Join(err, cerr)
+				return nil, errors.Join(err, cerr)
 			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("reading %s: %w", b.Name(), err))
 		}
 	}
-	return false, errors.Join(errs...)
+	return nil, errors.Join(errs...)
 }
 
 func emptyDir(dir string) error {

@@ -156,6 +156,66 @@ func TestCacheMountsTravel(t *testing.T) {
 	}
 }
 
+// What is here stays, and what is not comes; links that are here are not followed.
+func TestMountsAreMerged(t *testing.T) {
+	s := newStorage()
+	a, b := newMachine(t, s), newMachine(t, s)
+	outside := t.TempDir()
+	a.with(t, "m", func(dir string) {
+		write(t, dir+"/both/theirs", "a")
+		write(t, dir+"/both/same", "a")
+		write(t, dir+"/dir/x", "a")
+		write(t, dir+"/link/x", "a")
+		write(t, dir+"/kind/x", "a")
+		write(t, dir+"/new", "a")
+	})
+	a.Travel.Export(t.Context())
+	fill := b.Travel
+	b.Travel = nil
+	b.with(t, "m", func(dir string) {
+		write(t, dir+"/both/same", "b")
+		write(t, dir+"/both/mine", "b")
+		write(t, dir+"/kind", "b")
+		must(t, os.Symlink(outside, dir+"/link"))
+	})
+	b.Travel = fill
+	check := func(dir string) {
+		t.Helper()
+		for name, want := range map[string]string{"both/theirs": "a", "both/same": "b", "both/mine": "b", "dir/x": "a", "kind": "b", "new": "a"} {
+			if data, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(data) != want {
+				t.Errorf("%s: %q, %v", name, data, err)
+			}
+		}
+	}
+	b.with(t, "m", check)
+	if names, err := os.ReadDir(outside); err != nil || len(names) != 0 {
+		t.Errorf("outside there is %v, %v", names, err)
+	}
+	// Once: what is removed here does not come again, until there is something else.
+	again := func() {
+		m := newMachine(t, s)
+		m.Dir = b.Dir
+		b.CacheMounts = m.CacheMounts
+	}
+	b.with(t, "m", func(dir string) { must(t, os.Remove(dir+"/new")) })
+	again()
+	b.with(t, "m", func(dir string) {
+		if _, err := os.Lstat(dir + "/new"); err == nil {
+			t.Error("what was removed came again")
+		}
+	})
+	a.with(t, "m", func(dir string) { write(t, dir+"/newer", "a") })
+	a.Travel.Export(t.Context())
+	again()
+	b.with(t, "m", check)
+	if len(a.warnings)+len(b.warnings) != 0 {
+		t.Errorf("warnings %q, %q", a.warnings, b.warnings)
+	}
+	if left, _ := filepath.Glob(b.Dir + "/*/0/fs.*"); len(left) != 0 {
+		t.Errorf("%v is left", left)
+	}
+}
+
 func TestOnlyChosenMountsTravel(t *testing.T) {
 	s := newStorage()
 	a := newMachine(t, s, func(m *builder.MountTravel) {
