@@ -25,7 +25,7 @@ import (
 	"github.com/strake-build/strake/runner"
 )
 
-func needRoot(t *testing.T) {
+func needRoot(t testing.TB) {
 	t.Helper()
 	if os.Getuid() == 0 {
 		return
@@ -39,7 +39,7 @@ func needRoot(t *testing.T) {
 // world is a Builder over a real store, with a sandbox that writes files instead of running programs.
 type world struct {
 	*builder.Builder
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	context string
 	store   *cache.Store
@@ -51,7 +51,7 @@ type world struct {
 	events []progress.Event
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	needRoot(t)
 	dir := t.TempDir()
 	w := &world{t: t, dir: dir, context: t.TempDir(), now: time.Unix(1_800_000_000, 0).UTC(), images: map[string]*image.Image{}}
@@ -68,7 +68,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -46,9 +46,16 @@ func (s *Store) Latest(_ context.Context, id Key) (Key, error) {
 	return k, nil
 }
 
-// SetLatest says that the step called id has the key k now.
+// SetLatest says that the step called id has the key k now. It is a hint, and written in place: a torn one is none.
 func (s *Store) SetLatest(_ context.Context, id, k Key) error {
-	if err := s.put(s.step(id), []byte(k.String()+"\n")); err != nil {
+	path, data := s.step(id), []byte(k.String()+"\n")
+	err := os.WriteFile(path, data, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("saving the latest key of a step: %w", err)
 	}
 	return nil
