@@ -401,3 +401,82 @@ func TestRecordOfAnotherParentIsAMiss(t *testing.T) {
 		t.Errorf("got %q, ran %v", got, w.ran)
 	}
 }
+
+// history is a solver.History over a world.
+type history struct {
+	*world
+	latest map[cache.Key]cache.Key
+}
+
+func (h history) Latest(_ context.Context, id cache.Key) (cache.Key, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if k, ok := h.latest[id]; ok {
+		return k, nil
+	}
+	return cache.Key{}, cache.ErrMiss
+}
+
+func (h history) SetLatest(_ context.Context, id, k cache.Key) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.latest[id] = k
+	return nil
+}
+
+// Explain runs and writes nothing, and says of what follows a miss that it is not known, unless it was changed itself.
+func TestExplainForecasts(t *testing.T) {
+	w := newWorld()
+	h := history{w, map[cache.Key]cache.Key{}}
+	graph := func(a, c string) []*solver.Vertex[string] {
+		va := w.vertex(a, nil)
+		vb := w.vertex("b", va)
+		vc := w.vertex(c, vb)
+		vd := w.vertex("d", vb, vc)
+		for i, v := range []*solver.Vertex[string]{va, vb, vc, vd} {
+			v.Identity = []cache.Key{cache.NewKey([]cache.Part{{Name: "id", Value: fmt.Sprint(i)}})}
+			v.Explain = func(earlier cache.Record, parts, _ []cache.Part) string {
+				if old, now := earlier.Parts[len(earlier.Parts)-1], parts[len(parts)-1]; old != now {
+					return "what changed"
+				}
+				return ""
+			}
+		}
+		return []*solver.Vertex[string]{va, vb, vc, vd}
+	}
+	s := solver.Solver[string]{Cache: w, History: h, Jobs: 1, Now: time.Now, Sink: progress.Discard}
+	said := func(a, c string) (all []string) {
+		list, err := s.Explain(t.Context(), graph(a, c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range list {
+			all = append(all, fmt.Sprintf("%s %s %s %s", f.ID, f.State, f.Reason, f.After))
+		}
+		return all
+	}
+	never := []string{"a miss never built here ", "b miss never built here ", "c miss never built here ", "d miss never built here "}
+	for range 2 {
+		if got := said("a", "c"); !slices.Equal(got, never) {
+			t.Errorf("at first %q", got)
+		}
+	}
+	vs := graph("a", "c")
+	if _, err := s.Solve(t.Context(), vs, vs[3]); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := said("a", "c"), []string{"a hit  ", "b hit  ", "c hit  ", "d hit  "}; !slices.Equal(got, want) {
+		t.Errorf("built: %q", got)
+	}
+	want := []string{"a2 miss what changed ", "b unknown not known before a2 runs a2", "c2 miss what changed ", "d unknown not known before a2 runs a2"}
+	if got := said("a2", "c2"); !slices.Equal(got, want) {
+		t.Errorf("changed: %q", got)
+	}
+	want = []string{"a hit  ", "b hit  ", "c2 miss what changed ", "d unknown not known before c2 runs c2"}
+	if got := said("a", "c2"); !slices.Equal(got, want) {
+		t.Errorf("an input changed: %q", got)
+	}
+	if got := w.did(); got != "a b c d" {
+		t.Errorf("explaining ran something: %q", got)
+	}
+}

@@ -28,6 +28,7 @@ func play(d Display) {
 	}
 	d.Sink(progress.Event{Time: at(1), Kind: progress.Cached, Vertex: "a"})
 	d.Sink(progress.Event{Time: at(2), Kind: progress.Completed, Vertex: "a"})
+	d.Sink(progress.Event{Time: at(9), Kind: progress.Missed, Vertex: "b", Data: []byte("RUN: x\x1b[2J changed")})
 	d.Sink(progress.Event{Time: at(10), Kind: progress.Started, Vertex: "b"})
 	d.Sink(progress.Event{Time: at(20), Kind: progress.Started, Vertex: "c"})
 	out(30, "b", "one\ntw")
@@ -45,7 +46,7 @@ func play(d Display) {
 func TestPlain(t *testing.T) {
 	var b bytes.Buffer
 	play(Plain(&b))
-	want := "#1 [a] RUN\n#1 CACHED\n#2 [b] RUN\n#3 [c] RUN\n#2 0.020 one\n#3 0.020 \x1b[31mred\x1b[0m bad\n#2 0.040 two\n" +
+	want := "#1 [a] RUN\n#1 CACHED\n#2 [b] RUN\n#2 miss: RUN: x changed\n#3 [c] RUN\n#2 0.020 one\n#3 0.020 \x1b[31mred\x1b[0m bad\n#2 0.040 two\n" +
 		"#2 WARN: careful\n#2 DONE 0.3s\n#3 0.380 no end\n#3 ERROR: exit code: 1\n" +
 		"------\n > [c] RUN:\n\x1b[31mred\x1b[0m bad\nno end\n------\n"
 	if b.String() != want {
