@@ -68,7 +68,7 @@ Images stay, with all that they consist of; with --all only those that have a na
 	f := cmd.Flags()
 	f.BoolVarP(&flags.all, "all", "a", false, "remove images without a name too")
 	f.BoolVarP(&flags.force, "force", "f", false, "do not ask")
-	f.StringArrayVar(&flags.filters, "filter", nil, "remove only what matches: `until=DURATION` (not used for so long), id=ID, type=layer|mount|context|source|blob|compressed|record (repeatable)")
+	f.StringArrayVar(&flags.filters, "filter", nil, "remove only what matches: `until=DURATION` (not used for so long), id=ID, type=layer|mount|context|source|blob|compressed|record|note (repeatable)")
 	f.StringVar(&flags.keepStorage, "keep-storage", "", "keep `SIZE` of what no image needs (such as 10GB)")
 	f.StringVar(&flags.maxUsed, "max-used-space", "", "keep at most `SIZE`, as --keep-storage")
 	f.StringVar(&flags.reserved, "reserved-space", "", "keep `SIZE` in any case")
@@ -86,8 +86,10 @@ func (f *pruneFlags) decide() (opts pruneOptions, err error) {
 		flag, value string
 		to          *int64
 	}{
-		{"keep-storage", f.keepStorage, &opts.limit.maxUsed}, {"max-used-space", f.maxUsed, &opts.limit.maxUsed},
-		{"reserved-space", f.reserved, &opts.limit.reserved}, {"min-free-space", f.free, &opts.limit.minFree},
+		{"keep-storage", f.keepStorage, &opts.limit.maxUsed},
+		{"max-used-space", f.maxUsed, &opts.limit.maxUsed},
+		{"reserved-space", f.reserved, &opts.limit.reserved},
+		{"min-free-space", f.free, &opts.limit.minFree},
 	} {
 		if size.value == "" || size.value == "0" {
 			continue

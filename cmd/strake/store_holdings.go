@@ -30,10 +30,11 @@ const (
 	kindContext    = "context"
 	kindSource     = "source"
 	kindRecord     = "record"
+	kindNote       = "note"
 )
 
 // kinds are all of them, in the order in which people see them.
-var kinds = [...]string{kindLayer, kindBlob, kindMount, kindSource, kindContext, kindCompressed, kindRecord}
+var kinds = [...]string{kindLayer, kindBlob, kindMount, kindSource, kindContext, kindCompressed, kindRecord, kindNote}
 
 // holding is one thing that the store holds.
 type holding struct {
@@ -74,7 +75,6 @@ func (h *holdings) size(which func(*holding) bool) (sum int64) {
 // inventory is at work on holdings.
 type inventory struct {
 	*store
-	ctx    context.Context
 	found  holdings
 	counts map[string]bool                // paths that Items count
 	layers map[v1.Hash][]string           // the images that need a diffID
@@ -90,14 +90,14 @@ type inventory struct {
 // Preconditions: openLayers opened it.
 func (s *store) holdings(ctx context.Context) (*holdings, error) {
 	inv := &inventory{
-		store: s, ctx: ctx, found: holdings{Root: s.root}, counts: make(map[string]bool),
+		store: s, found: holdings{Root: s.root}, counts: make(map[string]bool),
 		layers: make(map[v1.Hash][]string), blobs: make(map[v1.Hash][]string),
 		old: make(map[v1.Hash]bool), pinned: make(map[v1.Hash]bool), known: make(map[v1.Hash]bool), byID: make(map[snapshot.ID][]*cache.Entry),
 	}
-	for _, add := range []func() error{
-		inv.readImages, inv.readRecords, inv.addLayers, inv.addBlobs, inv.addCompressed, inv.addMounts, inv.addContexts, inv.addSources, inv.addOther,
+	for _, add := range []func(context.Context) error{
+		inv.readImages, inv.readRecords, inv.addLayers, inv.addBlobs, inv.addCompressed, inv.addMounts, inv.addContexts, inv.addSources, inv.addNotes, inv.addOther,
 	} {
-		if err := add(); err != nil {
+		if err := add(ctx); err != nil {
 			return nil, fmt.Errorf("reading the store %s: %w", s.root, err)
 		}
 	}
@@ -118,7 +118,7 @@ func (inv *inventory) add(h *holding, paths ...string) {
 	inv.found.Items = append(inv.found.Items, h)
 }
 
-func (inv *inventory) readImages() error {
+func (inv *inventory) readImages(context.Context) error {
 	list, err := inv.images.List()
 	if err != nil {
 		// One that cannot be read may need anything.
@@ -156,8 +156,8 @@ func (inv *inventory) needs(n image.Named) {
 }
 
 // readRecords sorts the records by their layers. Those without one are things themselves.
-func (inv *inventory) readRecords() error {
-	return inv.cache.Entries(inv.ctx, func(e cache.Entry) error {
+func (inv *inventory) readRecords(ctx context.Context) error {
+	return inv.cache.Entries(ctx, func(e cache.Entry) error {
 		inv.counts[e.Path] = true
 		id := snapshot.ID(e.Record.Layer)
 		if e.Err == nil && inv.snapshots.Has(id) {
@@ -173,10 +173,10 @@ func (inv *inventory) readRecords() error {
 	})
 }
 
-func (inv *inventory) addLayers() error {
+func (inv *inventory) addLayers(ctx context.Context) error {
 	return inv.snapshots.Walk(func(id snapshot.ID) error {
-		if err := inv.ctx.Err(); err != nil {
-			return context.Cause(inv.ctx)
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
 		}
 		info, err := inv.snapshots.Info(id)
 		if errors.Is(err, snapshot.ErrNotFound) {
@@ -218,7 +218,7 @@ func (inv *inventory) addLayers() error {
 	})
 }
 
-func (inv *inventory) addBlobs() error {
+func (inv *inventory) addBlobs(context.Context) error {
 	return inv.store.blobs.Walk(func(d v1.Hash, _ int64) error {
 		return inv.addFile(kindBlob, inv.path("blobs", "sha256", d.Hex), func(h *holding) {
 			h.ID, h.Images = d.String(), unique(inv.blobs[d])
@@ -262,7 +262,7 @@ func (inv *inventory) files(elem ...string) ([]string, error) {
 	return paths, err
 }
 
-func (inv *inventory) addCompressed() error {
+func (inv *inventory) addCompressed(context.Context) error {
 	paths, err := inv.files("compressed")
 	for _, p := range paths {
 		err = errors.Join(err, inv.addFile(kindCompressed, p, func(h *holding) {
@@ -276,7 +276,7 @@ func (inv *inventory) addCompressed() error {
 	return err
 }
 
-func (inv *inventory) addContexts() error {
+func (inv *inventory) addContexts(context.Context) error {
 	paths, err := inv.files("contexts")
 	for _, p := range paths {
 		err = errors.Join(err, inv.addFile(kindContext, p, nil))
@@ -284,7 +284,27 @@ func (inv *inventory) addContexts() error {
 	return err
 }
 
-func (inv *inventory) addMounts() error {
+// addNotes adds what the cache keeps only to explain misses.
+func (inv *inventory) addNotes(context.Context) error {
+	for _, of := range []string{"files", "steps"} {
+		folders, err := inv.files("cache", of)
+		if err != nil {
+			return err
+		}
+		for _, folder := range folders {
+			paths, err := inv.files("cache", of, filepath.Base(folder))
+			for _, p := range paths {
+				err = errors.Join(err, inv.addFile(kindNote, p, nil))
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (inv *inventory) addMounts(context.Context) error {
 	mounts := &builder.CacheMounts{Dir: inv.path("mounts")}
 	list, err := mounts.List()
 	for _, m := range list {
@@ -297,7 +317,7 @@ func (inv *inventory) addMounts() error {
 	return err
 }
 
-func (inv *inventory) addSources() error {
+func (inv *inventory) addSources(context.Context) error {
 	for _, by := range []string{"http", "git"} {
 		paths, err := inv.files("remote", by)
 		if err != nil {
@@ -321,7 +341,7 @@ func (inv *inventory) addSources() error {
 	return nil
 }
 
-func (inv *inventory) addOther() error {
+func (inv *inventory) addOther(context.Context) error {
 	views := inv.snapshots.Views()
 	inv.counts[views] = true
 	size, err := inv.snapshots.ViewsUsage()
