@@ -143,13 +143,14 @@ func (j *job) run(ctx context.Context) error {
 
 // make builds and exports, again without them where layers of other machines' caches turn out not to be there.
 func (j *job) make(ctx context.Context, file *dockerfile.File, sink progress.Sink) (results []*builder.Result, done v1.Descriptor, err error) {
+	began := j.env.now()
 	for {
 		if results, err = j.build(ctx, file, sink); err == nil {
-			// Before an image is named, what it consists of is durable.
-			err = j.syncLayers()
+			err = j.keepLayers(ctx, results)
 		}
 		if err == nil {
-			err = j.keepLayers(ctx, results)
+			// Before an image is named, what it consists of is durable.
+			err = j.syncLayers(j.env.now().Sub(began))
 		}
 		if err == nil {
 			done, err = j.export(ctx, results, sink)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // bootIDFile tells one boot of the machine from another.
@@ -18,19 +19,21 @@ func bootID() string {
 	return strings.TrimSpace(string(id))
 }
 
-// cheapSync is how many bytes may wait to be written, by anybody on the machine, for a build to wait for them: a syncfs
-// writes them all.
-const cheapSync = 64 << 20
+// How many bytes may wait to be written, by anybody on the machine, for a build to wait for them: a syncfs writes them all.
+const (
+	cheapSync   = 64 << 20 // for any build
+	syncPerTime = 10 << 20 // more for each second that the build took: a twentieth of its time, on a slow disk
+)
 
-// syncLayers makes the layers of the store durable, if there are new ones. Where that would take long it is left to
-// a later command: until then a power failure costs the layers, and the next command drops what is left of them.
-func (s *store) syncLayers() error {
+// syncLayers makes the layers of the store durable, if there are new ones, for a build that took so long. Where that would take too
+// long it is left to a later build: until then the next command after a power failure drops those that are not whole.
+func (s *store) syncLayers(took time.Duration) error {
 	switch s.env.getenv("STRAKE_SYNC") {
 	case "never":
 		return nil
 	case "always":
 	case "", "auto":
-		if unwritten() > cheapSync {
+		if unwritten() > cheapSync+int64(max(took.Seconds(), 0)*syncPerTime) {
 			return nil
 		}
 	default:

@@ -1,12 +1,14 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,8 +18,9 @@ import (
 //	DIR/boot         the boot of the machine in which the marks were made
 //
 // File systems with a journal keep the order of names: a layer that is there after a power failure, but whose files
-// did not all reach the disk, has its mark still. So the first Open in another boot removes the layers that have one. That
-// a mark comes back which was removed costs a layer, and never gives a torn one.
+// did not all reach the disk, has its mark still. So the first Open in another boot removes the layers that have one, unless
+// their files are those of their diffIDs, as in a store that was copied to another machine. That a mark comes back which was removed costs time, or a
+// layer, and never gives a torn one.
 
 func (s *Store) unsynced() string { return filepath.Join(s.dir, "unsynced") }
 
@@ -89,6 +92,9 @@ func (s *Store) recover(boot string) error {
 	}
 	for _, m := range marks {
 		id := ID(m.Name())
+		if s.intact(id) {
+			continue // the mark stays: it may not be on the disk yet
+		}
 		if err := s.Remove(id); err != nil {
 			return err
 		}
@@ -105,6 +111,12 @@ func (s *Store) recover(boot string) error {
 		return err
 	}
 	return os.Rename(tmp, filepath.Join(s.dir, "boot"))
+}
+
+// intact says whether a layer is known to be whole.
+func (s *Store) intact(id ID) bool {
+	m, err := s.readMeta(id)
+	return err == nil && m.DiffID != (v1.Hash{}) && s.Verify(context.Background(), id, nil) == nil
 }
 
 func (s *Store) sameBoot(boot string) bool {

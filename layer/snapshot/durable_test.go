@@ -36,6 +36,12 @@ func TestPowerFailure(t *testing.T) {
 	made := write(t, s, []snapshot.ID{synced}, func(root string) error {
 		return os.WriteFile(filepath.Join(root, "c"), []byte("333"), 0o600)
 	})
+	whole := write(t, s, nil, func(root string) error {
+		return os.WriteFile(filepath.Join(root, "d"), []byte("4444"), 0o600)
+	})
+	if _, _, err := s.DiffID(t.Context(), whole); err != nil {
+		t.Fatal(err)
+	}
 	want := list(t, s, torn)
 	for _, name := range []string{filepath.Join(string(torn), "fs", "b"), filepath.Join(string(torn), "meta"), filepath.Join(string(made), "fs", "c")} {
 		if err := os.Truncate(filepath.Join(dir, name), 0); err != nil && !os.IsNotExist(err) {
@@ -64,7 +70,10 @@ func TestPowerFailure(t *testing.T) {
 	if !s.Has(synced) {
 		t.Error("a layer that was synced is gone")
 	}
-	if marks, _ := os.ReadDir(filepath.Join(dir, "unsynced")); len(marks) != 0 {
+	if !s.Has(whole) {
+		t.Error("a layer that is whole is gone")
+	}
+	if marks, _ := os.ReadDir(filepath.Join(dir, "unsynced")); len(marks) != 1 || marks[0].Name() != string(whole) {
 		t.Errorf("%d marks are left", len(marks))
 	}
 	again, err := s.Unpack(t.Context(), h, opener(b))
