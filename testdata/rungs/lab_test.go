@@ -51,6 +51,7 @@ func newLab(t *testing.T) *lab {
 	if debian == "" {
 		debian = filepath.Join(bin, "examples")
 	}
+	need(t, "debootstrap", "useradd", "setpriv")
 	l := &lab{debian: filepath.Join(debian, "debian")}
 	if l.work, err = os.MkdirTemp(openFolder(bin), "rungs."); err != nil { //nolint:usetesting // on the disk of the stores, where users can get to
 		t.Fatal(err)
@@ -167,6 +168,16 @@ func lack(t *testing.T, what string) {
 		t.Fatal(what)
 	}
 	t.Skip(what)
+}
+
+// need skips the test if a program is not installed, or fails it where everything has to be there.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			lack(t, fmt.Sprintf("%v: \"make deps\" installs it", err))
+		}
+	}
 }
 
 func must(t *testing.T, err error) {

@@ -66,7 +66,9 @@ var places = []place{
 // asUser is this machine, as one of its users. The environment is that of a login.
 func asUser(name string, privs ...string) func(*testing.T, *lab, folders) []string {
 	return func(t *testing.T, l *lab, f folders) []string {
-		must(t, l.users())
+		if strings.HasPrefix(name, "strake-") {
+			must(t, l.users())
+		}
 		run(t, "chown", "-R", name, f.store, f.out)
 		return slices.Concat([]string{"setpriv", "--reuid", name, "--regid", strings.TrimSpace(run(t, "id", "-g", name)), "--clear-groups"}, privs,
 			[]string{"env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/nonexistent", "STRAKE_ROOT=" + f.store, l.strake})
@@ -86,6 +88,7 @@ func (l *lab) container(t *testing.T, f folders) []string {
 
 func inDocker(flags ...string) func(*testing.T, *lab, folders) []string {
 	return func(t *testing.T, l *lab, f folders) []string {
+		need(t, "dockerd", "docker")
 		host, err := l.docker()
 		must(t, err)
 		id := strings.TrimSpace(run(t, "docker", slices.Concat([]string{"-H", host}, l.container(t, f), flags, []string{"debian", "sleep", "infinity"})...))
@@ -96,6 +99,7 @@ func inDocker(flags ...string) func(*testing.T, *lab, folders) []string {
 
 func inPodman(flags ...string) func(*testing.T, *lab, folders) []string {
 	return func(t *testing.T, l *lab, f folders) []string {
+		need(t, "podman", "runc")
 		must(t, l.podman())
 		// Its own defaults ask for more open files than a machine may grant.
 		common := append(l.container(t, f), "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096")
@@ -108,6 +112,7 @@ func inPodman(flags ...string) func(*testing.T, *lab, folders) []string {
 // inRunc runs what "runc spec" writes, with the folders, and without the network of its own and the limits (which a machine may not grant).
 func inRunc(uid int) func(*testing.T, *lab, folders) []string {
 	return func(t *testing.T, l *lab, f folders) []string {
+		need(t, "runc")
 		bundle := filepath.Dir(f.store)
 		name := fmt.Sprintf("strake-%s-%d", filepath.Base(bundle), os.Getpid())
 		run(t, "chmod", "777", f.store, f.out)
