@@ -44,7 +44,7 @@ func newHome() (*home, error) {
 	if h.null, err = unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("opening /dev/null: %w", err)
 	}
-	h.first = uint(h.null) + 1 //nolint:gosec // a descriptor
+	h.first = uint(h.null) + 1
 	return h, nil
 }
 
