@@ -16,7 +16,7 @@ import (
 // while no step uses the directory.
 func (t *MountTravel) merge(ctx context.Context, m CacheMount, place string) error {
 	if _, err := os.Lstat(filepath.Join(place, "fs")); err != nil {
-		return nil //nolint:nilerr // it is made, and filled, later
+		return nil // it is made, and filled, later
 	}
 	lock, err := os.OpenFile(filepath.Join(place, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

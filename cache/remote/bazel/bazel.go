@@ -137,7 +137,7 @@ func (b *Backend) record(ctx context.Context, k cache.Key) (remote.Entry, bool, 
 	if err != nil {
 		return remote.Entry{}, false, fmt.Errorf("looking up a cache entry: %w", err)
 	}
-	if resp.StatusCode == http.StatusNotFound {
+	if resp.Status == http.StatusNotFound {
 		wire.Drain(resp)
 		return remote.Entry{}, false, nil
 	}
@@ -160,7 +160,7 @@ func (b *Backend) Open(ctx context.Context, d v1.Descriptor) (io.ReadCloser, err
 	if err != nil {
 		return nil, fmt.Errorf("fetching %s: %w", d.Digest, err)
 	}
-	if resp.StatusCode == http.StatusNotFound {
+	if resp.Status == http.StatusNotFound {
 		wire.Drain(resp)
 		return nil, fmt.Errorf("fetching %s: %w", d.Digest, remote.ErrNotFound)
 	}
@@ -176,7 +176,7 @@ func (b *Backend) Put(ctx context.Context, d v1.Descriptor, open func(context.Co
 		return fmt.Errorf("looking for %s: %w", d.Digest, err)
 	}
 	wire.Drain(resp)
-	if resp.StatusCode != http.StatusNotFound {
+	if resp.Status != http.StatusNotFound {
 		return nil
 	}
 	if err := b.put(ctx, "cas", d.Digest.Hex, d.Size, open); err != nil {

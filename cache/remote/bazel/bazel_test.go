@@ -133,7 +133,12 @@ func TestCredentials(t *testing.T) {
 		}
 	}
 	for _, opt := range []bazel.Options{
-		{URL: ""}, {URL: "ftp://x/"}, {URL: "http://x/?a=b"}, {URL: "http:///x"}, {URL: "http://" + secret + "@\x00/"}, {URL: url, User: secret},
+		{URL: ""},
+		{URL: "ftp://x/"},
+		{URL: "http://x/?a=b"},
+		{URL: "http:///x"},
+		{URL: "http://" + secret + "@\x00/"},
+		{URL: url, User: secret},
 		{URL: url, User: "a:" + secret, Token: secret},
 	} {
 		if _, err := bazel.New(opt); err == nil || strings.Contains(err.Error(), secret) {

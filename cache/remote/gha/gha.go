@@ -151,7 +151,7 @@ func (b *Backend) fetchIndex(ctx context.Context) (index, error) {
 	}
 	x, err := decodeIndex(raw)
 	if err != nil {
-		return index{}, nil //nolint:nilerr // see above
+		return index{}, nil // see above
 	}
 	return x, nil
 }

@@ -65,7 +65,7 @@ func (s *service) call(ctx context.Context, method string, q request) (reply, er
 	if err != nil {
 		return reply{}, err
 	}
-	if resp.StatusCode == http.StatusConflict {
+	if resp.Status == http.StatusConflict {
 		wire.Drain(resp)
 		return reply{}, errExists
 	}
@@ -137,10 +137,10 @@ func (s *service) download(ctx context.Context, from *url.URL, offset, size int6
 	switch {
 	case err != nil:
 		return nil, err
-	case resp.StatusCode/100 != 2:
+	case resp.Status/100 != 2:
 		wire.Drain(resp)
 		return nil, errGone
-	case size > 0 && resp.StatusCode != http.StatusPartialContent || size == 0 && resp.StatusCode != http.StatusOK:
+	case size > 0 && resp.Status != http.StatusPartialContent || size == 0 && resp.Status != http.StatusOK:
 		_ = resp.Body.Close()
 		return nil, fmt.Errorf("%s does not give the part of a file that was asked for", from.Host)
 	}

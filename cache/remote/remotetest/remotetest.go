@@ -208,7 +208,7 @@ func Start(t testing.TB, address string, cmd *exec.Cmd) {
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		<-ended
+		_ = <-ended // it was killed
 		if t.Failed() {
 			t.Logf("%s:\n%s", cmd.Path, out.String())
 		}

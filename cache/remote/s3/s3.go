@@ -211,11 +211,11 @@ func (b *Backend) record(ctx context.Context, k cache.Key) (remote.Entry, bool, 
 }
 
 // get fetches an object. That there is no such bucket, or key of access, is another error than that there is no such object.
-func (b *Backend) get(ctx context.Context, object string) (*http.Response, error) {
+func (b *Backend) get(ctx context.Context, object string) (*wire.Answer, error) {
 	r := b.request(http.MethodGet, object, emptySum)
 	r.Pass = []int{http.StatusNotFound}
 	resp, err := b.client.Do(ctx, r)
-	if err != nil || resp.StatusCode != http.StatusNotFound {
+	if err != nil || resp.Status != http.StatusNotFound {
 		return resp, err
 	}
 	text, err := wire.ReadAll(resp, maxReply)
@@ -247,7 +247,7 @@ func (b *Backend) Put(ctx context.Context, d v1.Descriptor, open func(context.Co
 		return fmt.Errorf("looking for %s: %w", d.Digest, err)
 	}
 	wire.Drain(resp)
-	if resp.StatusCode != http.StatusNotFound && resp.ContentLength == d.Size {
+	if resp.Status != http.StatusNotFound && resp.Size == d.Size {
 		return nil
 	}
 	if d.Size > b.single {

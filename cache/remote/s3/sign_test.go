@@ -18,7 +18,8 @@ func TestSignaturesOfTheReference(t *testing.T) {
 	}{
 		{
 			"get object", "GET", "https://examplebucket.s3.amazonaws.com/test.txt",
-			map[string]string{"Range": "bytes=0-9"}, emptySum, "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
+			map[string]string{"Range": "bytes=0-9"},
+			emptySum, "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
 		},
 		{
 			"get bucket lifecycle", "GET", "https://examplebucket.s3.amazonaws.com/?lifecycle",

@@ -116,9 +116,17 @@ func retryable(err error) bool {
 	return true
 }
 
-// Do sends a request until it is answered, a few times at most. The answer's body must be closed; reading it fails
-// when nothing comes for too long.
-func (c *Client) Do(ctx context.Context, r Request) (*http.Response, error) {
+// Answer is what a server answers. Its body must be closed, by ReadAll, Drain or Body.Close.
+type Answer struct {
+	Status int
+	Header http.Header
+	Size   int64 // of the body; negative if it is not told
+	Body   io.ReadCloser
+}
+
+// Do sends a request until it is answered, a few times at most. Reading the answer's body fails when nothing comes for
+// too long.
+func (c *Client) Do(ctx context.Context, r Request) (*Answer, error) {
 	pause := c.Pause
 	if pause == 0 {
 		pause = 200 * time.Millisecond
@@ -160,7 +168,7 @@ func (e *sourceError) Error() string { return e.err.Error() }
 func (e *sourceError) Unwrap() error { return e.err }
 
 // once makes one attempt; after is how long the server asks to wait.
-func (c *Client) once(ctx context.Context, r Request) (resp *http.Response, after time.Duration, err error) {
+func (c *Client) once(ctx context.Context, r Request) (a *Answer, after time.Duration, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	limit := c.Quiet
 	if limit == 0 {
@@ -197,14 +205,14 @@ func (c *Client) once(ctx context.Context, r Request) (resp *http.Response, afte
 	if r.Sign != nil {
 		r.Sign(req)
 	}
-	resp, err = c.HTTP.Do(req)
+	resp, err := c.HTTP.Do(req) //nolint:bodyclose // who gets the answer closes it
 	if err != nil {
 		return nil, 0, r.failed(ctx, body, err)
 	}
 	p.beat()
 	if resp.StatusCode/100 == 2 || has(r.Pass, resp.StatusCode) {
-		resp.Body = &watched{ReadCloser: resp.Body, pulse: p, ctx: func() error { return context.Cause(ctx) }}
-		return resp, 0, nil
+		body := &watched{ReadCloser: resp.Body, pulse: p, ctx: func() error { return context.Cause(ctx) }}
+		return &Answer{resp.StatusCode, resp.Header, resp.ContentLength, body}, 0, nil
 	}
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxDetail))
 	_ = resp.Body.Close()
@@ -327,7 +335,7 @@ func (w *watched) Close() error {
 }
 
 // ReadAll reads an answer of at most limit bytes, and closes it.
-func ReadAll(resp *http.Response, limit int64) ([]byte, error) {
+func ReadAll(resp *Answer, limit int64) ([]byte, error) {
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
@@ -340,7 +348,7 @@ func ReadAll(resp *http.Response, limit int64) ([]byte, error) {
 }
 
 // Drain reads the rest of a short answer and closes it, so that its connection is used again.
-func Drain(resp *http.Response) {
+func Drain(resp *Answer) {
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxDetail))
 	_ = resp.Body.Close()
 }
