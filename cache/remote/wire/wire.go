@@ -211,6 +211,7 @@ func (c *Client) once(ctx context.Context, r Request) (a *Answer, after time.Dur
 	}
 	p.beat()
 	if resp.StatusCode/100 == 2 || has(r.Pass, resp.StatusCode) {
+		p.rest()
 		body := &watched{ReadCloser: resp.Body, pulse: p, ctx: func() error { return context.Cause(ctx) }}
 		return &Answer{resp.StatusCode, resp.Header, resp.ContentLength, body}, 0, nil
 	}
@@ -291,6 +292,7 @@ type pulse struct {
 }
 
 func (p *pulse) beat() { p.timer.Reset(p.limit) }
+func (p *pulse) rest() { p.timer.Stop() }
 
 func (p *pulse) stop() {
 	p.timer.Stop()
@@ -308,12 +310,17 @@ type watched struct {
 
 // Read reads, and says why it cannot.
 func (w *watched) Read(b []byte) (int, error) {
-	if !w.source {
-		w.pulse.beat() // the time in which nobody reads is not the server's
+	// The time in which nobody reads, or the source is read, is not the server's.
+	if w.source {
+		w.pulse.rest()
+	} else {
+		w.pulse.beat()
 	}
 	n, err := w.ReadCloser.Read(b)
-	if n > 0 || w.source {
+	if w.source {
 		w.pulse.beat()
+	} else {
+		w.pulse.rest()
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		if w.source {
