@@ -153,7 +153,7 @@ func (w *world) clean(dir string, r *random) *image.Image {
 	must(w.t, err)
 	old := *w.Builder
 	defer func() { *w.Builder = old }()
-	w.Builder.Cache, w.Builder.Records = records, nil
+	w.Cache, w.Records = records, nil
 	img, err := w.build(r.text(), arg("V", r.value), func(o *builder.Options) { o.Jobs = 1 })
 	must(w.t, err)
 	return img

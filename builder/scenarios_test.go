@@ -252,8 +252,10 @@ func otherScenarios() []scenario {
 		}},
 		{name: "a time for all files", second: []change{arg("SOURCE_DATE_EPOCH", "5")}, want: "BMSW"},
 		{name: "a host", second: option(func(o *builder.Options) { o.Sandbox.ExtraHosts = []string{"1.2.3.4\tn"} }), want: "BLM", cut: true},
-		{name: "a host's address", first: option(func(o *builder.Options) { o.Sandbox.ExtraHosts = []string{"1.2.3.4\tn"} }),
-			second: option(func(o *builder.Options) { o.Sandbox.ExtraHosts = []string{"1.2.3.5\tn"} })},
+		{
+			name: "a host's address", first: option(func(o *builder.Options) { o.Sandbox.ExtraHosts = []string{"1.2.3.4\tn"} }),
+			second: option(func(o *builder.Options) { o.Sandbox.ExtraHosts = []string{"1.2.3.5\tn"} }),
+		},
 		{name: "a host name", second: option(func(o *builder.Options) { o.Sandbox.Hostname = "h" }), want: "BLM", cut: true},
 		{name: "a limit of the kernel's", second: option(func(o *builder.Options) { o.Sandbox.Ulimits = []runner.Ulimit{{Name: "nofile", Soft: 9, Hard: 9}} }), want: "BLM", cut: true},
 		{name: "a limit of memory", second: option(func(o *builder.Options) { o.Sandbox.Limits.Memory = 1 << 30 })},
@@ -291,7 +293,7 @@ func testScenarios(t *testing.T, on machines) {
 			}
 			pairs := slices.Clone(s.replace)
 			for ; len(pairs) > 1; pairs = pairs[2:] {
-				text = strings.Replace(text, pairs[0], pairs[1], -1)
+				text = strings.ReplaceAll(text, pairs[0], pairs[1])
 			}
 			after, err := second.build(text, s.second...)
 			must(t, err)

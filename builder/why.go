@@ -212,10 +212,23 @@ func (x *explainer) files(ctx context.Context) {
 // attributes compares everything else.
 func (x *explainer) attributes() {
 	for _, a := range []struct{ name, said string }{
-		{"instruction", "the instruction"}, {"source", "the sources"}, {"dest", "the destination"}, {"exclude", "--exclude"}, {"parents", "--parents"},
-		{"link", "--link"}, {"chown", "--chown"}, {"chmod", "--chmod"}, {"unpack", "--unpack"}, {"user", "USER"}, {"dir", "WORKDIR"},
-		{"network", "the network"}, {"security", "--security"}, {"device", "--device"},
-		{"host", "--add-host"}, {"hostname", "the host name"}, {"ulimit", "--ulimit"},
+		{"instruction", "the instruction"},
+		{"source", "the sources"},
+		{"dest", "the destination"},
+		{"exclude", "--exclude"},
+		{"parents", "--parents"},
+		{"link", "--link"},
+		{"chown", "--chown"},
+		{"chmod", "--chmod"},
+		{"unpack", "--unpack"},
+		{"user", "USER"},
+		{"dir", "WORKDIR"},
+		{"network", "the network"},
+		{"security", "--security"},
+		{"device", "--device"},
+		{"host", "--add-host"},
+		{"hostname", "the host name"},
+		{"ulimit", "--ulimit"},
 	} {
 		if !x.changed(a.name) {
 			continue

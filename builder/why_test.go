@@ -46,31 +46,53 @@ func TestMissesAreExplained(t *testing.T) {
 		first, second       []change
 		want                []string
 	}{
-		{name: "a file", before: copied, edit: func(w *world) { w.write("src/a.go", "2") },
-			want: []string{"COPY src/: src/a.go changed", "RUN: the step before it ran again: [1/2] COPY src/ /src/"}},
-		{name: "files", before: copied, edit: func(w *world) { w.write("src/a.go", "2"); w.write("src/b.go", "2"); w.write("src/d/n.go", "") },
-			want: []string{"COPY src/: src/a.go changed (+2 more)", "RUN: the step before it ran again: [1/2] COPY src/ /src/"}},
+		{
+			name: "a file", before: copied, edit: func(w *world) { w.write("src/a.go", "2") },
+			want: []string{"COPY src/: src/a.go changed", "RUN: the step before it ran again: [1/2] COPY src/ /src/"},
+		},
+		{
+			name: "files", before: copied, edit: func(w *world) { w.write("src/a.go", "2"); w.write("src/b.go", "2"); w.write("src/d/n.go", "") },
+			want: []string{"COPY src/: src/a.go changed (+2 more)", "RUN: the step before it ran again: [1/2] COPY src/ /src/"},
+		},
 		{name: "a new file", before: "FROM scratch\nCOPY . /\n", edit: func(w *world) { w.write("n", "2") }, want: []string{"COPY .: n added"}},
-		{name: "a file less", before: copied, edit: func(w *world) { must(w.t, os.Remove(filepath.Join(w.context, "src/b.go"))) },
-			want: []string{"COPY src/: src/b.go removed", "RUN: the step before it ran again: [1/2] COPY src/ /src/"}},
-		{name: "a mode", before: "FROM scratch\nCOPY src/a.go /\n", edit: func(w *world) { must(w.t, os.Chmod(filepath.Join(w.context, "src/a.go"), 0o755)) },
-			want: []string{"COPY src/a.go: src/a.go changed"}},
-		{name: "a command", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nRUN [\"write\",\"a\",\"2\"]\n",
-			want: []string{`RUN: command changed: "1" → "2"`}},
-		{name: "an argument", before: "FROM scratch\nARG GIT_SHA\nRUN [\"write\",\"a\",\"$GIT_SHA\"]\n", first: []change{arg("GIT_SHA", "1")}, second: []change{arg("GIT_SHA", "2")},
-			want: []string{"RUN: ARG GIT_SHA changed"}},
-		{name: "an argument that is not used", before: "FROM scratch\nARG GIT_SHA\nRUN [\"write\",\"a\",\"1\"]\n", first: []change{arg("GIT_SHA", "1")}, second: []change{arg("GIT_SHA", "2")},
-			want: []string{"RUN: ARG GIT_SHA changed (the command does not name it: unless a program reads it, move ARG GIT_SHA below this step)"}},
+		{
+			name: "a file less", before: copied, edit: func(w *world) { must(w.t, os.Remove(filepath.Join(w.context, "src/b.go"))) },
+			want: []string{"COPY src/: src/b.go removed", "RUN: the step before it ran again: [1/2] COPY src/ /src/"},
+		},
+		{
+			name: "a mode", before: "FROM scratch\nCOPY src/a.go /\n", edit: func(w *world) { must(w.t, os.Chmod(filepath.Join(w.context, "src/a.go"), 0o755)) },
+			want: []string{"COPY src/a.go: src/a.go changed"},
+		},
+		{
+			name: "a command", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nRUN [\"write\",\"a\",\"2\"]\n",
+			want: []string{`RUN: command changed: "1" → "2"`},
+		},
+		{
+			name: "an argument", before: "FROM scratch\nARG GIT_SHA\nRUN [\"write\",\"a\",\"$GIT_SHA\"]\n", first: []change{arg("GIT_SHA", "1")}, second: []change{arg("GIT_SHA", "2")},
+			want: []string{"RUN: ARG GIT_SHA changed"},
+		},
+		{
+			name: "an argument that is not used", before: "FROM scratch\nARG GIT_SHA\nRUN [\"write\",\"a\",\"1\"]\n", first: []change{arg("GIT_SHA", "1")}, second: []change{arg("GIT_SHA", "2")},
+			want: []string{"RUN: ARG GIT_SHA changed (the command does not name it: unless a program reads it, move ARG GIT_SHA below this step)"},
+		},
 		{name: "a variable more", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nENV X=1\nRUN [\"write\",\"a\",\"1\"]\n", want: []string{"RUN: ENV X added"}},
 		{name: "a user", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nUSER 5\nRUN [\"write\",\"a\",\"1\"]\n", want: []string{"RUN: USER changed"}},
-		{name: "another base", before: "FROM base\nRUN [\"write\",\"a\",\"1\"]\n", edit: func(w *world) { w.images["base"] = testImage("2") },
-			want: []string{"FROM: base moved sha256:111111111111… → sha256:222222222222…"}},
-		{name: "a base of another name", before: "FROM base\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM other\nRUN [\"write\",\"a\",\"1\"]\n",
-			edit: func(w *world) { w.images["other"] = testImage("2") }, want: []string{"FROM: other, before it was base"}},
-		{name: "a step more", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nRUN [\"write\",\"n\",\"1\"]\nRUN [\"write\",\"a\",\"1\"]\n",
-			want: []string{"never built here", "RUN: the step before it ran again: [1/2] RUN [\"write\",\"n\",\"1\"]"}},
-		{name: "another stage's file", before: "FROM scratch AS b\nCOPY src/ /out/\nFROM scratch\nCOPY --from=b /out /o\n", edit: func(w *world) { w.write("src/a.go", "2") },
-			want: []string{"COPY src/: src/a.go changed", "COPY --from=b: /out/a.go changed"}},
+		{
+			name: "another base", before: "FROM base\nRUN [\"write\",\"a\",\"1\"]\n", edit: func(w *world) { w.images["base"] = testImage("2") },
+			want: []string{"FROM: base moved sha256:111111111111… → sha256:222222222222…"},
+		},
+		{
+			name: "a base of another name", before: "FROM base\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM other\nRUN [\"write\",\"a\",\"1\"]\n",
+			edit: func(w *world) { w.images["other"] = testImage("2") }, want: []string{"FROM: other, before it was base"},
+		},
+		{
+			name: "a step more", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nRUN [\"write\",\"n\",\"1\"]\nRUN [\"write\",\"a\",\"1\"]\n",
+			want: []string{"never built here", "RUN: the step before it ran again: [1/2] RUN [\"write\",\"n\",\"1\"]"},
+		},
+		{
+			name: "another stage's file", before: "FROM scratch AS b\nCOPY src/ /out/\nFROM scratch\nCOPY --from=b /out /o\n", edit: func(w *world) { w.write("src/a.go", "2") },
+			want: []string{"COPY src/: src/a.go changed", "COPY --from=b: /out/a.go changed"},
+		},
 		{name: "--no-cache", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", edit: func(w *world) { w.Cache = cache.NoHits{Store: w.store} }, want: []string{"--no-cache"}},
 		{name: "a layer is gone", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", edit: func(w *world) { w.removeLayers() }, want: []string{"RUN: the layer is gone (pruned)"}},
 		{name: "a damaged record", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", edit: func(w *world) { w.damageRecords() }, want: []string{"RUN: the record is damaged"}},

@@ -92,7 +92,7 @@ func parseFiles(body []byte) ([]File, error) {
 		}
 		body = body[n:]
 		size, n := binary.Uvarint(body)
-		if n <= 0 || size > uint64(len(body)-n) || len(body)-n-int(size) < len(File{}.Sum) || len(files) == MaxFiles { //nolint:gosec // it is less than a length
+		if n <= 0 || size > uint64(len(body)-n) || len(body)-n-int(size) < len(File{}.Sum) || len(files) == MaxFiles {
 			return nil, ErrDamaged
 		}
 		body = body[n:]

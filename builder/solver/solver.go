@@ -244,48 +244,6 @@ func guard[R, T any](r *run[R], v *Vertex[R], f func() (T, error)) (t T, err err
 	return f()
 }
 
-func (r *run[R]) key(v *Vertex[R]) (cache.Key, error) {
-	var parts []cache.Part
-	if v.Parent != nil {
-		below, err := r.reference("parent", v.Parent)
-		if err != nil {
-			return cache.Key{}, err
-		}
-		parts = append(parts, below...)
-	}
-	for _, in := range v.Inputs {
-		below, err := r.reference("input", in)
-		if err != nil {
-			return cache.Key{}, err
-		}
-		parts = append(parts, below...)
-	}
-	own, err := v.Op.Parts(r.ctx)
-	if err != nil {
-		return cache.Key{}, err
-	}
-	r.nodes[v].parts = append(parts, own...)
-	return cache.NewKey(r.nodes[v].parts), nil
-}
-
-// reference names v in the key of a vertex that is made from it: by its key, or if it is a source by its parts, which tell
-// more and have no record.
-func (r *run[R]) reference(role string, v *Vertex[R]) ([]cache.Part, error) {
-	k, err := r.nodes[v].key()
-	if err != nil {
-		return nil, err
-	}
-	if !v.Source {
-		return []cache.Part{{Name: role, Value: k.String()}}, nil
-	}
-	var parts []cache.Part
-	for _, p := range r.nodes[v].parts {
-		p.Name = role + " " + p.Name
-		parts = append(parts, p)
-	}
-	return parts, nil
-}
-
 // prepare tells the other caches all keys.
 func (r *run[R]) prepare(vertices []*Vertex[R]) {
 	if r.Others == nil {
@@ -472,7 +430,7 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 	}
 	earlier := r.explain(v, k, parts)
 	if r.Verify != nil {
-		earlier = r.expected(v, k, content)
+		earlier = r.expected(k, content)
 	}
 	r.emit(v, progress.Event{Kind: progress.Started})
 	r.nodes[v].ran.Store(true)

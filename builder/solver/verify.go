@@ -6,8 +6,8 @@ import (
 	"github.com/strake-build/strake/cache"
 )
 
-// expected is the record that v would have been a hit by, had it not been run; nil for none.
-func (r *run[R]) expected(v *Vertex[R], keys ...cache.Key) *cache.Record {
+// expected is the record that a vertex with these keys would have been a hit by, had it not been run; nil for none.
+func (r *run[R]) expected(keys ...cache.Key) *cache.Record {
 	for _, k := range keys {
 		if rec, err := r.Cache.Lookup(r.ctx, k); err == nil {
 			return &rec

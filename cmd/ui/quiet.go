@@ -34,7 +34,7 @@ func (q *quiet) Sink(e progress.Event) {
 			return
 		}
 		st.log.discard()
-	case progress.Declared, progress.Started, progress.Cached, progress.Transfer, progress.Warned:
+	case progress.Declared, progress.Started, progress.Cached, progress.Transfer, progress.Warned, progress.Missed:
 	}
 }
 

@@ -232,7 +232,7 @@ func (d *differ) same() (bool, error) {
 			return false, nil
 		}
 		if err != nil {
-			return true, nil
+			return true, nil //nolint:nilerr // the end of both
 		}
 	}
 }
