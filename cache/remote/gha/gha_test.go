@@ -357,3 +357,26 @@ func FuzzDecodeIndex(f *testing.F) {
 		}
 	})
 }
+
+// A thousand lookups are one index.
+func BenchmarkRecords(b *testing.B) {
+	a := remotetest.NewActions(b)
+	c := open(b, a, remotetest.Token(trunk))
+	var entries []remote.Entry
+	for i := range 1000 {
+		data, d := remotetest.Blob(b, byte(i), 100+i/256)
+		if err := c.Put(b.Context(), d, remotetest.From(data, nil)); err != nil {
+			b.Fatal(err)
+		}
+		entries = append(entries, remotetest.Entry(fmt.Sprint(i), d))
+	}
+	if err := c.Commit(b.Context(), entries, true); err != nil {
+		b.Fatal(err)
+	}
+	keys := keysOf(1000)
+	for b.Loop() {
+		if got, err := open(b, a, remotetest.Token(trunk)).Records(b.Context(), keys); err != nil || len(got) != len(keys) {
+			b.Fatal(len(got), err)
+		}
+	}
+}

@@ -262,3 +262,22 @@ func TestTornBlobIsStoredAgain(t *testing.T) {
 		t.Errorf("got %v, stored %v", err, put.Load())
 	}
 }
+
+func BenchmarkRecords(b *testing.B) {
+	c := open(b, gateway(b))
+	_, blob := remotetest.Blob(b, 1, 10)
+	var keys []cache.Key
+	var entries []remote.Entry
+	for i := range 1000 {
+		entries = append(entries, remotetest.Entry(fmt.Sprint(i), blob))
+		keys = append(keys, entries[i].Key)
+	}
+	if err := c.Commit(b.Context(), entries, true); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if got, err := c.Records(b.Context(), keys); err != nil || len(got) != len(keys) {
+			b.Fatal(len(got), err)
+		}
+	}
+}
