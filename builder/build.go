@@ -47,6 +47,7 @@ type Resolver interface {
 type Builder struct {
 	Cache   solver.Cache
 	Others  solver.Others // caches of other machines; nil for none
+	Plain   Plain         // images that carry no cache; nil for none
 	Uploads Uploads       // nil for none
 	// Records, if not nil, is what misses are explained by, and early cutoff finds earlier layers in.
 	Records   *cache.Store

@@ -226,7 +226,7 @@ func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, pa
 	default:
 		return nil, p.at(s, st.Range, st.Text, fmt.Errorf("internal error: no lowering for %T", o))
 	}
-	v.Op = op
+	v.Op, v.Further = op, p.inHistory(st, parent)
 	p.identify(v, op, s, st)
 	return p.add(v), nil
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,7 +58,9 @@ type Vertex[R any] struct {
 	Source bool
 	// Fresh marks a vertex that is run whatever the cache holds; what it makes is kept.
 	Fresh bool
-	Op    Op[R]
+	// Further returns records that no key leads to, where there are Others; nil for none.
+	Further func() []cache.Record
+	Op      Op[R]
 	// Title is how the vertex's reasons begin: "RUN", "COPY src/".
 	Title string
 	// Identity are keys that say which instruction the vertex is, and nothing of what it depends on; the first one that has an earlier
@@ -309,7 +312,12 @@ func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 	} else {
 		r.nodes[v].missed = miss
 	}
-	if rec, ok := r.elsewhere(v, k, func(rec cache.Record) bool { return v.Op.Fits(r.ctx, parent, rec) }); ok {
+	fits := func(rec cache.Record) bool { return v.Op.Fits(r.ctx, parent, rec) }
+	found, ok := r.elsewhere(v, k, fits)
+	if !ok && r.Others != nil && v.Further != nil {
+		found, ok = first(v.Further(), fits)
+	}
+	if rec := found; ok {
 		if rec = v.Op.Place(parent, rec); !r.dry {
 			rec = r.save(v, rec, rec.Content, k)
 		}
@@ -324,10 +332,13 @@ func (r *run[R]) elsewhere(v *Vertex[R], k cache.Key, fits func(cache.Record) bo
 	if r.Others == nil || r.nodes[v].fresh {
 		return cache.Record{}, false
 	}
-	for _, rec := range r.Others.Lookup(r.ctx, k) {
-		if fits(rec) {
-			return rec, true
-		}
+	return first(r.Others.Lookup(r.ctx, k), fits)
+}
+
+// first returns the first record that fits.
+func first(records []cache.Record, fits func(cache.Record) bool) (cache.Record, bool) {
+	if i := slices.IndexFunc(records, fits); i >= 0 {
+		return records[i], true
 	}
 	return cache.Record{}, false
 }

@@ -171,6 +171,50 @@ func (i *Imports) record(f found) cache.Record {
 	return r
 }
 
+// Plain is an image that carries no cache: what it has are layers, and a history.
+type Plain struct {
+	Config v1.ConfigFile
+	Layers []v1.Descriptor
+	Origin string
+}
+
+// Plain returns the images without a cache that were given for one. Those with a layer that was lost, or of a kind that no entry
+// can have, are left out; so are those of caches whose entries must be signed.
+func (i *Imports) Plain() []Plain {
+	var out []Plain
+	for _, s := range i.sources {
+		p, ok := s.Backend.(interface{ Plain() []Plain })
+		if !ok {
+			continue
+		}
+		for _, img := range p.Plain() {
+			if i.usable(img) {
+				out = append(out, img)
+			}
+		}
+	}
+	return out
+}
+
+func (i *Imports) usable(img Plain) bool {
+	if len(img.Layers) != len(img.Config.RootFS.DiffIDs) {
+		return false
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for n, d := range img.Layers {
+		e := Entry{Below: Chain(nil), DiffID: img.Config.RootFS.DiffIDs[n], Blob: d, Created: time.Unix(0, 0).UTC()}
+		if e.Check() != nil || i.lost[d.Digest] {
+			return false
+		}
+		if i.used == nil {
+			i.used = map[v1.Hash]bool{}
+		}
+		i.used[d.Digest] = true
+	}
+	return true
+}
+
 // Lose says that a blob of an entry could not be had, or was not what the entry said: no entry with it is returned any more. It is
 // false for a blob that no entry has, or that was lost before.
 func (i *Imports) Lose(blob v1.Hash) bool {

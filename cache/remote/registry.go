@@ -34,6 +34,7 @@ type Registry struct {
 	mu     sync.Mutex // guards what follows
 	loaded bool
 	have   []Entry
+	plain  []Plain
 	own    []Entry // committed in this build
 
 	start sync.Once        // guards what follows
@@ -69,7 +70,9 @@ func (r *Registry) Records(ctx context.Context, _ []cache.Key) ([]Entry, error) 
 		}
 		seen[m.Digest] = true
 		list, err := decodeImage(m.RawConfig, m.Manifest.Layers)
-		if err != nil {
+		if errors.Is(err, errNoCache) {
+			r.plain = append(r.plain, Plain{m.Config, m.Manifest.Layers, r.Repository()})
+		} else if err != nil {
 			errs = append(errs, err)
 		}
 		for _, h := range list {
@@ -78,6 +81,13 @@ func (r *Registry) Records(ctx context.Context, _ []cache.Key) ([]Entry, error) 
 	}
 	r.loaded = true
 	return r.have, errors.Join(errs...)
+}
+
+// Plain returns the images under the reference that carry no cache, once Records was called.
+func (r *Registry) Plain() []Plain {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.plain
 }
 
 // Open implements Backend.

@@ -356,6 +356,14 @@ func (j *job) others() solver.Others {
 	return j.imports
 }
 
+// plain are the images without a cache that the builder looks into.
+func (j *job) plain() builder.Plain {
+	if j.imports == nil {
+		return nil
+	}
+	return j.imports
+}
+
 // sends is what takes the builder's steps.
 func (j *job) sends() builder.Uploads {
 	if j.uploads == nil {

@@ -197,7 +197,7 @@ func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*bu
 	}
 	defer box.Close()
 	b := &builder.Builder{
-		Cache: records, Records: j.cache, Others: j.others(), Uploads: j.sends(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
+		Cache: records, Records: j.cache, Others: j.others(), Plain: j.plain(), Uploads: j.sends(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
 		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: &builder.CacheMounts{Dir: j.path("mounts"), Travel: j.mounts}, Temp: j.temp,
 		UserXattr: j.isolation.UserNS, Stubs: j.path("stubs"), Now: j.env.now,
 	}

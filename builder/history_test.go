@@ -1,0 +1,64 @@
+package builder
+
+import (
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/strake-build/strake/cache/remote"
+)
+
+func TestAmbiguousHistory(t *testing.T) {
+	for text, want := range map[string]bool{
+		"RUN /bin/sh -c make # buildkit":                false,
+		"RUN |1 A=b /bin/sh -c make # buildkit":         false,
+		"RUN |2 A=b C= /bin/sh -c make # buildkit":      false,
+		"RUN |1 A=b c /bin/sh -c make # buildkit":       true,
+		"RUN |2 A=b /bin/sh -c make # buildkit":         true,
+		"RUN |1 A=b /bin/sh":                            true,
+		"RUN |x A=b /bin/sh -c make":                    true,
+		"RUN |99999999999999999999 A=b /bin/sh -c make": true,
+		"RUN |":                           true,
+		"RUN make all # buildkit":         true,
+		"RUN /bin/bash -c make":           true,
+		"ENV A=b":                         false,
+		"ENV A=b c":                       true,
+		"ENV A=b C=d":                     true,
+		"ENV A=b=c":                       true,
+		"COPY a b # buildkit":             false,
+		`RUN |1 A="b /bin/sh -c" /bin/sh`: true,
+	} {
+		if got := ambiguous(v1.History{CreatedBy: text}); got != want {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+}
+
+func TestFromHistory(t *testing.T) {
+	h := func(s string) v1.Hash { return v1.Hash{Algorithm: "sha256", Hex: s} }
+	entry := func(s string) v1.History { return v1.History{CreatedBy: s} }
+	empty := func(s string) v1.History { return v1.History{CreatedBy: s, EmptyLayer: true} }
+	img := remote.Plain{Origin: "r/app", Layers: make([]v1.Descriptor, 3)}
+	img.Config.RootFS.DiffIDs = []v1.Hash{h("0"), h("1"), h("2")}
+	img.Config.History = []v1.History{entry("base"), empty("ENV A=b"), entry("RUN x"), entry("COPY a b"), empty("CMD")}
+	r, ok := fromHistory(img, img.Config.History[:3])
+	if !ok || r.DiffID != "sha256:1" || r.Away.Below != remote.Chain(img.Config.RootFS.DiffIDs[:1]) {
+		t.Errorf("got %+v, %v", r, ok)
+	}
+	for name, prefix := range map[string][]v1.History{
+		"another base":    {entry("other"), empty("ENV A=b"), entry("RUN x")},
+		"another value":   {entry("base"), empty("ENV A=c"), entry("RUN x")},
+		"a step less":     {entry("base"), entry("RUN x")},
+		"longer":          append(img.Config.History[:5:5], entry("RUN y")),
+		"another comment": {entry("base"), empty("ENV A=b"), {CreatedBy: "RUN x", Comment: "c"}},
+		"no layer":        {},
+	} {
+		if _, ok := fromHistory(img, prefix); ok {
+			t.Errorf("%s is found", name)
+		}
+	}
+	img.Config.History[4].EmptyLayer = false
+	if _, ok := fromHistory(img, img.Config.History[:3]); ok {
+		t.Error("an image with a history of other layers is used")
+	}
+}
