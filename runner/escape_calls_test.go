@@ -3,6 +3,7 @@ package runner
 import (
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -15,7 +16,7 @@ import (
 // helpAttack is what a hostile program in a box tries: args[0] names the attack, and each thing that should not have worked is a line.
 func helpAttack(args []string) error {
 	attacks := map[string]func([]string) error{
-		"calls": attackCalls, "devices": attackDevices, "proc": attackProc, "write": attackReadOnly, "socket": attackSocket, "terminal": attackTerminal,
+		"calls": attackCalls, "devices": attackDevices, "proc": attackProc, "write": attackReadOnly, "socket": attackSocket, "terminal": attackTerminal, "own-socket": ownSocket,
 	}
 	f := attacks[args[0]]
 	if f == nil {
@@ -146,9 +147,10 @@ func attackDevices(args []string) error {
 	return nil
 }
 
-// attackProc looks for the marker args[0] in all that is known of other processes, and for ways out of the root.
+// attackProc looks for the marker args[1] in the files args[0] and the descriptors of other processes, and for the files in the rest of args in
+// what they see; the last is one of the host.
 func attackProc(args []string) error {
-	marker := args[0]
+	files, marker, args := strings.Split(args[0], ","), args[1], args[1:]
 	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return err
@@ -158,7 +160,7 @@ func attackProc(args []string) error {
 		if own[p] {
 			continue
 		}
-		for _, name := range []string{"environ", "cmdline", "maps"} {
+		for _, name := range files {
 			if data, err := os.ReadFile(filepath.Join(p, name)); err == nil && strings.Contains(string(data), marker) {
 				fmt.Printf("the marker is in %s of %s\n", name, strings.Join(cmdline(p), " "))
 			}
@@ -265,6 +267,20 @@ func attackSocket(args []string) error {
 		unix.Close(fd)
 	}
 	return nil
+}
+
+// ownSocket connects to an abstract socket of its own, which works.
+func ownSocket(args []string) error {
+	l, err := net.Listen("unix", "@"+args[0])
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	c, err := net.Dial("unix", "@"+args[0])
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // attackTerminal types into the terminal that is standard input.

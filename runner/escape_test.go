@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"debug/elf"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/strake-build/strake/runner/sandbox"
 )
 
 // attacked is a way to run boxes that the tests of escapes attack.
@@ -198,4 +202,101 @@ func TestEscapeDevicesGuards(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A step finds nothing of strake, of the host or of another step that runs at the same time: neither in what it inherits nor in /proc.
+func TestEscapeProc(t *testing.T) {
+	eachIsolation(t, func(t *testing.T, a attacked) {
+		a.program(t)
+		const marker = "escape-marker-4711"
+		host := filepath.Join(publicDir(t), marker) // a file of the host, which everybody may read
+		if err := os.WriteFile(host, []byte(marker), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		leak, err := os.Open(filepath.Dir(host)) // strake's caller may leave descriptors open
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer leak.Close()
+		// Another step, with secrets in its environment, its files and its arguments, and a daemon of it.
+		other := a.start(t, "mkdir -p /run/secrets; echo "+marker+" >/run/secrets/x; exec 5</run/secrets/x; export SECRET="+marker+"; (sleep 100 <&5 &); /bin/sleep 100 <&5 # "+marker, nil)
+		defer func() {
+			_ = other.cmd.Process.Kill()
+			_ = other.cmd.Wait()
+		}()
+		time.Sleep(300 * time.Millisecond)
+		files := "environ,maps,cmdline"
+		if strings.HasSuffix(t.Name(), "/shared") {
+			files = "environ,maps" // the names of what runs around are in sight: docs/isolation.md
+		}
+		r := &tried{cmd: a.run("export " + helperVar + "=attack; /bin/attack proc " + files + " escape-marker run/secrets/x " + host)}
+		r.cmd.Env = append(r.cmd.Env, "REGISTRY_PASSWORD="+marker)
+		r.cmd.ExtraFiles = []*os.File{leak, leak, leak}
+		r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.errs
+		if err := r.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		r.report(t)
+	})
+}
+
+// What is mounted read-only stays so: binds of files and directories, secrets, /etc/hosts, the kernel's settings.
+func TestEscapeReadOnly(t *testing.T) {
+	eachIsolation(t, func(t *testing.T, a attacked) {
+		a.program(t)
+		if strings.HasSuffix(t.Name(), "/chroot") { // what is read-only, and /proc, are copies there
+			const pattern = "/proc/sys/kernel/core_pattern"
+			before, err := os.ReadFile(pattern)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.fails(t, "mkdir -p /proc/sys/kernel; (echo escape >"+pattern+") 2>/dev/null; true")
+			if after, err := os.ReadFile(pattern); err != nil || !bytes.Equal(before, after) {
+				t.Errorf("%s is %q now: %v", pattern, after, err)
+			}
+			return
+		}
+		a.fails(t, "cp /ro/bin/busybox /tmp/; /bin/attack write /etc/hosts /etc/resolv.conf /ro/bin/busybox /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname /proc/sysrq-trigger /proc/sys/fs/binfmt_misc/register /sys/kernel/uevent_helper /sys/kernel/mm/ksm/run", "mounts")
+	})
+}
+
+// The host's abstract sockets are out of reach although its network is shared, where the kernel can do that; those of the step are not.
+func TestEscapeAbstractSockets(t *testing.T) {
+	name := fmt.Sprintf("strake-escape-%d", os.Getpid())
+	l, err := net.Listen("unix", "@"+name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	eachIsolation(t, func(t *testing.T, a attacked) {
+		if !sandbox.Scoped() {
+			t.Skip("this kernel has no scopes of Landlock (Linux 6.12)")
+		}
+		a.program(t)
+		a.fails(t, "/bin/attack socket "+name)
+		out, err := a.run("export " + helperVar + "=attack; /bin/attack own-socket " + name + "-own").CombinedOutput()
+		if err != nil {
+			t.Errorf("a socket of the step's own: %v\n%s", err, out)
+		}
+	})
+}
+
+// Nothing can be typed into strake's terminal.
+func TestEscapeTerminal(t *testing.T) {
+	eachIsolation(t, func(t *testing.T, a attacked) {
+		a.program(t)
+		master, slave := pty(t)
+		defer master.Close()
+		defer slave.Close()
+		r := &tried{cmd: a.run("export " + helperVar + "=attack; /bin/attack terminal; /bin/attack terminal </dev/tty; true")}
+		r.cmd.Stdin, r.cmd.Stdout = slave, &r.out
+		if r.cmd.SysProcAttr == nil {
+			r.cmd.SysProcAttr = &syscall.SysProcAttr{}
+		}
+		r.cmd.SysProcAttr.Setsid, r.cmd.SysProcAttr.Setctty = true, true
+		if err := r.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		r.report(t)
+	})
 }

@@ -51,6 +51,23 @@ func landlockABI() int {
 // Scoped says whether the kernel itself keeps a step without a pid namespace from signalling others (Linux 6.12).
 func Scoped() bool { return landlockABI() >= landlockScope }
 
+// socketRules make Landlock rules that keep a step, which shares the host's network, from the host's abstract sockets: those belong
+// to the network, and programs that listen on them trust everybody of their user (CVE-2020-15257). A descriptor is returned, -1 if the kernel has no such thing.
+func socketRules() (int, error) {
+	if !Scoped() {
+		return -1, nil
+	}
+	return newRuleset(rulesetAttr{scoped: unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET}, unsafe.Sizeof(rulesetAttr{}))
+}
+
+func newRuleset(attr rulesetAttr, size uintptr) (int, error) {
+	fd, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
+	if e != 0 {
+		return -1, fmt.Errorf("making Landlock rules: %w", e)
+	}
+	return int(fd), nil
+}
+
 // ruleset makes the Landlock rules that the step gets where no pid namespace keeps it from other processes: it can trace its own processes
 // only, and signal and find by abstract sockets no others. A descriptor is returned, -1 if the kernel has no such thing; then the
 // other measures must do.
@@ -70,17 +87,14 @@ func (b *box) ruleset() (int, error) {
 			return -1, nil
 		}
 	}
-	fd, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
-	if e != 0 {
-		return -1, fmt.Errorf("making Landlock rules: %w", e)
-	}
-	if attr.fs == 0 {
-		return int(fd), nil
+	fd, err := newRuleset(attr, size)
+	if err != nil || attr.fs == 0 {
+		return fd, err
 	}
 	rule := pathBeneath{access: attr.fs, parent: int32(b.root)}
-	if _, _, e := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, fd, unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0); e != 0 {
-		unix.Close(int(fd))
+	if _, _, e := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(fd), unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0); e != 0 {
+		unix.Close(fd)
 		return -1, fmt.Errorf("making Landlock rules: %w", e)
 	}
-	return int(fd), nil
+	return fd, nil
 }

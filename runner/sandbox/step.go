@@ -135,6 +135,10 @@ func (b *box) newStep(path string) (*step, error) {
 			return nil, err
 		}
 		s.weak = have&(1<<unix.CAP_SYS_ADMIN) == 0
+	} else if !b.Loopback && !b.Insecure {
+		if s.rules, err = socketRules(); err != nil {
+			return nil, err
+		}
 	}
 	if b.OneID {
 		l, err := b.newOwners()
