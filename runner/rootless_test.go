@@ -142,6 +142,27 @@ func helpBox(i Isolation, args []string) error {
 			s.Mounts = append(s.Mounts, Mount{Type: Bind, Target: "/c", Source: cache})
 			continue
 		}
+		if dir, ok := strings.CutPrefix(a, "dir="); ok {
+			p.Dir = dir
+			continue
+		}
+		if bind, ok := strings.CutPrefix(a, "bind="); ok { // SOURCE:TARGET, SOURCE in another file system like this one
+			source, target, _ := strings.Cut(bind, ":")
+			s.Mounts = append(s.Mounts, Mount{Type: Bind, Overlay: &Overlay{Lower: []string{lower}}, Source: source, Target: target, ReadOnly: true})
+			continue
+		}
+		if target, ok := strings.CutPrefix(a, "secret="); ok {
+			s.Mounts = append(s.Mounts, Mount{Type: Bind, Target: target, Data: []byte("secret\n"), Mode: 0o444, ReadOnly: true})
+			continue
+		}
+		if inside, ok := strings.CutPrefix(a, "inside="); ok {
+			s.Mounts = append(s.Mounts, Mount{Type: Bind, Target: "/c", Source: filepath.Join(args[0], "evil"), Inside: inside})
+			continue
+		}
+		if a == "null" {
+			p.Stdin = nil
+			continue
+		}
 		if a == "insecure" {
 			s.Insecure = true
 			continue

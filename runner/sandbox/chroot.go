@@ -242,11 +242,10 @@ func (b *box) placeSystem() error {
 		}
 	}
 	// A file system mounted with nodev has nodes that cannot be opened.
-	fd, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("opening /dev/null: %w: device nodes must work on the store's file system: mount it without nodev, or use another --root", err)
+	if err := b.openNull(b.root, "dev/null"); err != nil {
+		return fmt.Errorf("%w: device nodes must work on the store's file system: mount it without nodev, or use another --root", err)
 	}
-	return unix.Close(fd)
+	return nil
 }
 
 // fillDev makes the devices.

@@ -32,6 +32,7 @@ type box struct {
 	proc    int         // a proc file system that shows this process: the host's, or in a user namespace an own one, at /proc; not used once the step runs, but by super
 	made    []made      // mount points that were not there before
 	mounted []string    // where user mounts are, for taking them down
+	null    [2]int      // /dev/null, to be read and for both; not opened by its name later, where a mount or the step may have put something else
 	console *os.File    // the slave of the terminal
 	master  int         // and its master, or -1
 	netNS   int         // the network namespace to join, if JoinNet
@@ -371,13 +372,8 @@ func (b *box) start() error {
 // letGo closes the step's input and output in the init: who writes or reads at their other
 // ends must notice when the step closes them.
 func (b *box) letGo() {
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	_ = unix.Dup3(null, 0, unix.O_CLOEXEC)
-	_ = unix.Dup3(null, 1, unix.O_CLOEXEC)
-	_ = unix.Close(null)
+	_ = unix.Dup3(b.null[1], 0, unix.O_CLOEXEC)
+	_ = unix.Dup3(b.null[1], 1, unix.O_CLOEXEC)
 }
 
 // launch forks the step, hides what it must not see of its /proc, and lets it execute its program.

@@ -222,6 +222,9 @@ func (b *box) mountDev(t hostTrees) error {
 			return fmt.Errorf("making /dev/%s: %w", d.name, err)
 		}
 	}
+	if err := b.openNull(dev, "null"); err != nil {
+		return err
+	}
 	for _, l := range devLinks() {
 		if err := unix.Symlinkat(l[1], dev, l[0]); err != nil {
 			return fmt.Errorf("making /dev/%s: %w", l[0], err)
@@ -252,6 +255,18 @@ func (b *box) mountDev(t hostTrees) error {
 	}
 	if b.Terminal {
 		return b.openTerminal(dev)
+	}
+	return nil
+}
+
+// openNull opens the device null, name in dir, as long as nobody else can have put anything there.
+func (b *box) openNull(dir int, name string) error {
+	for i, flag := range []int{unix.O_RDONLY, unix.O_RDWR} {
+		fd, err := unix.Openat(dir, name, flag|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("opening /dev/null: %w", err)
+		}
+		b.null[i] = fd
 	}
 	return nil
 }
@@ -391,7 +406,7 @@ func (b *box) maskOne(p, empty string) (isDir bool, err error) {
 	var fd int
 	switch {
 	case !isDir:
-		fd, err = cloneTree(unix.AT_FDCWD, "/dev/null", false)
+		fd, err = cloneTree(b.null[1], "", false) // whatever /dev/null is now (CVE-2025-31133)
 	case empty != "":
 		fd, err = cloneTree(unix.AT_FDCWD, empty, false)
 	default:
@@ -434,10 +449,15 @@ func (b *box) network() error {
 // ordinary user may be started in a directory that this user cannot search.
 func (b *box) enterDir() error {
 	dir := path.Join("/", b.Dir)
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as BuildKit makes it
-		return fmt.Errorf("making the working directory: %w", err)
+	made := len(b.made)
+	fd, err := b.point(dir, true)
+	if err != nil {
+		return fmt.Errorf("entering the working directory: %w", err)
 	}
-	if err := unix.Chdir(dir); err != nil {
+	defer unix.Close(fd)
+	b.keep(made)
+	// No other name than this descriptor: what is made and entered must not be outside, as by /proc/PID/root (CVE-2024-21626).
+	if err := unix.Fchdir(fd); err != nil {
 		return fmt.Errorf("entering the working directory %s: %w", dir, err)
 	}
 	// A directory outside of the root, reached through a descriptor in /proc, has no name in it.

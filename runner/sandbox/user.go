@@ -224,14 +224,9 @@ func (b *box) identity(hostTrees) error {
 // ownStreams gives the pipes and the terminal to the step's user, so that /dev/stdout can be opened again.
 func (b *box) ownStreams() error {
 	if b.NullStdin {
-		null, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
+		if err := unix.Dup3(b.null[0], 0, 0); err != nil {
 			return fmt.Errorf("opening /dev/null: %w", err)
 		}
-		if err := unix.Dup3(null, 0, 0); err != nil {
-			return fmt.Errorf("opening /dev/null: %w", err)
-		}
-		unix.Close(null)
 	}
 	if b.who.UID == 0 || b.OneID {
 		return nil
@@ -258,14 +253,18 @@ func (b *box) ownStreams() error {
 func (b *box) openText(name string) (*os.File, error) {
 	fd, err := b.inRoot(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return os.Open(os.DevNull)
+		if fd, err = unix.FcntlInt(uintptr(b.null[0]), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			return nil, fmt.Errorf("opening /dev/null: %w", err)
+		}
+		return os.NewFile(uintptr(fd), name), nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", name, err)
 	}
 	f := os.NewFile(uintptr(fd), name)
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		f.Close()
+	var fs unix.Statfs_t
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() || unix.Fstatfs(fd, &fs) != nil || fs.Type == unix.PROC_SUPER_MAGIC {
+		f.Close() // of /proc, this process may read more than the step
 		return nil, fmt.Errorf("opening %s: it is not a regular file", name)
 	}
 	return f, nil
