@@ -132,6 +132,13 @@ func (w *runWork) cache(ctx context.Context, all *mounts, m dockerfile.Mount, fr
 	return nil
 }
 
+// hasSecrets says whether the RUN is given secrets or an ssh agent.
+func (w *runWork) hasSecrets() bool {
+	return slices.ContainsFunc(w.run.Mounts, func(m dockerfile.Mount) bool {
+		return m.Type == dockerfile.MountSecret || m.Type == dockerfile.MountSSH
+	})
+}
+
 func (w *runWork) secret(all *mounts, m dockerfile.Mount) error {
 	var value []byte
 	var ok bool

@@ -110,6 +110,7 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 		Ulimits:    w.opt.Sandbox.Ulimits,
 		Limits:     w.opt.Sandbox.Limits,
 		Hooks:      deviceHooks(needed),
+		Secrets:    w.hasSecrets(),
 	}
 	if s := w.run.Script; s != nil {
 		box.Mounts = append(box.Mounts, runner.Mount{Type: runner.Bind, Target: path.Join("/dev/pipes", s.Name), Data: s.Data, Mode: 0o755, ReadOnly: true})

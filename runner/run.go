@@ -30,6 +30,7 @@ type Linux struct {
 	open   []byte   // that of a box without restrictions; nil if it needs none
 	oom    oomFile
 	guard  guard
+	turns  turns
 	inits  chan spawned  // from start
 	free   chan spawned  // that have made a box and can make another
 	quit   chan struct{} // ends start
@@ -72,7 +73,7 @@ func (l *Linux) prepare() error {
 		if l.err = l.sweepNetwork(); l.err != nil {
 			return
 		}
-		l.guard = l.newGuard()
+		l.guard, l.turns = l.newGuard(), newTurns(l.Isolation)
 		l.inits, l.quit, l.ended = make(chan spawned), make(chan struct{}), make(chan struct{})
 		l.free = make(chan spawned, maxFree)
 		go l.start()
@@ -168,6 +169,11 @@ func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
 	if err := l.check(s); err != nil {
 		return err
 	}
+	end, err := l.turns.wait(ctx, s.Secrets)
+	if err != nil {
+		return err
+	}
+	defer end()
 	net, err := l.connect(ctx, s.Network)
 	if err != nil {
 		return err

@@ -51,6 +51,9 @@ func landlockABI() int {
 // Scoped says whether the kernel itself keeps a step without a pid namespace from signalling others (Linux 6.12).
 func Scoped() bool { return landlockABI() >= landlockScope }
 
+// Confines says whether the kernel keeps a step without a pid namespace from looking into other processes (Linux 5.19).
+func Confines() bool { return landlockABI() >= landlockRefer }
+
 // socketRules make Landlock rules that keep a step, which shares the host's network, from the host's abstract sockets: those belong
 // to the network, and programs that listen on them trust everybody of their user (CVE-2020-15257). A descriptor is returned, -1 if the kernel has no such thing.
 func socketRules() (int, error) {
