@@ -81,7 +81,7 @@ func atHome(t *testing.T, pid int) {
 	}
 }
 
-// An init is the last box's if that could not be made, had more rights, or another control group; one that has died in the
+// An init is the last box's if that could not be made, had more rights, secrets, or another control group; one that has died in the
 // meantime is replaced.
 func TestInitIsReplaced(t *testing.T) {
 	w := newWorld(t)
@@ -90,6 +90,7 @@ func TestInitIsReplaced(t *testing.T) {
 		"bad mount":  func(s *Sandbox, _ *Process) { s.Mounts = []Mount{{Type: Bind, Source: "/nothing", Target: "/x"}} },
 		"insecure":   func(s *Sandbox, _ *Process) { s.Insecure = true },
 		"limits":     func(s *Sandbox, _ *Process) { s.Limits.Pids = 20 },
+		"secrets":    func(s *Sandbox, _ *Process) { s.Secrets = true },
 	} {
 		if _, err := w.sh("true", change); (name == "no program" || name == "bad mount") != (err != nil) {
 			t.Errorf("%s: %v", name, err)

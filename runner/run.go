@@ -207,7 +207,7 @@ func (l *Linux) runIn(ctx context.Context, s Sandbox, p Process, net *network.Ne
 	if net != nil {
 		b.net = net.NS
 	}
-	cfg.Again = b.reusable(cfg)
+	cfg.Again = !s.Secrets && b.reusable(cfg)
 	if err := b.start(cfg); err != nil {
 		return err
 	}

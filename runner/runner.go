@@ -91,7 +91,7 @@ type Sandbox struct {
 	Ulimits  []Ulimit
 	// Limits need a control group. Where none can be made, Run fails.
 	Limits Limits
-	// Secrets says that the box has files or variables that other boxes must not see.
+	// Secrets says that the box has files or variables that other boxes must not see: what was told of them ends with its init.
 	Secrets bool
 	// Hooks are programs of the host. They come from its administrator, never from what is built.
 	Hooks []Hook

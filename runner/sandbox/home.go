@@ -13,7 +13,8 @@ import (
 //
 // A box that is not the last one (Config.Again) has its mount, ipc, uts and network namespaces for the thread only that makes it. The process's other
 // threads stay in those in which it was started, and so does that thread between boxes. All else that a box has is in descriptors, which are closed. What
-// a box was told stays in the memory of the init, which no step can see: it is in another pid namespace, and cannot be traced.
+// a box was told stays in the memory of the init, which no step can see: it is in another pid namespace, and cannot be traced. A box with secrets is
+// the last one of its init all the same.
 type home struct {
 	process int // pidfd of this process: its first thread never leaves home
 	root    int
