@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/user"
@@ -45,6 +47,7 @@ func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
 //	serve DIR               serve the files of a folder by HTTP at $URL, also to git (a bare repository after git update-server-info)
 //	asuser CODE ARG...      run strake as an ordinary user with a subordinate id range, which must end with the code;
 //	                        $AS_UID and $AS_GID are setpriv's flags for him
+//	proxy LOG               pass requests on to $REGISTRY from $PROXY, and write their methods and paths to the file LOG
 //	sshd DIR                start an ssh server on 127.0.0.1 at $SSHD_URL, which is $SSHD_PID; its keys are in DIR: key is the client's
 //	emulate FLAGS COMMAND   run the command where qemu is registered for arm64 with the flags; the file emulated is what it wrote
 //	compile GOARCH FILE OUT compile a Go program
@@ -79,6 +82,7 @@ func TestScript(t *testing.T) {
 			"interrupt": cmdInterrupt,
 			"clean":     cmdClean,
 			"serve":     cmdServe,
+			"proxy":     cmdProxy,
 			"asuser":    user.run,
 			"sshd":      user.sshd,
 			"emulate":   cmdEmulate,
@@ -211,6 +215,24 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	server := httptest.NewServer(http.FileServer(http.Dir(ts.MkAbs(args[0]))))
 	ts.Defer(server.Close)
 	ts.Setenv("URL", server.URL)
+}
+
+func cmdProxy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: proxy LOG")
+	}
+	log, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	pass := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: ts.Getenv("REGISTRY")})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(log, r.Method, r.URL.RequestURI())
+		pass.ServeHTTP(w, r) // with the client's Host, so that uploads come here too
+	}))
+	ts.Defer(func() {
+		server.Close()
+		_ = log.Close()
+	})
+	ts.Setenv("PROXY", strings.TrimPrefix(server.URL, "http://"))
 }
 
 const baseDockerfile = `FROM scratch
