@@ -72,7 +72,7 @@ func (s *source) records(ctx context.Context, keys []cache.Key) []Entry {
 	bounded, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	start := s.now()
-	entries, err := s.Backend.Records(bounded, keys)
+	entries, err := s.Records(bounded, keys)
 	s.mu.Lock()
 	s.left -= s.now().Sub(start)
 	if s.left <= 0 && err == nil && len(entries) == 0 {

@@ -286,7 +286,7 @@ func (l *Local) store(ctx context.Context, config, manifest []byte, index v1.Ind
 
 // lock keeps other builds from the folder.
 func (l *Local) lock(ctx context.Context) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(l.Dir, ".strake-lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	f, err := os.OpenFile(filepath.Join(l.Dir, ".strake-lock"), os.O_CREATE|os.O_RDWR, 0o644) //nolint:gosec // a folder that others read
 	if err != nil {
 		return nil, err
 	}

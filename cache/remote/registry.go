@@ -157,7 +157,7 @@ func (r *Registry) Commit(ctx context.Context, entries []Entry, _ bool) error {
 			return err
 		}
 		if now, err := r.Client.ResolveDigest(ctx, r.Ref); err != nil || now.Digest == digest || try == races {
-			return nil //nolint:nilerr // it was written
+			return nil // it was written
 		}
 	}
 }
@@ -202,7 +202,7 @@ func (r *Registry) current(ctx context.Context) ([]held, error) {
 	}
 	have, err := decodeImage(config, m.Layers)
 	if err != nil {
-		return nil, nil //nolint:nilerr // a cache that cannot be read is replaced
+		return nil, nil // a cache that cannot be read is replaced
 	}
 	return have, nil
 }

@@ -235,7 +235,7 @@ func (u *Uploads) Close(ctx context.Context, most, grace time.Duration) error {
 	u.ticks.Wait()
 	last, cancel := context.WithTimeoutCause(context.WithoutCancel(u.ctx), grace, errTime)
 	defer cancel()
-	u.commit(last, true)
+	u.commit(last, true) //nolint:contextcheck // of the uploads, which outlive a build that was canceled
 	u.cancel(nil)
 	var errs []error
 	for _, t := range u.targets {

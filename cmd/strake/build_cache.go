@@ -122,7 +122,8 @@ func parseCacheFlag(env *environment, value string, to bool) (cacheFlag, error) 
 	if err := c.decide(env, attrs); err != nil {
 		return cacheFlag{}, invalid("%w", err)
 	}
-	for _, k := range slices.Sorted(maps.Keys(attrs)) {
+	if left := slices.Sorted(maps.Keys(attrs)); len(left) > 0 {
+		k := left[0]
 		if why, ok := refusedCacheKeys[k]; ok {
 			return cacheFlag{}, invalid("%s is not supported: %s", k, why)
 		}

@@ -204,11 +204,15 @@ func Start(t testing.TB, address string, cmd *exec.Cmd) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	var end error // once it has ended
+	go func() {
+		end = cmd.Wait()
+		close(ended)
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = <-ended // it was killed
+		<-ended // it was killed
 		if t.Failed() {
 			t.Logf("%s:\n%s", cmd.Path, out.String())
 		}
@@ -219,9 +223,8 @@ func Start(t testing.TB, address string, cmd *exec.Cmd) {
 			return
 		}
 		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("%s ended: %v\n%s", cmd.Path, err, out.String())
+		case <-ended:
+			t.Fatalf("%s ended: %v\n%s", cmd.Path, end, out.String())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -205,7 +205,7 @@ func (c *Client) once(ctx context.Context, r Request) (a *Answer, after time.Dur
 	if r.Sign != nil {
 		r.Sign(req)
 	}
-	resp, err := c.HTTP.Do(req) //nolint:bodyclose // who gets the answer closes it
+	resp, err := c.HTTP.Do(req)
 	if err != nil {
 		return nil, 0, r.failed(ctx, body, err)
 	}
