@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,6 +51,8 @@ type Uploads struct {
 	Layers *image.Layers
 	Temp   string            // a folder for compressed layers on their way; they have no name there
 	Warn   func(text string) // called once for each target, from any goroutine
+	// Stall is how long a server may take no byte of a layer, and not answer at its end; 0 is two minutes.
+	Stall time.Duration
 
 	ctx     context.Context //nolint:containedctx // it lives from Start to Close
 	cancel  context.CancelCauseFunc
@@ -165,7 +168,7 @@ func (u *Uploads) sendTo(t *target, m Made, below v1.Hash, l image.Layer) error 
 		return err
 	}
 	defer done()
-	if err := t.Put(u.ctx, d, open); err != nil {
+	if err := u.put(t, d, open); err != nil {
 		return err
 	}
 	keys := []cache.Key{m.Key}
@@ -181,6 +184,39 @@ func (u *Uploads) sendTo(t *target, m Made, below v1.Hash, l image.Layer) error 
 		})
 	}
 	return nil
+}
+
+// put stores a blob, and gives up when nothing moves for too long.
+func (u *Uploads) put(t *target, d v1.Descriptor, open opener) error {
+	stall := cmp.Or(u.Stall, 2*time.Minute)
+	ctx, cancel := context.WithCancelCause(u.ctx)
+	defer cancel(nil)
+	timer := time.AfterFunc(stall, func() { cancel(errStalled) })
+	defer timer.Stop()
+	err := t.Put(ctx, d, func(ctx context.Context) (io.ReadCloser, error) {
+		r, err := open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return moving{r, timer, stall}, nil
+	})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	return err
+}
+
+// moving winds a timer up with each read.
+type moving struct {
+	io.ReadCloser
+	timer *time.Timer
+	stall time.Duration
+}
+
+func (m moving) Read(p []byte) (int, error) {
+	n, err := m.ReadCloser.Read(p)
+	m.timer.Reset(m.stall)
+	return n, err
 }
 
 // commit makes findable what was sent.
