@@ -70,6 +70,9 @@ func (j *job) explain(ctx context.Context, format string) error {
 	if err != nil {
 		return err
 	}
+	if len(j.opts.cacheFrom) > 0 && !j.opts.noCache {
+		j.openImports(func(text string) { fmt.Fprintf(j.env.stderr, "warning: %s\n", ui.Printable([]byte(text))) })
+	}
 	var steps []solver.Forecast
 	err = j.withBuilder(file, progress.Discard, func(b *builder.Builder, opt builder.Options) error {
 		steps, err = b.Explain(ctx, opt, j.opts.platforms)
