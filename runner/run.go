@@ -14,6 +14,7 @@ import (
 	"github.com/strake-build/strake/runner/cgroup"
 	"github.com/strake-build/strake/runner/network"
 	"github.com/strake-build/strake/runner/sandbox"
+	"github.com/strake-build/strake/runner/seccomp"
 )
 
 // Linux runs boxes on this kernel. It must not be copied; New makes one, a literal works too.
@@ -55,7 +56,7 @@ func (l *Linux) prepare() error {
 		if l.err = l.Isolation.CheckRun(); l.err != nil {
 			return
 		}
-		if l.filter, l.err = sandbox.SupervisedFilter(sandbox.Capabilities, l.ruleSets()...); l.err != nil {
+		if l.filter, l.err = sandbox.SupervisedFilter(seccomp.Capabilities, l.ruleSets()...); l.err != nil {
 			return
 		}
 		if sets := l.supervisedOpen(); len(sets) > 0 {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/seccomp"
 )
 
 func needRoot(t *testing.T) {
@@ -41,7 +43,7 @@ func TestCreateAsCaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	user := caller{uid: 1000, gid: 1000, groups: []uint32{77}, caps: 1 << unix.CAP_MKNOD, umask: 0o022}
-	admin := caller{caps: Capabilities, umask: 0}
+	admin := caller{caps: seccomp.Capabilities, umask: 0}
 	for _, c := range []struct {
 		who        caller
 		path, base string

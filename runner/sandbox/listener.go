@@ -1,30 +1,13 @@
 package sandbox
 
 import (
-	"slices"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-)
 
-// withoutNotify returns the program that allows what prog asks the init for; nil if that is nothing.
-func withoutNotify(prog *unix.SockFprog) *unix.SockFprog {
-	if prog == nil {
-		return nil
-	}
-	insns := slices.Clone(unsafe.Slice(prog.Filter, prog.Len))
-	found := false
-	for i := range insns {
-		if insns[i].Code == unix.BPF_RET|unix.BPF_K && insns[i].K == unix.SECCOMP_RET_USER_NOTIF {
-			insns[i].K, found = unix.SECCOMP_RET_ALLOW, true
-		}
-	}
-	if !found {
-		return nil
-	}
-	return &unix.SockFprog{Len: prog.Len, Filter: &insns[0]}
-}
+	"github.com/strake-build/strake/runner/seccomp"
+)
 
 // handover is the message by which the child passes the listener of its filter to the init; all but the descriptor
 // is filled in before the fork.
@@ -41,7 +24,7 @@ type handover struct {
 
 // prepare fills the message in.
 func (h *handover) prepare(prog *unix.SockFprog, state *stepState) {
-	h.plain = withoutNotify(prog)
+	h.plain = seccomp.WithoutNotify(prog)
 	h.iov.Base = (*byte)(unsafe.Pointer(state))
 	h.iov.SetLen(int(unsafe.Sizeof(*state)))
 	h.msg.Iov = &h.iov

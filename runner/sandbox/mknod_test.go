@@ -10,53 +10,56 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/seccomp"
+	"github.com/strake-build/strake/runner/seccomp/seccomptest"
 )
 
 func insns(t *testing.T, filter func(uint64) ([]byte, error)) []unix.SockFilter {
 	t.Helper()
-	data, err := filter(Capabilities)
+	data, err := filter(seccomp.Capabilities)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := program(data)
+	p := seccomp.Program(data)
 	return unsafe.Slice(p.Filter, p.Len)
 }
 
 // The filter with devices is the usual one but for the calls that make devices, and becomes it for kernels without listeners.
 func TestDeviceFilter(t *testing.T) {
-	usual, with := insns(t, Filter), insns(t, func(caps uint64) ([]byte, error) { return SupervisedFilter(caps, Devices) })
-	plain := withoutNotify(&unix.SockFprog{Len: uint16(len(with)), Filter: &with[0]})
+	usual, with := insns(t, func(caps uint64) ([]byte, error) { return seccomp.Filter(caps) }), insns(t, func(caps uint64) ([]byte, error) { return SupervisedFilter(caps, Devices) })
+	plain := seccomp.WithoutNotify(&unix.SockFprog{Len: uint16(len(with)), Filter: &with[0]})
 	if plain == nil {
 		t.Fatal("the filter reports nothing")
 	}
 	without := unsafe.Slice(plain.Filter, plain.Len)
-	if p := withoutNotify(&unix.SockFprog{Len: uint16(len(usual)), Filter: &usual[0]}); p != nil {
+	if p := seccomp.WithoutNotify(&unix.SockFprog{Len: uint16(len(usual)), Filter: &usual[0]}); p != nil {
 		t.Error("the usual filter reports something")
 	}
 	modes := []uint64{0, 0o644, unix.S_IFREG, unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFCHR, unix.S_IFBLK | 0o6777, unix.S_IFDIR, 1<<16 | unix.S_IFCHR | 0o600, 1 << 13 << 32}
 	devs := []uint64{0, 1, 0x103, 1 << 31, 1 << 32, 1<<64 - 1}
 	r := rand.New(rand.NewPCG(3, 4))
-	for _, a := range architectures() {
+	for _, a := range seccomp.Architectures() {
 		for nr := range uint32(600) {
 			for range 20 {
-				d := data{nr: nr, arch: a.audit}
-				for i := range d.args {
-					if d.args[i] = devs[r.IntN(len(devs))]; r.IntN(2) == 0 {
-						d.args[i] = modes[r.IntN(len(modes))]
+				d := seccomptest.Data{NR: nr, Arch: a.Audit}
+				for i := range d.Args {
+					if d.Args[i] = devs[r.IntN(len(devs))]; r.IntN(2) == 0 {
+						d.Args[i] = modes[r.IntN(len(modes))]
 					}
 				}
-				want := execute(t, usual, d)
-				if got := execute(t, without, d); got != want {
+				want := seccomptest.Execute(t, usual, d)
+				if got := seccomptest.Execute(t, without, d); got != want {
 					t.Fatalf("without a listener, %+v: got %#x, want %#x", d, got, want)
 				}
 				arg := slices.Index([]string{"", "mknod", "mknodat"}, nameOf(a, nr))
 				if arg > 0 {
-					mode, dev := d.args[arg]&unix.S_IFMT, d.args[arg+1]
+					mode, dev := d.Args[arg]&unix.S_IFMT, d.Args[arg+1]
 					if mode == unix.S_IFBLK || mode == unix.S_IFCHR && dev != 0 {
 						want = unix.SECCOMP_RET_USER_NOTIF
 					}
 				}
-				if got := execute(t, with, d); got != want {
+				if got := seccomptest.Execute(t, with, d); got != want {
 					t.Fatalf("%+v: got %#x, want %#x", d, got, want)
 				}
 			}
@@ -64,21 +67,21 @@ func TestDeviceFilter(t *testing.T) {
 	}
 }
 
-func nameOf(a architecture, nr uint32) string {
-	if i := slices.IndexFunc(a.calls, func(c call) bool { return c.number == nr }); i >= 0 {
-		return a.calls[i].name
+func nameOf(a seccomp.Architecture, nr uint32) string {
+	if i := slices.IndexFunc(a.Calls, func(c seccomp.Call) bool { return c.Number == nr }); i >= 0 {
+		return a.Calls[i].Name
 	}
 	return ""
 }
 
 func TestNodeCall(t *testing.T) {
-	for _, arch := range architectures() {
+	for _, arch := range seccomp.Architectures() {
 		number := func(name string) int32 {
-			i := slices.IndexFunc(arch.calls, func(c call) bool { return c.name == name })
+			i := slices.IndexFunc(arch.Calls, func(c seccomp.Call) bool { return c.Name == name })
 			if i < 0 {
 				return -1
 			}
-			return int32(arch.calls[i].number)
+			return int32(arch.Calls[i].Number)
 		}
 		dev := unix.Mkdev(259, 0x12345)
 		for _, c := range []struct {
@@ -100,7 +103,7 @@ func TestNodeCall(t *testing.T) {
 			}
 			got, ok := nodeCall(&request{notification: notification{args: c.args}, served: served{name: nameOf(arch, uint32(nr))}})
 			if ok != (c.kind != "") || ok && (got != c.want || got.kind() != c.kind) {
-				t.Errorf("%s %v on %#x: got %+v, %v", c.name, c.args, arch.audit, got, ok)
+				t.Errorf("%s %v on %#x: got %+v, %v", c.name, c.args, arch.Audit, got, ok)
 			}
 		}
 	}
@@ -133,7 +136,7 @@ const statusText = "Name:\tsh\nUmask:\t0027\nTgid:\t7\nUid:\t1\t2\t3\t4\nGid:\t5
 
 func TestParseStatus(t *testing.T) {
 	var c caller
-	want := caller{uid: 4, gid: 8, groups: []uint32{9, 10}, caps: Capabilities, umask: 0o27}
+	want := caller{uid: 4, gid: 8, groups: []uint32{9, 10}, caps: seccomp.Capabilities, umask: 0o27}
 	if err := c.parseStatus(statusText); err != nil || !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, %v", c, err)
 	}

@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/seccomp"
+	"github.com/strake-build/strake/runner/seccomp/seccomptest"
 )
 
 func TestOverride(t *testing.T) {
@@ -159,14 +162,14 @@ func TestSplitName(t *testing.T) {
 func TestRulesAndHandlers(t *testing.T) {
 	handlers := slices.Sorted(maps.Keys((&owners{}).calls()))
 	prog := insns(t, func(uint64) ([]byte, error) { return OpenFilter(Owners) })
-	for _, a := range architectures() {
+	for _, a := range seccomp.Architectures() {
 		for nr := range uint32(600) {
 			name, reported := nameOf(a, nr), false
 			for _, args := range [][6]uint64{{}, {15, 15}, {0, 64, 64}, {0, unix.S_IFIFO, unix.S_IFIFO}} {
-				reported = reported || execute(t, prog, data{nr: nr, arch: a.audit, args: args}) == unix.SECCOMP_RET_USER_NOTIF
+				reported = reported || seccomptest.Execute(t, prog, seccomptest.Data{NR: nr, Arch: a.Audit, Args: args}) == unix.SECCOMP_RET_USER_NOTIF
 			}
 			if _, ok := slices.BinarySearch(handlers, name); ok != reported && name != "" {
-				t.Errorf("%s of %#x: reported %v, served %v", name, a.audit, reported, ok)
+				t.Errorf("%s of %#x: reported %v, served %v", name, a.Audit, reported, ok)
 			}
 		}
 	}

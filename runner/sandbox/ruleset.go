@@ -1,12 +1,12 @@
 package sandbox
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/seccomp"
 )
 
 // RuleSet names calls that the init answers for a step (see supervisor). A filter has their rules before those of the profile, and
@@ -33,7 +33,7 @@ func (r RuleSet) rules() []string {
 	case Devices:
 		return []string{deviceRules}
 	case Owners:
-		return []string{ownerRules, statRules, createRules, listRules}
+		return []string{listRules, createRules, statRules, ownerRules}
 	case Processes:
 		return []string{processRules}
 	case Signals:
@@ -48,33 +48,20 @@ func (r RuleSet) rules() []string {
 	return nil
 }
 
-// SupervisedFilter is Filter for boxes whose init answers the calls of sets. Where the kernel cannot do that, the init makes of it
-// what Filter returns.
+// SupervisedFilter is seccomp.Filter for boxes whose init answers the calls of sets. Where the kernel cannot do that, the init makes of it
+// what seccomp.Filter returns.
 func SupervisedFilter(caps uint64, sets ...RuleSet) ([]byte, error) {
-	var p profile
-	if err := json.Unmarshal(defaultProfile, &p); err != nil {
-		return nil, fmt.Errorf("reading the seccomp profile: %w", err)
-	}
-	return p.supervised(caps, sets)
+	return seccomp.Filter(caps, rules(sets)...)
 }
 
 // OpenFilter reports the calls of sets and allows all others.
-func OpenFilter(sets ...RuleSet) ([]byte, error) {
-	p := profile{DefaultAction: "SCMP_ACT_ALLOW"}
-	return p.supervised(0, sets)
-}
+func OpenFilter(sets ...RuleSet) ([]byte, error) { return seccomp.Open(rules(sets)...) }
 
-func (p *profile) supervised(caps uint64, sets []RuleSet) ([]byte, error) {
-	for _, set := range slices.Backward(sets) {
-		for _, text := range set.rules() {
-			var first profile
-			if err := json.Unmarshal([]byte(text), &first); err != nil {
-				return nil, fmt.Errorf("reading the rules of %q: %w", set, err)
-			}
-			p.Syscalls = slices.Concat(first.Syscalls, p.Syscalls)
-		}
+func rules(sets []RuleSet) (all []string) {
+	for _, set := range sets {
+		all = append(all, set.rules()...)
 	}
-	return p.filter(caps)
+	return all
 }
 
 // duties makes those that the configuration asks for.

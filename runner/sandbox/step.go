@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/seccomp"
 )
 
 // step is all that the step's process needs between its birth and its execve. It is made before the fork, because
@@ -86,7 +88,7 @@ func (b *box) newStep(path string) (*step, error) {
 		console: -1, listener: -1, rules: -1, oldProc: b.UserNS, shared: b.SharedPID, oneID: b.OneID, who: *b.who, allSignals: ^uint64(0),
 		capHeader: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3},
 	}
-	caps := Capabilities
+	caps := seccomp.Capabilities
 	if b.Insecure {
 		all, err := effective()
 		if err != nil {
@@ -94,7 +96,7 @@ func (b *box) newStep(path string) (*step, error) {
 		}
 		caps = all
 	}
-	if s.filter = program(b.Filter); s.filter == nil && !b.Insecure {
+	if s.filter = seccomp.Program(b.Filter); s.filter == nil && !b.Insecure {
 		return nil, errors.New("the seccomp filter is empty")
 	}
 	if b.Chroot {
@@ -178,20 +180,6 @@ func effective() (uint64, error) {
 		return 0, fmt.Errorf("reading the capabilities: %w", err)
 	}
 	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), nil
-}
-
-// program returns a seccomp program as the kernel takes it, nil if it is empty.
-func program(filter []byte) *unix.SockFprog {
-	insns := make([]unix.SockFilter, 0, len(filter)/insnSize)
-	for ; len(filter) >= insnSize; filter = filter[insnSize:] {
-		insns = append(insns, unix.SockFilter{
-			Code: binary.NativeEndian.Uint16(filter), Jt: filter[2], Jf: filter[3], K: binary.NativeEndian.Uint32(filter[4:]),
-		})
-	}
-	if len(insns) == 0 {
-		return nil
-	}
-	return &unix.SockFprog{Len: uint16(len(insns)), Filter: &insns[0]}
 }
 
 // start forks the step and returns its pid once it has mounted /proc. It then waits for exec.

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/seccomp"
 )
 
 // supervisor answers system calls of a step in the kernel's place: those for which the step's filter says so (RuleSet). What it does is the sum of
@@ -104,17 +106,17 @@ func newSupervisor(listener, proc int, duties []duty) (*supervisor, error) {
 	if _, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_NOTIF_SIZES, 0, uintptr(unsafe.Pointer(&s.sizes))); e != 0 {
 		return nil, fmt.Errorf("asking for the size of seccomp notifications: %w", e)
 	}
-	for i, a := range architectures() {
+	for i, a := range seccomp.Architectures() {
 		table := map[int32]served{}
 		for _, d := range duties {
 			handlers := d.calls()
-			for _, c := range a.calls {
-				if h := handlers[c.name]; h != nil {
-					table[int32(c.number)] = served{c.name, i > 0, table[int32(c.number)].then(h)}
+			for _, c := range a.Calls {
+				if h := handlers[c.Name]; h != nil {
+					table[int32(c.Number)] = served{c.Name, i > 0, table[int32(c.Number)].then(h)}
 				}
 			}
 		}
-		s.handlers[a.audit] = table
+		s.handlers[a.Audit] = table
 	}
 	return s, nil
 }

@@ -1,9 +1,10 @@
-package sandbox
+// Package seccomp compiles seccomp profiles: profiles and rules in their JSON form go in, and programs come out as the
+// kernel takes them. The profile that it has is Docker's default one. What answers the calls that a program reports is not its matter.
+package seccomp
 
 import (
 	_ "embed" // the profile
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -20,17 +21,17 @@ var defaultProfile []byte
 
 //go:generate go run gensyscalls.go
 
-// call is a system call of an architecture.
-type call struct {
-	number uint32
-	name   string
+// Call is a system call of an architecture.
+type Call struct {
+	Number uint32
+	Name   string
 }
 
-// architecture is an ABI whose programs the machine runs.
-type architecture struct {
-	audit uint32 // AUDIT_ARCH_…, as in struct seccomp_data
-	calls []call
-	extra []call // numbers apart from the others (__ARM_NR_…)
+// Architecture is an ABI whose programs the machine runs.
+type Architecture struct {
+	Audit uint32 // AUDIT_ARCH_…, as in struct seccomp_data
+	Calls []Call // by number
+	extra []Call // numbers apart from the others (__ARM_NR_…)
 }
 
 // profile is the JSON form of a seccomp profile, as far as Docker's default one goes.
@@ -66,20 +67,9 @@ type rule struct {
 	action uint32
 }
 
-// Filter compiles Docker's default seccomp profile for the capability set caps and this machine's architecture into the
-// program that the kernel takes (struct sock_filter[]). Calls that no kernel known to this program has return ENOSYS, not EPERM, so
-// that libraries fall back to older ones.
-func Filter(caps uint64) ([]byte, error) {
-	var p profile
-	if err := json.Unmarshal(defaultProfile, &p); err != nil {
-		return nil, fmt.Errorf("reading the seccomp profile: %w", err)
-	}
-	return p.filter(caps)
-}
-
 // filter compiles p for the capability set caps and this machine's architecture.
 func (p *profile) filter(caps uint64) ([]byte, error) {
-	prog, err := compile(p, architectures(), caps)
+	prog, err := compile(p, Architectures(), caps)
 	if err != nil {
 		return nil, fmt.Errorf("compiling the seccomp profile: %w", err)
 	}
@@ -149,18 +139,6 @@ func hasCap(name string, caps uint64) bool {
 	return i >= 0 && caps&(1<<i) != 0
 }
 
-// capNames are the capabilities by number (linux/capability.h).
-func capNames() []string {
-	return []string{
-		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
-		"CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK",
-		"CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT",
-		"CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL",
-		"CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON",
-		"CAP_BPF", "CAP_CHECKPOINT_RESTORE",
-	}
-}
-
 // span is a run of call numbers, from first to the next span's, that are treated alike.
 type span struct {
 	first uint32
@@ -168,14 +146,14 @@ type span struct {
 }
 
 // spans cuts the numbers of arch into runs.
-func spans(a architecture, byName map[string][]rule, fallback uint32) []span {
+func spans(a Architecture, byName map[string][]rule, fallback uint32) []span {
 	type numbered struct {
 		number uint32
 		rules  []rule
 	}
 	byNumber := map[uint32][]rule{}
-	for _, c := range append(slices.Clone(a.calls), a.extra...) {
-		byNumber[c.number] = append(byNumber[c.number], byName[c.name]...)
+	for _, c := range append(slices.Clone(a.Calls), a.extra...) {
+		byNumber[c.Number] = append(byNumber[c.Number], byName[c.Name]...)
 	}
 	var list []numbered
 	for n, r := range byNumber {
@@ -187,7 +165,7 @@ func spans(a architecture, byName map[string][]rule, fallback uint32) []span {
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].number < list[j].number })
 
-	newest := a.calls[len(a.calls)-1].number
+	newest := a.Calls[len(a.Calls)-1].Number
 	var out []span
 	add := func(first uint32, r []rule) {
 		if n := len(out); n > 0 && len(r) == 1 && len(out[n-1].rules) == 1 && out[n-1].rules[0].action == r[0].action {
@@ -214,7 +192,7 @@ func spans(a architecture, byName map[string][]rule, fallback uint32) []span {
 }
 
 // compile makes one program for all arches, of which the first is the machine's own.
-func compile(p *profile, arches []architecture, caps uint64) ([]unix.SockFilter, error) {
+func compile(p *profile, arches []Architecture, caps uint64) ([]unix.SockFilter, error) {
 	byName, err := p.rules(goarch, caps)
 	if err != nil {
 		return nil, err
@@ -230,7 +208,7 @@ func compile(p *profile, arches []architecture, caps uint64) ([]unix.SockFilter,
 			return nil, err
 		}
 		body = append([]unix.SockFilter{stmt(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, 0)}, body...)
-		prog = append(prog, jump(unix.BPF_JEQ, a.audit, 1, 0), stmt(unix.BPF_JMP|unix.BPF_JA, uint32(len(body))))
+		prog = append(prog, jump(unix.BPF_JEQ, a.Audit, 1, 0), stmt(unix.BPF_JMP|unix.BPF_JA, uint32(len(body))))
 		prog = append(prog, body...)
 	}
 	prog = append(prog, stmt(unix.BPF_RET|unix.BPF_K, unix.SECCOMP_RET_KILL_PROCESS))

@@ -1,4 +1,4 @@
-package sandbox
+package seccomp
 
 import (
 	"encoding/json"
@@ -7,78 +7,24 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/seccomp/seccomptest"
 )
 
-// data is struct seccomp_data.
-type data struct {
-	nr, arch uint32
-	args     [6]uint64
-}
-
-func (d data) word(offset uint32) uint32 {
-	switch {
-	case offset == 0:
-		return d.nr
-	case offset == 4:
-		return d.arch
-	case offset >= 16 && offset < 64:
-		return uint32(d.args[(offset-16)/8] >> (8 * (offset % 8)))
-	}
-	panic("a load of something unknown")
-}
-
-// execute runs a program as the kernel does.
-func execute(t testing.TB, prog []unix.SockFilter, d data) uint32 {
-	t.Helper()
-	var acc uint32
-	for pc := 0; pc < len(prog); pc++ {
-		i := prog[pc]
-		cond := false
-		switch i.Code {
-		case unix.BPF_LD | unix.BPF_W | unix.BPF_ABS:
-			acc = d.word(i.K)
-			continue
-		case unix.BPF_RET | unix.BPF_K:
-			return i.K
-		case unix.BPF_ALU | unix.BPF_AND | unix.BPF_K:
-			acc &= i.K
-			continue
-		case unix.BPF_JMP | unix.BPF_JA:
-			pc += int(i.K)
-			continue
-		case unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K:
-			cond = acc == i.K
-		case unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K:
-			cond = acc > i.K
-		case unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K:
-			cond = acc >= i.K
-		default:
-			t.Fatalf("unknown instruction %#x", i.Code)
-		}
-		if cond {
-			pc += int(i.Jt)
-		} else {
-			pc += int(i.Jf)
-		}
-	}
-	t.Fatal("the program has no end")
-	return 0
-}
-
 // reference says what a profile means, rule by rule, with nothing of the compiler in it but the reading of JSON.
-func reference(p *profile, arch string, arches []architecture, caps uint64, d data) uint32 {
+func reference(p *profile, arch string, arches []Architecture, caps uint64, d seccomptest.Data) uint32 {
 	for _, a := range arches {
-		if a.audit != d.arch {
+		if a.Audit != d.Arch {
 			continue
 		}
-		all := append(slices.Clone(a.calls), a.extra...)
+		all := append(slices.Clone(a.Calls), a.extra...)
 		var names []string
 		for _, c := range all {
-			if c.number == d.nr {
-				names = append(names, c.name)
+			if c.Number == d.NR {
+				names = append(names, c.Name)
 			}
 		}
-		if names == nil && d.nr > a.calls[len(a.calls)-1].number {
+		if names == nil && d.NR > a.Calls[len(a.Calls)-1].Number {
 			return enosys
 		}
 		for _, s := range p.Syscalls {
@@ -92,7 +38,7 @@ func reference(p *profile, arch string, arches []architecture, caps uint64, d da
 			}
 			ok := true
 			for _, x := range s.Args {
-				ok = ok && holds(x, d.args[x.Index])
+				ok = ok && holds(x, d.Args[x.Index])
 			}
 			if !ok {
 				continue
@@ -149,45 +95,45 @@ func TestFilterAgainstReference(t *testing.T) {
 	p := parsed(t)
 	r := rand.New(rand.NewPCG(1, 2))
 	for _, caps := range []uint64{Capabilities, 0, 1<<41 - 1} {
-		prog, err := compile(p, architectures(), caps)
+		prog, err := compile(p, Architectures(), caps)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n := 0
-		check := func(d data) {
+		check := func(d seccomptest.Data) {
 			n++
-			if got, want := execute(t, prog, d), reference(p, goarch, architectures(), caps, d); got != want {
+			if got, want := seccomptest.Execute(t, prog, d), reference(p, goarch, Architectures(), caps, d); got != want {
 				t.Fatalf("%+v with %x: got %#x, want %#x", d, caps, got, want)
 			}
 		}
-		for _, a := range architectures() {
+		for _, a := range Architectures() {
 			for nr := range uint32(700) {
 				for range 8 {
-					check(data{nr, a.audit, [6]uint64{values(r), values(r), values(r), values(r), values(r), values(r)}})
+					check(seccomptest.Data{NR: nr, Arch: a.Audit, Args: [6]uint64{values(r), values(r), values(r), values(r), values(r), values(r)}})
 				}
 			}
 			for _, nr := range []uint32{0x0f0001, 0x0f0002, 0x0f0003, 0x0f0005, 1 << 30, 1<<30 | 1, 1<<31 - 1, 1<<32 - 1} {
-				check(data{nr: nr, arch: a.audit})
+				check(seccomptest.Data{NR: nr, Arch: a.Audit})
 			}
 		}
-		check(data{nr: 1, arch: unix.AUDIT_ARCH_S390X})
+		check(seccomptest.Data{NR: 1, Arch: unix.AUDIT_ARCH_S390X})
 		t.Logf("caps %x: %d instructions, %d cases", caps, len(prog), n)
 	}
 }
 
 // What everybody knows about Docker's profile.
 func TestFilterByName(t *testing.T) {
-	prog, err := compile(parsed(t), architectures(), Capabilities)
+	prog, err := compile(parsed(t), Architectures(), Capabilities)
 	if err != nil {
 		t.Fatal(err)
 	}
-	native := architectures()[0]
+	native := Architectures()[0]
 	number := func(name string) uint32 {
-		i := slices.IndexFunc(native.calls, func(c call) bool { return c.name == name })
+		i := slices.IndexFunc(native.Calls, func(c Call) bool { return c.Name == name })
 		if i < 0 {
 			t.Fatalf("no call %s", name)
 		}
-		return native.calls[i].number
+		return native.Calls[i].Number
 	}
 	eperm := unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
 	for _, c := range []struct {
@@ -212,7 +158,7 @@ func TestFilterByName(t *testing.T) {
 		{"personality", 8, unix.SECCOMP_RET_ALLOW},
 		{"personality", 0x40000, eperm},
 	} {
-		if got := execute(t, prog, data{nr: number(c.name), arch: native.audit, args: [6]uint64{c.arg}}); got != c.want {
+		if got := seccomptest.Execute(t, prog, seccomptest.Data{NR: number(c.name), Arch: native.Audit, Args: [6]uint64{c.arg}}); got != c.want {
 			t.Errorf("%s(%#x): got %#x, want %#x", c.name, c.arg, got, c.want)
 		}
 	}
@@ -223,20 +169,20 @@ func FuzzFilter(f *testing.F) {
 	ops := []string{"SCMP_CMP_EQ", "SCMP_CMP_NE", "SCMP_CMP_MASKED_EQ", "SCMP_CMP_GT", "SCMP_CMP_GE", "SCMP_CMP_LT", "SCMP_CMP_LE"}
 	f.Fuzz(func(t *testing.T, op uint8, value, two, a, b uint64, nr uint32) {
 		p := parsed(t)
-		name := architectures()[0].calls[3].name
+		name := Architectures()[0].Calls[3].Name
 		rules := []argument{
 			{Index: 0, Value: value, ValueTwo: two, Op: ops[int(op)%len(ops)]},
 			{Index: 1, Value: two, ValueTwo: value, Op: ops[int(op/7)%len(ops)]},
 		}
 		p.Syscalls = p.Syscalls[:1]
 		p.Syscalls[0].Names, p.Syscalls[0].Args = []string{name}, rules
-		prog, err := compile(p, architectures(), Capabilities)
+		prog, err := compile(p, Architectures(), Capabilities)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, n := range []uint32{nr, architectures()[0].calls[3].number} {
-			d := data{nr: n, arch: architectures()[0].audit, args: [6]uint64{a, b}}
-			if got, want := execute(t, prog, d), reference(p, goarch, architectures(), Capabilities, d); got != want {
+		for _, n := range []uint32{nr, Architectures()[0].Calls[3].Number} {
+			d := seccomptest.Data{NR: n, Arch: Architectures()[0].Audit, Args: [6]uint64{a, b}}
+			if got, want := seccomptest.Execute(t, prog, d), reference(p, goarch, Architectures(), Capabilities, d); got != want {
 				t.Fatalf("%+v: got %#x, want %#x", d, got, want)
 			}
 		}
