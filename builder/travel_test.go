@@ -1,7 +1,6 @@
 package builder_test
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -13,16 +12,16 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/builder"
-	"github.com/strake-build/strake/builder/solver"
-	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/layer/compress"
 )
 
-// upload has w write a cache until it is called again.
-func (w *world) upload(b remote.Backend) (end func()) {
+// upload has w write caches until it is called again.
+func (w *world) upload(to ...remote.Backend) (end func()) {
 	u := &remote.Uploads{Layers: w.Layers, Temp: w.t.TempDir(), Warn: func(s string) { w.t.Error(s) }}
-	u.Add(remote.Target{Backend: b, All: true, Encoder: compress.Gzip.Encoder(), Strict: true})
+	for _, b := range to {
+		u.Add(remote.Target{Backend: b, All: true, Encoder: compress.Gzip.Encoder(), Strict: true})
+	}
 	u.Start(w.t.Context())
 	w.Uploads = u
 	return sync.OnceFunc(func() {
@@ -47,35 +46,16 @@ func (w *world) imports(b remote.Backend) (i *remote.Imports, warnings *[]string
 		Budget: time.Minute, Now: time.Now,
 	}
 	i.Add(b)
-	w.Others, w.Layers.Remote = i, i.Fetcher(nil)
+	var next remote.Fetcher
+	if r, ok := b.(*remote.Registry); ok {
+		next = r.Client
+	}
+	w.Others, w.Layers.Remote = i, i.Fetcher(next)
 	return i, warnings
-}
-
-// after is caches that are read when something else was done.
-type after struct {
-	solver.Others
-	do func()
-}
-
-func (a after) Prepare(ctx context.Context, keys []cache.Key) {
-	a.do()
-	a.Others.Prepare(ctx, keys)
 }
 
 func folder(dir string) *remote.Local {
 	return &remote.Local{Dir: dir, Tag: "latest", Now: func() time.Time { return time.Unix(1_800_000_000, 0) }}
-}
-
-// A second machine with nothing but the first one's cache runs what the first one would run again.
-func TestScenariosOnAnotherMachine(t *testing.T) {
-	testScenarios(t, func(t *testing.T) (*world, *world, bool) {
-		first, second := newWorld(t), newWorld(t)
-		dir := filepath.Join(t.TempDir(), "cache")
-		end := first.upload(folder(dir))
-		i, _ := second.imports(folder(dir))
-		second.Others = after{i, end}
-		return first, second, true
-	})
 }
 
 // A hit all along needs no bytes of layers, and what it gives is the same image.
