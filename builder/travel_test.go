@@ -32,6 +32,11 @@ func (w *world) upload(to ...remote.Backend) (end func()) {
 
 // imports has w read a cache.
 func (w *world) imports(b remote.Backend) (i *remote.Imports, warnings *[]string) {
+	return w.importsWithin(time.Minute, b)
+}
+
+// importsWithin has w read a cache that it waits for so long.
+func (w *world) importsWithin(budget time.Duration, b remote.Backend) (i *remote.Imports, warnings *[]string) {
 	warnings = new([]string)
 	i = &remote.Imports{
 		Find: func(d v1.Hash) (string, bool) {
@@ -43,7 +48,7 @@ func (w *world) imports(b remote.Backend) (i *remote.Imports, warnings *[]string
 			defer w.mu.Unlock()
 			*warnings = append(*warnings, s)
 		},
-		Budget: time.Minute, Now: time.Now,
+		Budget: budget, Now: time.Now,
 	}
 	i.Add(b)
 	var next remote.Fetcher

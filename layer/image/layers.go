@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -81,12 +82,26 @@ func (l *Layers) unpack(ctx context.Context, layer Layer, done func(current, tot
 	defer src.discard()
 	if err != nil {
 		// Damaged bytes show in many ways before their digest is known.
-		if src.remote == "" && ctx.Err() == nil && !errors.Is(err, errDamaged) {
+		switch {
+		case ctx.Err() != nil:
+		case src.remote != "":
+			err = blameOrigin(*layer.Blob, err)
+		case !errors.Is(err, errDamaged):
 			err = l.blame(*layer.Blob, err)
 		}
 		return "", err
 	}
 	return id, src.keep()
+}
+
+// blameOrigin makes an OriginError of an error that only bytes can be the reason of, and not this machine.
+func blameOrigin(d v1.Descriptor, err error) error {
+	var origin *OriginError
+	var here syscall.Errno
+	if errors.As(err, &origin) || errors.As(err, &here) {
+		return err
+	}
+	return &OriginError{d.Digest, err}
 }
 
 // blame returns the error of the blob store's copy if that is damaged, else err.
@@ -134,7 +149,7 @@ func (l *Layers) source(ctx context.Context, layer Layer, done func(current, tot
 	return s, nil
 }
 
-// OriginError says that the origin of a layer does not have its blob, or has other bytes.
+// OriginError says that the origin of a layer does not have its blob, or has other bytes, or such that are not the layer.
 type OriginError struct {
 	Blob v1.Hash
 	Err  error
