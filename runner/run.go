@@ -15,6 +15,7 @@ import (
 	"github.com/strake-build/strake/runner/network"
 	"github.com/strake-build/strake/runner/sandbox"
 	"github.com/strake-build/strake/runner/seccomp"
+	"github.com/strake-build/strake/runner/supervisor"
 )
 
 // Linux runs boxes on this kernel. It must not be copied; New makes one, a literal works too.
@@ -56,11 +57,11 @@ func (l *Linux) prepare() error {
 		if l.err = l.Isolation.CheckRun(); l.err != nil {
 			return
 		}
-		if l.filter, l.err = sandbox.SupervisedFilter(seccomp.Capabilities, l.ruleSets()...); l.err != nil {
+		if l.filter, l.err = supervisor.Filter(seccomp.Capabilities, l.ruleSets()...); l.err != nil {
 			return
 		}
 		if sets := l.supervisedOpen(); len(sets) > 0 {
-			if l.open, l.err = sandbox.OpenFilter(sets...); l.err != nil {
+			if l.open, l.err = supervisor.OpenFilter(sets...); l.err != nil {
 				return
 			}
 		}
@@ -83,46 +84,46 @@ func (l *Linux) prepare() error {
 }
 
 // supervised says what the init of a box has to do in the kernel's place.
-func (l *Linux) supervised() []sandbox.RuleSet {
-	var sets []sandbox.RuleSet
+func (l *Linux) supervised() []supervisor.RuleSet {
+	var sets []supervisor.RuleSet
 	if l.Isolation.UserNS {
-		sets = append(sets, sandbox.Devices)
+		sets = append(sets, supervisor.Devices)
 	}
 	if l.Isolation.OneID {
-		sets = append(sets, sandbox.Owners)
+		sets = append(sets, supervisor.Owners)
 	}
 	if l.Isolation.shared() {
-		sets = append(sets, sandbox.Processes)
+		sets = append(sets, supervisor.Processes)
 		if !sandbox.Scoped() {
-			sets = append(sets, sandbox.Signals)
+			sets = append(sets, supervisor.Signals)
 		}
 		if l.Isolation.Rung == Chroot {
-			sets = append(sets, sandbox.Proc)
+			sets = append(sets, supervisor.Proc)
 		}
 	}
 	if l.Isolation.NoHostname {
-		sets = append(sets, sandbox.Names)
+		sets = append(sets, supervisor.Names)
 	}
 	return sets
 }
 
 // ruleSets are those, and what a step must not do that an overlay would refuse.
-func (l *Linux) ruleSets() []sandbox.RuleSet {
+func (l *Linux) ruleSets() []supervisor.RuleSet {
 	sets := l.supervised()
 	if l.Isolation.NoOverlay {
-		sets = append(sets, sandbox.Whiteouts)
+		sets = append(sets, supervisor.Whiteouts)
 	}
 	return sets
 }
 
 // supervisedOpen is what remains of that for a box without restrictions.
-func (l *Linux) supervisedOpen() []sandbox.RuleSet {
-	var sets []sandbox.RuleSet
+func (l *Linux) supervisedOpen() []supervisor.RuleSet {
+	var sets []supervisor.RuleSet
 	if l.Isolation.OneID {
-		sets = append(sets, sandbox.Owners)
+		sets = append(sets, supervisor.Owners)
 	}
 	if l.Isolation.NoHostname {
-		sets = append(sets, sandbox.Names)
+		sets = append(sets, supervisor.Names)
 	}
 	return sets
 }

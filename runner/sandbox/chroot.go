@@ -31,7 +31,7 @@ type source struct {
 func (b *box) setupChroot() error {
 	unix.Umask(0)
 	var err error
-	b.proc = b.family.proc
+	b.proc = b.family.Proc()
 	if b.aside, err = unix.Open(b.Aside, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("opening the directory for the sandbox: %w", err)
 	}
@@ -192,6 +192,9 @@ func (b *box) lockCaches(all []source) error {
 	return nil
 }
 
+// cachePause is how long lockCache waits before it looks again.
+const cachePause = time.Millisecond
+
 // lockCache waits until no other box has the cache. While one has, something else is at the cache's name.
 func (b *box) lockCache(s *source) error {
 	for {
@@ -212,7 +215,7 @@ func (b *box) lockCache(s *source) error {
 		if b.ended.Load() {
 			return errEnded
 		}
-		time.Sleep(pause)
+		time.Sleep(cachePause)
 	}
 }
 

@@ -1,6 +1,10 @@
 package sandbox
 
-import "time"
+import (
+	"time"
+
+	"github.com/strake-build/strake/runner/supervisor"
+)
 
 // Marker is the name (os.Args[0]) under which the program is executed as the
 // init of a box.
@@ -45,10 +49,10 @@ type Config struct {
 	Terminal  bool
 	Rows      uint16 // of the terminal
 	Cols      uint16
-	Filter    []byte    // seccomp program, as the kernel takes it; may be empty if Insecure
-	Supervise []RuleSet // calls that Filter reports, for the init to answer
-	Insecure  bool      // all capabilities and devices, nothing masked
-	ShmSize   int64     // of /dev/shm; 0 is the default
+	Filter    []byte               // seccomp program, as the kernel takes it; may be empty if Insecure
+	Supervise []supervisor.RuleSet // calls that Filter reports, for the init to answer
+	Insecure  bool                 // all capabilities and devices, nothing masked
+	ShmSize   int64                // of /dev/shm; 0 is the default
 	Limits    []Limit
 	Cgroup    bool // this process is in a control group for the box
 	// Again: the init makes another box after this one, if it ends as it should (Report.Free).

@@ -84,7 +84,7 @@ func (h *home) back(b *box) error {
 	if h.left--; h.left <= 0 {
 		return fmt.Errorf("it was box %d", maxBoxes)
 	}
-	if err := b.super.wait(); err != nil {
+	if err := b.super.Wait(); err != nil {
 		return err
 	}
 	for fd := range 3 {

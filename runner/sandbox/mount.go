@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/supervisor"
 )
 
 const (
@@ -224,9 +226,5 @@ func (b *box) give(fd int, m Mount) error {
 	if !b.OneID {
 		return unix.Fchown(fd, m.UID, m.GID)
 	}
-	value := override{owner: owner{uint32(m.UID), uint32(m.GID)}, mode: m.Mode & 0o7777}.String()
-	if err := unix.Fsetxattr(fd, overrideStat, []byte(value), 0); !errors.Is(err, unix.ENOTSUP) {
-		return err
-	}
-	return nil // everybody in the box may read it all the same
+	return supervisor.Record(fd, uint32(m.UID), uint32(m.GID), m.Mode)
 }

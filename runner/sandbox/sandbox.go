@@ -5,7 +5,8 @@
 // it, builds /proc, /sys and /dev, starts the step as pid 1 of an inner pid
 // namespace without what a step must not have, and takes everything down
 // with it when the step or the parent ends. If the box was a plain one, it then
-// waits for another (home).
+// waits for another (home). Calls of the step that the kernel does not answer as
+// they should be, package supervisor answers, in the same process.
 package sandbox
 
 import (
@@ -16,40 +17,43 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/supervisor"
 )
 
 // box is the state of the init.
 type box struct {
 	Config
-	root    int         // the new root, O_PATH
-	rootDev uint64      // its device
-	proc    int         // a proc file system that shows this process: the host's, or in a user namespace an own one, at /proc; not used once the step runs, but by super
-	made    []made      // mount points that were not there before
-	mounted []string    // where user mounts are, for taking them down
-	null    [2]int      // /dev/null, to be read and for both; not opened by its name later, where a mount or the step may have put something else
-	console *os.File    // the slave of the terminal
-	master  int         // and its master, or -1
-	netNS   int         // the network namespace to join, if JoinNet
-	who     *Identity   // whom the process runs as
-	super   *supervisor // answers calls of the step; nil if it need not
-	sys     int         // by chroot: the container's /sys
-	aside   int         // Config.Aside, opened
-	placed  []placed    // what is in the root for the step only
-	ended   atomic.Bool // the parent wants no more
-	family  *family     // in the place of a pid namespace; nil if there is one
+	root    int                    // the new root, O_PATH
+	rootDev uint64                 // its device
+	proc    int                    // a proc file system that shows this process: the host's, or in a user namespace an own one, at /proc; not used once the step runs, but by super
+	made    []made                 // mount points that were not there before
+	mounted []string               // where user mounts are, for taking them down
+	null    [2]int                 // /dev/null, to be read and for both; not opened by its name later, where a mount or the step may have put something else
+	console *os.File               // the slave of the terminal
+	master  int                    // and its master, or -1
+	netNS   int                    // the network namespace to join, if JoinNet
+	who     *Identity              // whom the process runs as
+	super   *supervisor.Supervisor // answers calls of the step; nil if it need not
+	sys     int                    // by chroot: the container's /sys
+	aside   int                    // Config.Aside, opened
+	placed  []placed               // what is in the root for the step only
+	ended   atomic.Bool            // the parent wants no more
+	family  *supervisor.Family     // in the place of a pid namespace; nil if there is one
 
 	goOn chan struct{} // the parent's answer to Created
 
 	home *home // where the init goes when this is not its last box
 	free bool  // it is there
 
-	owners *owners // what super does, if the box has one id
+	owners *supervisor.Ownership // what super does, if the box has one id
 
 	mu      sync.Mutex
 	pid     int // of the step, 0 before and after it runs
@@ -133,7 +137,7 @@ func (b *box) live() int {
 	if err != nil {
 		return b.fail(err)
 	}
-	if err := b.super.end(); err != nil {
+	if err := b.super.End(); err != nil {
 		return b.fail(err)
 	}
 	return b.finish(Report{Kind: Ended, Status: uint32(status)})
@@ -145,7 +149,7 @@ func (b *box) fail(err error) int { return b.finish(Report{Kind: Failed, Text: e
 // finish puts the root back as it was, kills what may be left, and then sends r, the last report.
 func (b *box) finish(r Report) int {
 	if b.family != nil {
-		if err := errors.Join(b.family.end(), b.putBack()); err != nil && r.Kind != Failed {
+		if err := errors.Join(b.family.End(), b.putBack()); err != nil && r.Kind != Failed {
 			r = Report{Kind: Failed, Text: err.Error()}
 		}
 	}
@@ -235,7 +239,7 @@ func (b *box) share() (err error) {
 	// The step dies with the thread that starts it.
 	runtime.LockOSThread()
 	setSignals(sigIgnore)
-	b.family, err = newFamily()
+	b.family, err = supervisor.NewFamily()
 	return err
 }
 
@@ -295,7 +299,7 @@ func (b *box) watch() (next []int) {
 		if b.family != nil && (err != nil || len(data) == 0 || data[0] == End) {
 			b.ended.Store(true)
 			close(b.goOn) // who waits for it must come to its end
-			b.family.watchEnd()
+			b.family.WatchEnd()
 		}
 		if err != nil || len(data) == 0 {
 			os.Exit(128 + int(unix.SIGKILL))
@@ -343,7 +347,7 @@ func (b *box) reap() (unix.WaitStatus, error) {
 			b.pid = -1
 			b.mu.Unlock()
 			if b.family != nil {
-				return status, b.family.end()
+				return status, b.family.End()
 			}
 			return status, nil
 		}
@@ -417,16 +421,19 @@ func (b *box) launch() error {
 
 // supervise answers the calls that come from listener.
 func (b *box) supervise(listener int) error {
-	duties, err := b.duties()
-	if err != nil {
-		return err
+	served := supervisor.Box{Proc: b.proc, Sys: b.sys, Hostname: b.Hostname, Family: b.family, Owners: b.owners}
+	if slices.Contains(b.Supervise, supervisor.Proc) {
+		var err error
+		if served.Tree, err = b.inRoot("/proc", unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS); err != nil {
+			return fmt.Errorf("serving /proc: %w", err)
+		}
 	}
-	s, err := newSupervisor(listener, b.proc, duties)
+	s, err := supervisor.New(listener, served, b.Supervise)
 	if err != nil {
 		return err
 	}
 	b.super = s
-	return s.start(supervisorThreads)
+	return s.Start()
 }
 
 // startError is why the step could not be started.

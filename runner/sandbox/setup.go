@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/supervisor"
 )
 
 // setup builds the box around this process: after it, the host's file system is out of reach.
@@ -421,7 +423,7 @@ func (b *box) maskOne(p, empty string) (isDir bool, err error) {
 
 // network names the host and brings the loopback of an own network namespace up.
 func (b *box) network() error {
-	if b.Hostname != "" && !slices.Contains(b.Supervise, Names) {
+	if b.Hostname != "" && !slices.Contains(b.Supervise, supervisor.Names) {
 		if err := unix.Sethostname([]byte(b.Hostname)); err != nil {
 			return fmt.Errorf("setting the host name to %q: %w", b.Hostname, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/runner/seccomp"
+	"github.com/strake-build/strake/runner/supervisor"
 )
 
 // step is all that the step's process needs between its birth and its execve. It is made before the fork, because
@@ -143,11 +144,14 @@ func (b *box) newStep(path string) (*step, error) {
 		}
 	}
 	if b.OneID {
-		l, err := b.newOwners()
+		var l unix.Rlimit
+		b.owners, l, err = supervisor.NewOwnership(supervisor.OneID{
+			Root: b.root, Shared: b.SharedPID, Insecure: b.Insecure, User: b.who.UID, Group: b.who.GID, Groups: b.who.Groups,
+		})
 		if err != nil {
 			return nil, err
 		}
-		s.limits = append(s.limits, l)
+		s.limits = append(s.limits, limit{supervisor.IDLimit, l})
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

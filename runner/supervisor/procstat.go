@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"errors"
@@ -29,10 +29,10 @@ func (p *procfs) refresh(a *asked) (string, error) {
 		return "", unix.EACCES
 	}
 	// The names are those that the kernel has now; what they are is asked one by one.
-	dir, err := unix.Openat(p.b.proc, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err := unix.Openat(p.Proc, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		err = p.as(a.request, func() error {
-			dir, err = unix.Openat(p.b.proc, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			dir, err = unix.Openat(p.Proc, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 			return err
 		})
 	}
@@ -50,10 +50,10 @@ func (p *procfs) refresh(a *asked) (string, error) {
 
 // fill makes a directory of the tree's /proc have the names now and no others.
 func (p *procfs) fill(name string, now []string, dirs bool) error {
-	if err := unix.Mkdirat(p.tree, name, 0o555); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := unix.Mkdirat(p.Tree, name, 0o555); err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	fd, err := unix.Openat2(p.tree, name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
+	fd, err := unix.Openat2(p.Tree, name, &unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
 	if err != nil {
 		return err
 	}
@@ -93,15 +93,15 @@ func (p *procfs) processDir(pid int) error {
 		return unix.ENOENT
 	}
 	name := strconv.Itoa(pid)
-	if err := unix.Mkdirat(p.tree, name, 0o555); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := unix.Mkdirat(p.Tree, name, 0o555); err != nil && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	return unix.Fchownat(p.tree, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+	return unix.Fchownat(p.Tree, name, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // list makes the tree's /proc have a directory for each process of the step.
 func (p *procfs) list() {
-	all, err := p.b.family.all()
+	all, err := p.Family.all()
 	if err != nil {
 		return
 	}
@@ -113,7 +113,7 @@ func (p *procfs) list() {
 			live[strconv.Itoa(r.pid)] = true
 		}
 	}
-	fd, err := unix.Openat(p.tree, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(p.Tree, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
@@ -134,9 +134,9 @@ func (p *procfs) list() {
 func (p *procfs) remove(name string) {
 	for _, sub := range []string{"fd", "task"} {
 		_ = p.fill(name+"/"+sub, nil, sub == "task")
-		_ = unix.Unlinkat(p.tree, name+"/"+sub, unix.AT_REMOVEDIR)
+		_ = unix.Unlinkat(p.Tree, name+"/"+sub, unix.AT_REMOVEDIR)
 	}
-	_ = unix.Unlinkat(p.tree, name, unix.AT_REMOVEDIR)
+	_ = unix.Unlinkat(p.Tree, name, unix.AT_REMOVEDIR)
 }
 
 // The ways in which a path may be looked at.
@@ -159,7 +159,7 @@ func (p *procfs) find(a *asked, follow bool) (int, error) {
 		return unix.Openat(dir, name, flags, 0)
 	}
 	if a.who.pid == 0 { // that of the kernel: another device than the tree's, as of a mount point
-		return unix.Openat(p.b.proc, ".", flags, 0)
+		return unix.Openat(p.Proc, ".", flags, 0)
 	}
 	target := a.whole[min(len("/proc/"), len(a.whole)):]
 	var err error
@@ -170,17 +170,17 @@ func (p *procfs) find(a *asked, follow bool) (int, error) {
 	case a.isDir():
 		target = strconv.Itoa(a.who.pid) + "/" + a.name
 	case a.inTree():
-		return unix.Openat(p.tree, "self/"+a.name, flags, 0)
+		return unix.Openat(p.Tree, "self/"+a.name, flags, 0)
 	default:
 		target, err = p.target(a)
 	}
 	if err != nil {
 		return -1, err
 	}
-	fd, err := unix.Openat(p.b.proc, target, flags, 0)
+	fd, err := unix.Openat(p.Proc, target, flags, 0)
 	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 		err = p.as(a.request, func() error {
-			fd, err = unix.Openat(p.b.proc, target, flags, 0)
+			fd, err = unix.Openat(p.Proc, target, flags, 0)
 			return err
 		})
 	}
@@ -229,10 +229,10 @@ func (p *procfs) put(r *request, to uint64, data []byte) error {
 
 // uname tells the box's host name instead of the container's, which only a namespace could change.
 func (p *procfs) uname(r *request) (int64, error) {
-	if r.compat || p.b.Hostname == "" {
+	if r.compat || p.Hostname == "" {
 		return 0, errKernel
 	}
-	name, err := p.b.utsname()
+	name, err := utsname(p.Hostname)
 	if err != nil {
 		return 0, err
 	}
@@ -276,6 +276,20 @@ func (p *procfs) readlink(a *asked) (int64, error) {
 	}
 	text = text[:min(len(text), int(min(a.args[1], unix.PathMax)))]
 	return int64(len(text)), p.put(a.request, a.args[0], []byte(text))
+}
+
+// readlink reads the link fd, if it is one.
+func readlink(fd int) (target string, isLink bool, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", false, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return "", false, nil
+	}
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", buf)
+	return string(buf[:max(n, 0)]), true, err
 }
 
 func (p *procfs) access(a *asked) (int64, error) {

@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"encoding/binary"
@@ -42,7 +42,7 @@ func (r *request) seen(id uint32) uint32 {
 func (r *request) base() string { return strings.TrimSuffix(r.name, "32") }
 
 // idCalls are the calls that set and get ids, by their newest names.
-func (o *owners) idCalls() map[string]handler {
+func (o *Ownership) idCalls() map[string]handler {
 	out := map[string]handler{}
 	for _, name := range []string{"setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid"} {
 		out[name] = o.setIDs
@@ -62,7 +62,7 @@ func (o *owners) idCalls() map[string]handler {
 
 // limit serves the calls that get and set a resource limit, for the one that is not to be had: PAM, for one, gives all limits of the first process to those
 // whom it lets in.
-func (o *owners) limit(r *request) (int64, error) {
+func (o *Ownership) limit(r *request) (int64, error) {
 	size, old, change := 8, r.args[1], uint64(0)
 	switch r.name {
 	case "prlimit64":
@@ -89,7 +89,7 @@ func (o *owners) limit(r *request) (int64, error) {
 }
 
 // setIDs serves all calls that set ids.
-func (o *owners) setIDs(r *request) (int64, error) {
+func (o *Ownership) setIDs(r *request) (int64, error) {
 	old, err := o.processes.of(r)
 	if err != nil {
 		return 0, err
@@ -118,7 +118,7 @@ func (o *owners) setIDs(r *request) (int64, error) {
 }
 
 // getID serves getuid(2) and its like.
-func (o *owners) getID(r *request) (int64, error) {
+func (o *Ownership) getID(r *request) (int64, error) {
 	c, err := o.processes.of(r)
 	if err != nil {
 		return 0, err
@@ -136,7 +136,7 @@ func (o *owners) getID(r *request) (int64, error) {
 }
 
 // getIDs serves getresuid(2) and getresgid(2).
-func (o *owners) getIDs(r *request) (int64, error) {
+func (o *Ownership) getIDs(r *request) (int64, error) {
 	c, err := o.processes.of(r)
 	if err != nil {
 		return 0, err
@@ -148,7 +148,7 @@ func (o *owners) getIDs(r *request) (int64, error) {
 	return 0, r.store32(r.idSize(), r.args[:3], []uint32{r.seen(i.real), r.seen(i.effective), r.seen(i.saved)})
 }
 
-func (o *owners) setGroups(r *request) (int64, error) {
+func (o *Ownership) setGroups(r *request) (int64, error) {
 	old, err := o.processes.of(r)
 	if err != nil {
 		return 0, err
@@ -168,7 +168,7 @@ func (o *owners) setGroups(r *request) (int64, error) {
 	return 0, o.processes.set(r, &c)
 }
 
-func (o *owners) getGroups(r *request) (int64, error) {
+func (o *Ownership) getGroups(r *request) (int64, error) {
 	c, err := o.processes.of(r)
 	if err != nil {
 		return 0, err

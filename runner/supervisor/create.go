@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"errors"
@@ -29,7 +29,7 @@ const createRules = `{"syscalls": [
 ]}`
 
 // createCalls are those of createRules.
-func (o *owners) createCalls() map[string]handler {
+func (o *Ownership) createCalls() map[string]handler {
 	out := map[string]handler{}
 	for _, name := range []string{"open", "openat", "openat2", "creat", "mkdir", "mkdirat", "symlink", "symlinkat", "mknod", "mknodat"} {
 		out[name] = o.createCall
@@ -115,7 +115,7 @@ const tmpFile = unix.O_TMPFILE &^ unix.O_DIRECTORY
 
 // parentOf opens the directory that t's last name is in, and returns that name. An error is for the kernel to tell.
 // Preconditions: this thread has the caller's root.
-func (o *owners) parentOf(r *request, t target, slashes bool) (dir int, name string, err error) {
+func (o *Ownership) parentOf(r *request, t target, slashes bool) (dir int, name string, err error) {
 	p := t.path
 	if slashes {
 		p = strings.TrimRight(p, "/")
@@ -138,7 +138,7 @@ func (o *owners) parentOf(r *request, t target, slashes bool) (dir int, name str
 }
 
 // createCall serves all calls that make one file.
-func (o *owners) createCall(r *request) (int64, error) {
+func (o *Ownership) createCall(r *request) (int64, error) {
 	who, err := o.processes.of(r)
 	if err != nil {
 		return 0, err
@@ -198,7 +198,7 @@ func readlinkAt(name string) (string, error) {
 }
 
 // createIn makes what c says as name in dir, if the kernel itself would not make it the right user's.
-func (o *owners) createIn(r *request, who *credentials, c creation, dir int, name string) (int64, error) {
+func (o *Ownership) createIn(r *request, who *credentials, c creation, dir int, name string) (int64, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(dir, &st); err != nil {
 		return 0, errKernel
@@ -271,7 +271,7 @@ func existing(who *credentials, c creation, dir int, name string, st *unix.Stat_
 
 // make makes the file. Nobody else has the name, or the kernel says so.
 // Preconditions: this thread has the caller's root and umask.
-func (o *owners) make(r *request, c creation, dir int, name string, to owner) (int64, error) {
+func (o *Ownership) make(r *request, c creation, dir int, name string, to owner) (int64, error) {
 	var err error
 	switch {
 	case c.kind == unix.S_IFDIR:
@@ -301,7 +301,7 @@ func (o *owners) make(r *request, c creation, dir int, name string, to owner) (i
 }
 
 // makeOpen makes a file and gives the caller a descriptor of it.
-func (o *owners) makeOpen(r *request, c creation, dir int, name string, to owner) (int64, error) {
+func (o *Ownership) makeOpen(r *request, c creation, dir int, name string, to owner) (int64, error) {
 	flags := int(c.how.Flags) | unix.O_CLOEXEC
 	if flags&tmpFile == 0 {
 		flags |= unix.O_EXCL | unix.O_NOFOLLOW
@@ -322,7 +322,7 @@ func (o *owners) makeOpen(r *request, c creation, dir int, name string, to owner
 
 // forget removes what is known of an earlier owner of name in dir, which the kernel is about to make something of that carries
 // no attributes.
-func (o *owners) forget(dir int, name string) error {
+func (o *Ownership) forget(dir int, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
 		return errKernel
@@ -347,7 +347,7 @@ func (c *credentials) may(of owner, mode, want uint32) bool {
 }
 
 // umask reads the caller's.
-func (o *owners) umask(r *request) (int, error) {
+func (o *Ownership) umask(r *request) (int, error) {
 	mask, err := procField(strconv.Itoa(int(r.pid))+"/status", "Umask:")
 	return int(mask & 0o777), err
 }

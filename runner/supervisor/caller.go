@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"bytes"
@@ -113,17 +113,22 @@ func callerPath(dir int, addr uint64) (string, error) {
 
 // status reads who the caller is and what it may.
 func (c *caller) status(dir int) error {
-	fd, err := unix.Openat(dir, "status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	f := os.NewFile(uintptr(fd), "status")
-	defer f.Close()
-	data, err := io.ReadAll(f)
+	data, err := readFile(dir, "status")
 	if err != nil {
 		return fmt.Errorf("reading the caller's status: %w", err)
 	}
 	return c.parseStatus(string(data))
+}
+
+// readFile reads a file of a proc file system.
+func readFile(dir int, name string) ([]byte, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	return io.ReadAll(f)
 }
 
 func (c *caller) parseStatus(text string) error {

@@ -1,16 +1,12 @@
-package sandbox
+package supervisor
 
 import (
 	"errors"
-	"fmt"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/runner/seccomp"
 )
 
-// RuleSet names calls that the init answers for a step (see supervisor). A filter has their rules before those of the profile, and
-// Config.Supervise says which of them the init serves.
+// RuleSet names calls that the init answers for a step. A filter has their rules before those of the profile.
 type RuleSet string
 
 // The rule sets.
@@ -19,13 +15,23 @@ const (
 	Owners  RuleSet = "owners"  // in one with a single id: files of other users, and processes of theirs
 
 	Processes RuleSet = "processes" // without a pid namespace: calls that name other ones
-	Signals   RuleSet = "signals"   // with Processes, where not Scoped
+	Signals   RuleSet = "signals"   // with Processes, where the kernel itself does not keep signals in
 	Proc      RuleSet = "proc"      // by chroot: files of /proc
 	Names     RuleSet = "names"     // where a host name cannot be set: the host's name
 
 	// Whiteouts are refused: the device 0:0, which everybody may make, and which an overlay does not let anybody make. Nothing is served for it.
 	Whiteouts RuleSet = "whiteouts"
 )
+
+// Box is what the duties know of the box that they serve.
+type Box struct {
+	Proc     int        // a proc file system that shows the step's processes by the pids that the init sees
+	Sys      int        // for Proc: the /sys around the box
+	Tree     int        // for Proc: the box's own /proc, a directory
+	Hostname string     // empty: that of the host
+	Family   *Family    // for Processes, Signals and Proc
+	Owners   *Ownership // for Owners, and for Devices if the box has a single id
+}
 
 // rules are in the form of a profile. A masked comparison has the mask first.
 func (r RuleSet) rules() []string {
@@ -48,9 +54,9 @@ func (r RuleSet) rules() []string {
 	return nil
 }
 
-// SupervisedFilter is seccomp.Filter for boxes whose init answers the calls of sets. Where the kernel cannot do that, the init makes of it
-// what seccomp.Filter returns.
-func SupervisedFilter(caps uint64, sets ...RuleSet) ([]byte, error) {
+// Filter is seccomp.Filter for boxes whose init answers the calls of sets. Where the kernel cannot do that,
+// seccomp.WithoutNotify makes of it what seccomp.Filter returns.
+func Filter(caps uint64, sets ...RuleSet) ([]byte, error) {
 	return seccomp.Filter(caps, rules(sets)...)
 }
 
@@ -64,26 +70,22 @@ func rules(sets []RuleSet) (all []string) {
 	return all
 }
 
-// duties makes those that the configuration asks for.
-func (b *box) duties() ([]duty, error) {
+// duties makes those of sets.
+func (b *Box) duties(sets []RuleSet) ([]duty, error) {
 	var out []duty
-	for _, set := range b.Supervise {
+	for _, set := range sets {
 		switch set {
 		case Devices:
-			out = append(out, &nodes{owners: b.owners})
+			out = append(out, &nodes{owners: b.Owners})
 		case Owners:
-			out = append(out, b.owners)
+			out = append(out, b.Owners)
 		case Processes:
-			out = append(out, &relatives{family: b.family})
+			out = append(out, &relatives{family: b.Family})
 		case Signals: // the same duty
 		case Names:
-			out = append(out, &names{b})
+			out = append(out, &names{b.Hostname})
 		case Proc:
-			tree, err := b.inRoot("/proc", unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
-			if err != nil {
-				return nil, fmt.Errorf("serving /proc: %w", err)
-			}
-			out = append(out, &procfs{b: b, tree: tree})
+			out = append(out, &procfs{Box: *b})
 		default:
 			return nil, errors.New("the init does not know how to serve " + string(set))
 		}

@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"encoding/binary"
@@ -114,7 +114,7 @@ func (c *credentials) key() string {
 
 // processes knows the credentials of a step's processes. Which ones a process has, the kernel itself remembers, as a resource limit that has no other effect
 // (microseconds of real-time scheduling, above 30,000 years): children inherit it at the very moment of the fork, execve keeps it, the threads of a process
-// share it, and it is gone with the process. A step cannot change it (owners.limit).
+// share it, and it is gone with the process. A step cannot change it (Ownership.limit).
 type processes struct {
 	base uint64 // the limit that stands for list[0] is base-1
 
@@ -123,24 +123,24 @@ type processes struct {
 	index map[string]int
 }
 
-// idLimit is the resource.
-const idLimit = unix.RLIMIT_RTTIME
+// IDLimit is the resource (setrlimit) that stands for the credentials of a process.
+const IDLimit = unix.RLIMIT_RTTIME
 
 // maxCredentials limits how many different credentials a step has, and their memory.
 const maxCredentials = 1 << 12
 
 // newProcesses begins with first, the step's own credentials, and returns the limit that the step has to start with.
-func newProcesses(first *credentials) (*processes, limit, error) {
+func newProcesses(first *credentials) (*processes, unix.Rlimit, error) {
 	var own unix.Rlimit
-	if err := unix.Prlimit(0, idLimit, nil, &own); err != nil {
-		return nil, limit{}, fmt.Errorf("reading a resource limit: %w", err)
+	if err := unix.Prlimit(0, IDLimit, nil, &own); err != nil {
+		return nil, unix.Rlimit{}, fmt.Errorf("reading a resource limit: %w", err)
 	}
 	p := &processes{base: min(own.Max, 1<<62), index: map[string]int{}}
 	if p.base < maxCredentials {
-		return nil, limit{}, errors.New("the limit of real-time scheduling (ulimit -R) is too low for a user namespace with one id: raise it to 1 second")
+		return nil, unix.Rlimit{}, errors.New("the limit of real-time scheduling (ulimit -R) is too low for a user namespace with one id: raise it to 1 second")
 	}
 	n, err := p.intern(first)
-	return p, limit{idLimit, unix.Rlimit{Cur: p.base - 1 - uint64(n), Max: own.Max}}, err
+	return p, unix.Rlimit{Cur: p.base - 1 - uint64(n), Max: own.Max}, err
 }
 
 // intern returns the number of c.
@@ -161,7 +161,7 @@ func (p *processes) intern(c *credentials) (int, error) {
 // of returns the credentials of the caller, which must not be changed. A process with another limit is root.
 func (p *processes) of(r *request) (*credentials, error) {
 	var now unix.Rlimit
-	if err := unix.Prlimit(int(r.pid), idLimit, nil, &now); err != nil {
+	if err := unix.Prlimit(int(r.pid), IDLimit, nil, &now); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
@@ -179,11 +179,11 @@ func (p *processes) set(r *request, c *credentials) error {
 		return err
 	}
 	var now unix.Rlimit
-	if err := errors.Join(unix.Prlimit(int(r.pid), idLimit, nil, &now), r.valid()); err != nil {
+	if err := errors.Join(unix.Prlimit(int(r.pid), IDLimit, nil, &now), r.valid()); err != nil {
 		return err
 	}
 	now.Cur = p.base - 1 - uint64(n)
-	return unix.Prlimit(int(r.pid), idLimit, &now, nil)
+	return unix.Prlimit(int(r.pid), IDLimit, &now, nil)
 }
 
 // words reads n numbers of size bytes from the caller's memory.

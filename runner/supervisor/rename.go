@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"io"
@@ -32,7 +32,7 @@ func renamingCall(r *request) (n renaming, err error) {
 }
 
 // rename serves the calls that change names: the owners of what cannot carry an attribute go by them. All else is the kernel's.
-func (o *owners) rename(r *request) (int64, error) {
+func (o *Ownership) rename(r *request) (int64, error) {
 	n, err := renamingCall(r)
 	if err != nil || n.link && n.flags != 0 {
 		return 0, errKernel
@@ -80,7 +80,7 @@ func (o *owners) rename(r *request) (int64, error) {
 }
 
 // exec gives the caller the credentials that the program will have: a setuid one has its owner's. The kernel then executes it.
-func (o *owners) exec(r *request) (int64, error) {
+func (o *Ownership) exec(r *request) (int64, error) {
 	t, at := target{dir: unix.AT_FDCWD, follow: true}, 0
 	if r.name == "execveat" {
 		flags := uint32(r.args[4])
@@ -146,7 +146,7 @@ func script(fd int) bool {
 
 // access serves access(2) and its like for processes that take themselves for another user than root: they may not do what
 // the file's mode forbids that user.
-func (o *owners) access(r *request) (int64, error) {
+func (o *Ownership) access(r *request) (int64, error) {
 	c, err := o.processes.of(r)
 	if err != nil {
 		return 0, errKernel

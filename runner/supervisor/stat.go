@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"strings"
@@ -12,7 +12,7 @@ import (
 const statRules = `{"syscalls": [{"action": "SCMP_ACT_NOTIFY", "names": ["stat", "lstat", "fstat", "newfstatat", "statx"]}]}`
 
 // statCalls are those of statRules.
-func (o *owners) statCalls() map[string]handler {
+func (o *Ownership) statCalls() map[string]handler {
 	return map[string]handler{"stat": o.stat, "lstat": o.stat, "fstat": o.stat, "newfstatat": o.stat, "statx": o.stat}
 }
 
@@ -68,7 +68,7 @@ func (t target) name(r *request) string {
 
 // stat answers for files that have a recorded owner other than root; the kernel does for all others. It comes often, so all that is asked of most files
 // is whether they have the attribute.
-func (o *owners) stat(r *request) (int64, error) {
+func (o *Ownership) stat(r *request) (int64, error) {
 	a, err := statCall(r)
 	if err != nil {
 		return 0, errKernel // which knows which error comes first
@@ -100,7 +100,7 @@ func (o *owners) stat(r *request) (int64, error) {
 }
 
 // statOpen is stat for the file fd.
-func (o *owners) statOpen(r *request, a statArgs, fd int) (int64, error) {
+func (o *Ownership) statOpen(r *request, a statArgs, fd int) (int64, error) {
 	to, err := o.owner(fd)
 	if err != nil || to == (owner{}) {
 		return 0, errKernel
@@ -130,7 +130,7 @@ func (a statArgs) answer(r *request, dir int, name string, flags int, to owner) 
 }
 
 // named returns the recorded owner of what this thread finds by name, which stands for t.
-func (o *owners) named(name string, t target) (owner, error) {
+func (o *Ownership) named(name string, t target) (owner, error) {
 	text, err := getAttr(name, overrideStat, t.follow || t.path == "")
 	if err != nil || text != "" {
 		v, _ := parseOverride(text)

@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"errors"
@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// owners lets a step in a user namespace with a single id see, and leave, files of many users. The kernel cannot give files away there, so
+// Ownership lets a step in a user namespace with a single id see, and leave, files of many users. The kernel cannot give files away there, so
 // the init records their owners: a file or a directory has the attribute user.containers.override_stat, everything else
 // is in the attribute user.strake.owners of its directory. It also remembers whom each process takes itself for (processes).
 //
 // A thread that serves it has the box's root as its root and the init's /proc as its working directory: the kernel itself finds the way to what
 // a caller means, for "PID/cwd/path" and "PID/fd/3/path" are paths too.
-type owners struct {
+type Ownership struct {
 	root      int  // the box's
 	shared    bool // the box's /proc shows processes that are none of the box
 	proc      int  // of the supervisor
@@ -30,7 +30,7 @@ type owners struct {
 	mu sync.Mutex // held while an ownerTable is changed
 }
 
-// ownerRules are calls that owners answers. 15 is idLimit.
+// ownerRules are calls that Ownership answers. 15 is IDLimit.
 const ownerRules = `{"syscalls": [
 	{"action": "SCMP_ACT_NOTIFY", "names": ["chown", "lchown", "fchown", "fchownat", "chown32", "lchown32", "fchown32",
 		"setuid", "setgid", "setreuid", "setregid", "setresuid", "setresgid", "setfsuid", "setfsgid", "setgroups",
@@ -42,16 +42,25 @@ const ownerRules = `{"syscalls": [
 	{"action": "SCMP_ACT_NOTIFY", "names": ["prlimit64"], "args": [{"index": 1, "value": 15, "op": "SCMP_CMP_EQ"}]}
 ]}`
 
-// newOwners prepares for the step's user, and returns the limit by which the step begins as that.
-func (b *box) newOwners() (limit, error) {
-	user, group := b.who.UID, b.who.GID
-	p, l, err := newProcesses(&credentials{user: ids{user, user, user, user}, group: ids{group, group, group, group}, groups: slices.Sorted(slices.Values(b.who.Groups))})
-	b.owners = &owners{root: b.root, shared: b.SharedPID, processes: p}
-	b.owners.chrooted.Store(b.Insecure) // it may do more than chroot
-	return l, err
+// OneID is a box whose user namespace has a single id.
+type OneID struct {
+	Root        int      // the box's
+	Shared      bool     // the box's /proc shows processes that are none of the box
+	Insecure    bool     // the step may do more than chroot
+	User, Group uint32   // of the step
+	Groups      []uint32 // the supplementary ones
 }
 
-func (o *owners) calls() map[string]handler {
+// NewOwnership prepares for the step of b, and returns the limit (IDLimit) by which the step begins as its user.
+func NewOwnership(b OneID) (*Ownership, unix.Rlimit, error) {
+	user, group := b.User, b.Group
+	p, l, err := newProcesses(&credentials{user: ids{user, user, user, user}, group: ids{group, group, group, group}, groups: slices.Sorted(slices.Values(b.Groups))})
+	o := &Ownership{root: b.Root, shared: b.Shared, processes: p}
+	o.chrooted.Store(b.Insecure)
+	return o, l, err
+}
+
+func (o *Ownership) calls() map[string]handler {
 	out := o.idCalls()
 	for _, name := range []string{"listxattr", "llistxattr", "flistxattr"} {
 		out[name] = o.list
@@ -73,7 +82,7 @@ func (o *owners) calls() map[string]handler {
 	return out
 }
 
-func (o *owners) prepare(s *supervisor) error {
+func (o *Ownership) prepare(s *Supervisor) error {
 	o.proc = s.proc
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("preparing to record owners: %w", err)
@@ -84,7 +93,7 @@ func (o *owners) prepare(s *supervisor) error {
 	return nil
 }
 
-func (o *owners) end() error { return nil }
+func (o *Ownership) end() error { return nil }
 
 // target is a file that a call names.
 type target struct {
@@ -95,7 +104,7 @@ type target struct {
 }
 
 // enter gives this thread the caller's root, if that may be another one; leave takes it back.
-func (o *owners) enter(r *request) (leave func(), err error) {
+func (o *Ownership) enter(r *request) (leave func(), err error) {
 	if !o.chrooted.Load() {
 		return func() {}, nil
 	}
@@ -112,7 +121,7 @@ func (o *owners) enter(r *request) (leave func(), err error) {
 	return leave, nil
 }
 
-func (o *owners) chroot(root int) error {
+func (o *Ownership) chroot(root int) error {
 	return errors.Join(unix.Fchdir(root), unix.Chroot("."), unix.Fchdir(o.proc))
 }
 
@@ -149,7 +158,7 @@ func (t target) base(r *request) string {
 
 // open opens (O_PATH) the file that t is for the caller.
 // Preconditions: this thread has the caller's root.
-func (o *owners) open(r *request, t target) (int, error) {
+func (o *Ownership) open(r *request, t target) (int, error) {
 	if t.path == "" && !t.empty {
 		return -1, unix.ENOENT
 	}
@@ -192,7 +201,7 @@ func (o *owners) open(r *request, t target) (int, error) {
 // fdPath is a path of this thread to what its own descriptor fd is.
 func fdPath(fd int) string { return "self/fd/" + strconv.Itoa(fd) }
 
-func (o *owners) chownCall(r *request) (int64, error) {
+func (o *Ownership) chownCall(r *request) (int64, error) {
 	t := target{dir: unix.AT_FDCWD, follow: true}
 	ids := 1
 	var err error
@@ -233,7 +242,7 @@ func (o *owners) chownCall(r *request) (int64, error) {
 }
 
 // place says whether a descriptor of the caller is only a place (O_PATH).
-func (o *owners) place(r *request, fd int) bool {
+func (o *Ownership) place(r *request, fd int) bool {
 	flags, err := procField(strconv.Itoa(int(r.pid))+"/fdinfo/"+strconv.Itoa(fd), "flags:")
 	return err != nil || flags&unix.O_PATH != 0
 }
@@ -256,7 +265,7 @@ func procField(name, key string) (uint64, error) {
 }
 
 // chown gives what fd is to uid and gid.
-func (o *owners) chown(r *request, fd int, uid, gid uint32) error {
+func (o *Ownership) chown(r *request, fd int, uid, gid uint32) error {
 	c, err := o.processes.of(r)
 	if err != nil {
 		return err
@@ -283,7 +292,7 @@ func (o *owners) chown(r *request, fd int, uid, gid uint32) error {
 }
 
 // chownEntry is chown for what is recorded in its directory. What has no name has its owner for nobody.
-func (o *owners) chownEntry(c *credentials, fd int, st *unix.Stat_t, to owner) error {
+func (o *Ownership) chownEntry(c *credentials, fd int, st *unix.Stat_t, to owner) error {
 	now, err := o.owner(fd)
 	if err != nil {
 		return err
@@ -345,7 +354,7 @@ func carries(mode uint32) bool {
 }
 
 // owner returns the recorded owner of what fd is.
-func (o *owners) owner(fd int) (owner, error) {
+func (o *Ownership) owner(fd int) (owner, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return owner{}, err
@@ -367,7 +376,7 @@ func (o *owners) owner(fd int) (owner, error) {
 }
 
 // record writes down that a new file or directory has the owner to.
-func (o *owners) record(fd int, to owner) error {
+func (o *Ownership) record(fd int, to owner) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
@@ -391,7 +400,7 @@ func putOverride(fd int, text string, now override, to owner, mode uint32) error
 // parent finds a directory (O_PATH) and a name in it for what fd is: that the kernel remembers where it was found does not mean that
 // it is still there.
 // Preconditions: this thread has the caller's root.
-func (o *owners) parent(fd int, st *unix.Stat_t) (dir int, name string, err error) {
+func (o *Ownership) parent(fd int, st *unix.Stat_t) (dir int, name string, err error) {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlink(fdPath(fd), buf)
 	if err != nil {

@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"os"
@@ -10,7 +10,7 @@ import (
 
 // relatives keeps a step without a pid namespace among its own: calls that name a process reach the step's only, others are as if they were not
 // there.
-type relatives struct{ family *family }
+type relatives struct{ family *Family }
 
 // processRules ask for calls that change how another process runs. Making a process is not among them: a call that is asked for can be
 // interrupted by a signal, and no program expects that of fork(2).
@@ -41,7 +41,7 @@ func (r *relatives) calls() map[string]handler {
 	}
 }
 
-func (r *relatives) prepare(*supervisor) error { return nil }
+func (r *relatives) prepare(*Supervisor) error { return nil }
 
 func (r *relatives) end() error { return nil }
 

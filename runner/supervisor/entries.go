@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"errors"
@@ -48,7 +48,7 @@ func entry(dir, name string) (owner, error) {
 }
 
 // recordName writes down that name in the directory dir, which can carry no attribute, has the owner to.
-func (o *owners) recordName(dir int, name string, to owner) error {
+func (o *Ownership) recordName(dir int, name string, to owner) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	t, inFile, err := entries(fdPath(dir))
@@ -70,7 +70,7 @@ func (o *owners) recordName(dir int, name string, to owner) error {
 }
 
 // append writes to the file, so that the attribute says nothing else of name.
-func (o *owners) append(dir int, name string, t ownerTable) error {
+func (o *Ownership) append(dir int, name string, t ownerTable) error {
 	fd, err := unix.Openat(dir, ownersFile, unix.O_WRONLY|unix.O_CREAT|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err

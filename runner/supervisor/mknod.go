@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ import (
 // step makes are brought into it when the step ends, for the first maxDevices devices. One that a later step changes stays
 // what it was.
 type nodes struct {
-	owners *owners // if the namespace has one id; else nil
+	owners *Ownership // if the namespace has one id; else nil
 
 	mu   sync.Mutex
 	made []madeDevice
@@ -94,7 +94,7 @@ func (d *nodes) calls() map[string]handler {
 	return map[string]handler{"mknod": d.mknod, "mknodat": d.mknod}
 }
 
-func (d *nodes) prepare(*supervisor) error { return nil }
+func (d *nodes) prepare(*Supervisor) error { return nil }
 
 // mknod does what r asks for.
 func (d *nodes) mknod(r *request) (int64, error) {

@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"encoding/binary"
@@ -27,7 +27,7 @@ func insns(t *testing.T, filter func(uint64) ([]byte, error)) []unix.SockFilter 
 
 // The filter with devices is the usual one but for the calls that make devices, and becomes it for kernels without listeners.
 func TestDeviceFilter(t *testing.T) {
-	usual, with := insns(t, func(caps uint64) ([]byte, error) { return seccomp.Filter(caps) }), insns(t, func(caps uint64) ([]byte, error) { return SupervisedFilter(caps, Devices) })
+	usual, with := insns(t, func(caps uint64) ([]byte, error) { return seccomp.Filter(caps) }), insns(t, func(caps uint64) ([]byte, error) { return Filter(caps, Devices) })
 	plain := seccomp.WithoutNotify(&unix.SockFprog{Len: uint16(len(with)), Filter: &with[0]})
 	if plain == nil {
 		t.Fatal("the filter reports nothing")
@@ -107,7 +107,7 @@ func TestNodeCall(t *testing.T) {
 			}
 		}
 	}
-	s := &supervisor{}
+	s := &Supervisor{}
 	if _, err := (&request{notification: notification{arch: unix.AUDIT_ARCH_S390X}, s: s}).answer(); !errors.Is(err, errKernel) {
 		t.Errorf("a call of an unknown architecture: %v", err)
 	}

@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"bytes"
@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// family is all that descends from this process. In a box without a pid namespace it takes the place of one: the init adopts orphans (it is
+// Family is all that descends from this process. In a box without a pid namespace it takes the place of one: the init adopts orphans (it is
 // a child subreaper), so whatever the step starts stays its descendant, and the init kills them all at the end.
-type family struct {
+type Family struct {
 	proc int // a proc file system of this process's pid namespace, O_PATH
 }
 
@@ -23,8 +23,8 @@ type relative struct {
 	state              byte
 }
 
-// newFamily makes this process the one that orphans go to.
-func newFamily() (*family, error) {
+// NewFamily makes this process the one that orphans go to.
+func NewFamily() (*Family, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("adopting orphans: %w", err)
 	}
@@ -32,11 +32,14 @@ func newFamily() (*family, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening /proc: %w", err)
 	}
-	return &family{proc: proc}, nil
+	return &Family{proc: proc}, nil
 }
 
+// Proc is the proc file system that shows the family, O_PATH.
+func (f *Family) Proc() int { return f.proc }
+
 // read returns what is known of a process, or of a thread, which looks like its process.
-func (f *family) read(pid int) (relative, error) {
+func (f *Family) read(pid int) (relative, error) {
 	fd, err := unix.Openat(f.proc, strconv.Itoa(pid)+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return relative{}, err
@@ -68,7 +71,7 @@ func parseStat(pid int, text []byte) (relative, error) {
 }
 
 // all returns the descendants of this process.
-func (f *family) all() ([]relative, error) {
+func (f *Family) all() ([]relative, error) {
 	fd, err := unix.Openat(f.proc, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("listing processes: %w", err)
@@ -100,7 +103,7 @@ func (f *family) all() ([]relative, error) {
 const maxDepth = 1 << 16
 
 // has says whether pid is a descendant of this process.
-func (f *family) has(pid int) bool {
+func (f *Family) has(pid int) bool {
 	for range maxDepth {
 		r, err := f.read(pid)
 		if err != nil || r.parent <= 1 && os.Getpid() != r.parent {
@@ -116,7 +119,7 @@ func (f *family) has(pid int) bool {
 
 // kill kills all descendants that there are now, and returns how many. First come the children of this process, which can be found faster than a
 // process forks and exits: who wants to get away that way has no parent.
-func (f *family) kill() int {
+func (f *Family) kill() int {
 	n := 0
 	for range 4 {
 		n += f.killChildren()
@@ -135,7 +138,7 @@ func (f *family) kill() int {
 
 // killChildren kills the children of this process. Their pids stay theirs until this process buries them; should that happen meanwhile, signal
 // finds out.
-func (f *family) killChildren() int {
+func (f *Family) killChildren() int {
 	dir, err := unix.Openat(f.proc, "self/task", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0
@@ -165,7 +168,7 @@ func (f *family) killChildren() int {
 }
 
 // signal sends a signal to pid if it is a descendant of this process when it gets it.
-func (f *family) signal(pid int, s unix.Signal) error {
+func (f *Family) signal(pid int, s unix.Signal) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return err
@@ -181,8 +184,8 @@ func (f *family) signal(pid int, s unix.Signal) error {
 // pause is how long to wait for processes that are about to be seen, or to end.
 const pause = time.Millisecond
 
-// end kills all descendants and buries them; those that they start meanwhile as well.
-func (f *family) end() error {
+// End kills all descendants and buries them; those that they start meanwhile as well.
+func (f *Family) End() error {
 	for {
 		for {
 			pid, err := unix.Wait4(-1, nil, unix.WNOHANG|unix.WALL, nil)
@@ -207,8 +210,8 @@ func (f *family) end() error {
 	}
 }
 
-// watchEnd kills what there is of the step, again and again, until the init has seen it and ends.
-func (f *family) watchEnd() {
+// WatchEnd kills what there is of the step, again and again, until the init has seen it and ends.
+func (f *Family) WatchEnd() {
 	for {
 		f.kill()
 		time.Sleep(pause)

@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"errors"
@@ -160,7 +160,7 @@ func TestSplitName(t *testing.T) {
 
 // The calls that a filter reports have a handler, and the other way round.
 func TestRulesAndHandlers(t *testing.T) {
-	handlers := slices.Sorted(maps.Keys((&owners{}).calls()))
+	handlers := slices.Sorted(maps.Keys((&Ownership{}).calls()))
 	prog := insns(t, func(uint64) ([]byte, error) { return OpenFilter(Owners) })
 	for _, a := range seccomp.Architectures() {
 		for nr := range uint32(600) {

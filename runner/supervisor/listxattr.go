@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"strings"
@@ -10,7 +10,7 @@ import (
 const listRules = `{"syscalls": [{"action": "SCMP_ACT_NOTIFY", "names": ["listxattr", "llistxattr", "flistxattr"]}]}`
 
 // list leaves the records out of the names of a file's attributes.
-func (o *owners) list(r *request) (int64, error) {
+func (o *Ownership) list(r *request) (int64, error) {
 	t := target{dir: unix.AT_FDCWD, follow: r.name != "llistxattr"}
 	var err error
 	if r.name == "flistxattr" {

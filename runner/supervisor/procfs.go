@@ -1,4 +1,4 @@
-package sandbox
+package supervisor
 
 import (
 	"encoding/binary"
@@ -14,15 +14,14 @@ import (
 )
 
 // procfs serves, under chroot, what the kernel serves in /proc by process: there is no proc file system in the tree. What is the same for all
-// processes lies there as files (see placeProc), and costs nothing.
+// processes lies there as files (the init makes them), and costs nothing.
 //
 // It answers paths that say /proc/self, /proc/PID or /dev/fd in so many words; whatever leads there otherwise finds the files only. It hands out nothing that leads
 // out of the tree: no directories but those of the tree, no files but those of a list, and nothing of other processes that the kernel guards.
 type procfs struct {
-	b    *box
-	tree int // the tree's /proc
+	Box
 
-	mu sync.Mutex // held while that is changed
+	mu sync.Mutex // held while the tree's /proc is changed
 }
 
 // procRules ask for calls that name a file, and the host; not for those that may name none (4096 is AT_EMPTY_PATH).
@@ -48,9 +47,9 @@ func (p *procfs) calls() map[string]handler {
 // noAttributes says that files have no extended attributes.
 func noAttributes(*asked) (int64, error) { return 0, unix.EOPNOTSUPP }
 
-func (p *procfs) prepare(*supervisor) error { return nil }
+func (p *procfs) prepare(*Supervisor) error { return nil }
 
-func (p *procfs) end() error { return unix.Close(p.tree) }
+func (p *procfs) end() error { return unix.Close(p.Tree) }
 
 // asked is a call about something in /proc.
 type asked struct {
@@ -100,10 +99,10 @@ func (p *procfs) path(r *request, addr uint64) (string, error) {
 // memory lets f read or write the memory of the caller, as the caller's user if root may not.
 func (p *procfs) memory(r *request, f func(mem int) (int, error)) (int, error) {
 	name := strconv.Itoa(int(r.pid)) + "/mem"
-	fd, err := unix.Openat(p.b.proc, name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat(p.Proc, name, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 		err = p.as(r, func() error {
-			fd, err = unix.Openat(p.b.proc, name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+			fd, err = unix.Openat(p.Proc, name, unix.O_RDWR|unix.O_CLOEXEC, 0)
 			return err
 		})
 	}
@@ -135,7 +134,7 @@ func (p *procfs) as(r *request, f func() error) error {
 
 // fileOwner reads the last of the four user and group ids of a thread.
 func (p *procfs) fileOwner(pid int) (uid, gid int, err error) {
-	data, err := p.b.readProc(strconv.Itoa(pid) + "/status")
+	data, err := readFile(p.Proc, strconv.Itoa(pid)+"/status")
 	if err != nil {
 		return 0, 0, err
 	}
@@ -191,7 +190,7 @@ func (p *procfs) parse(a *asked) error {
 	if !ok {
 		return errKernel
 	}
-	pid, _, err := (&relatives{family: p.b.family}).caller(a.request)
+	pid, _, err := (&relatives{family: p.Family}).caller(a.request)
 	if err != nil {
 		return err
 	}
@@ -200,18 +199,18 @@ func (p *procfs) parse(a *asked) error {
 		return nil
 	}
 	if who != "self" {
-		if pid, err = strconv.Atoi(who); err != nil || !p.b.family.has(pid) {
+		if pid, err = strconv.Atoi(who); err != nil || !p.Family.has(pid) {
 			return unix.ENOENT
 		}
 	}
 	if task, rest, ok := strings.Cut(strings.TrimPrefix(file, "task/"), "/"); ok && strings.HasPrefix(file, "task/") {
 		tid, err := strconv.Atoi(task)
-		if err != nil || !p.b.family.has(tid) {
+		if err != nil || !p.Family.has(tid) {
 			return unix.ENOENT
 		}
 		pid, a.name = tid, rest
 	}
-	a.who, err = p.b.family.read(pid)
+	a.who, err = p.Family.read(pid)
 	if err != nil {
 		return unix.ENOENT
 	}
@@ -332,7 +331,7 @@ func (p *procfs) openWith(a *asked, flags int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if a.who.pid != a.own && !p.b.family.has(a.who.pid) { // it has ended, and its pid may be another's
+	if a.who.pid != a.own && !p.Family.has(a.who.pid) { // it has ended, and its pid may be another's
 		unix.Close(fd)
 		return 0, unix.ENOENT
 	}
@@ -350,7 +349,7 @@ func (p *procfs) openWith(a *asked, flags int) (int64, error) {
 func (p *procfs) reopen(r *request, target string, flags int) (fd int, err error) {
 	fd = -1
 	err = p.as(r, func() error {
-		at, err := unix.Openat(p.b.proc, target, unix.O_PATH|unix.O_CLOEXEC, 0)
+		at, err := unix.Openat(p.Proc, target, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
@@ -362,7 +361,7 @@ func (p *procfs) reopen(r *request, target string, flags int) (fd int, err error
 		if (st.Type == unix.PROC_SUPER_MAGIC || st.Type == unix.SYSFS_MAGIC) && flags&(unix.O_ACCMODE|unix.O_TRUNC) != unix.O_RDONLY {
 			return unix.EACCES
 		}
-		fd, err = unix.Openat(p.b.proc, "self/fd/"+strconv.Itoa(at), flags&reopenFlags|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+		fd, err = unix.Openat(p.Proc, "self/fd/"+strconv.Itoa(at), flags&reopenFlags|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 		return err
 	})
 	return fd, err
@@ -384,9 +383,9 @@ func (p *procfs) openKernel(a *asked, flags int) (int64, error) {
 // kernelFile returns where a's file is outside.
 func (p *procfs) kernelFile(a *asked) (dir int, name string) {
 	if rest, ok := strings.CutPrefix(a.name, "/sys/"); ok {
-		return p.b.sys, rest
+		return p.Sys, rest
 	}
-	return p.b.proc, a.name
+	return p.Proc, a.name
 }
 
 // unblock makes fd blocking, unless flags say otherwise.
@@ -406,7 +405,7 @@ func (p *procfs) openTree(a *asked, flags int) (int64, error) {
 	if flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0 {
 		return 0, unix.EACCES
 	}
-	fd, err := unix.Openat2(p.tree, name, &unix.OpenHow{
+	fd, err := unix.Openat2(p.Tree, name, &unix.OpenHow{
 		Flags: uint64(flags&(unix.O_DIRECTORY|unix.O_PATH) | unix.O_CLOEXEC | unix.O_NONBLOCK), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {

@@ -1,4 +1,10 @@
-package sandbox
+// Package supervisor answers system calls of a step in the kernel's place, in the init of its box: those that the step's filter reports
+// (seccomp notifications).
+//
+// A Supervisor reads the calls, finds their handlers and sends the answers; what it does is the sum of its duties, one for each RuleSet: devices
+// in a user namespace (nodes), files and processes of many users where there is a single id (Ownership), other processes where there is no pid namespace
+// (relatives, with Family), /proc under chroot (procfs), and the host's name (names). The rules that ask for a call are beside what serves it.
+package supervisor
 
 import (
 	"errors"
@@ -14,9 +20,8 @@ import (
 	"github.com/strake-build/strake/runner/seccomp"
 )
 
-// supervisor answers system calls of a step in the kernel's place: those for which the step's filter says so (RuleSet). What it does is the sum of
-// its duties.
-type supervisor struct {
+// Supervisor answers the calls of a step that its filter reports.
+type Supervisor struct {
 	listener int
 	proc     int // a /proc that shows the step's processes by the pids that the init sees
 	sizes    [3]uint16
@@ -29,8 +34,8 @@ type supervisor struct {
 	ended bool
 }
 
-// supervisorThreads is how many threads serve: with more than one, a slow answer does not hold the others.
-const supervisorThreads = 2
+// threads is how many threads serve: with more than one, a slow answer does not hold the others.
+const threads = 2
 
 // duty is something that the init does for a step by answering some of its calls. All of its functions
 // may be called by several threads at once, but for prepare and end.
@@ -38,7 +43,7 @@ type duty interface {
 	// calls returns the handlers by the names of the calls; a name that an ABI does not have is ignored there.
 	calls() map[string]handler
 	// prepare readies a thread that serves calls; it is not used for anything else.
-	prepare(s *supervisor) error
+	prepare(s *Supervisor) error
 	// end is called once, when no call will be served any more.
 	end() error
 }
@@ -72,7 +77,7 @@ func (s served) then(next handler) handler {
 type request struct {
 	notification
 	served
-	s *supervisor
+	s *Supervisor
 }
 
 // notification is struct seccomp_notif. The pid is that of the calling thread, in the namespace of the init. Arguments are those that the filter saw.
@@ -100,9 +105,13 @@ var (
 	errServed = errors.New("answered already")
 )
 
-// newSupervisor makes a supervisor that serves nothing yet. It owns both descriptors from then on.
-func newSupervisor(listener, proc int, duties []duty) (*supervisor, error) {
-	s := &supervisor{listener: listener, proc: proc, duties: duties, handlers: map[uint32]map[int32]served{}}
+// New makes a Supervisor of sets that serves nothing yet. It owns the descriptors listener, b.Proc and b.Tree from then on.
+func New(listener int, b Box, sets []RuleSet) (*Supervisor, error) {
+	duties, err := b.duties(sets)
+	if err != nil {
+		return nil, err
+	}
+	s := &Supervisor{listener: listener, proc: b.Proc, duties: duties, handlers: map[uint32]map[int32]served{}}
 	if _, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_GET_NOTIF_SIZES, 0, uintptr(unsafe.Pointer(&s.sizes))); e != 0 {
 		return nil, fmt.Errorf("asking for the size of seccomp notifications: %w", e)
 	}
@@ -121,12 +130,12 @@ func newSupervisor(listener, proc int, duties []duty) (*supervisor, error) {
 	return s, nil
 }
 
-// start serves with n threads until all processes with the filter are gone.
-func (s *supervisor) start(n int) error {
+// Start serves until all processes with the filter are gone.
+func (s *Supervisor) Start() error {
 	// Caller and supervisor take turns on one processor (6.6); where that is not known, it is only slower.
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
 	failed := make(chan error)
-	for range n {
+	for range threads {
 		s.threads.Add(1)
 		go func() {
 			defer s.threads.Done()
@@ -142,13 +151,13 @@ func (s *supervisor) start(n int) error {
 		}()
 	}
 	var err error
-	for range n {
+	for range threads {
 		err = errors.Join(err, <-failed)
 	}
 	return err
 }
 
-func (s *supervisor) serve() {
+func (s *Supervisor) serve() {
 	req := make([]byte, max(uintptr(s.sizes[0]), unsafe.Sizeof(notification{})))
 	res := make([]byte, max(uintptr(s.sizes[1]), unsafe.Sizeof(response{})))
 	for s.next(req, res) {
@@ -156,7 +165,7 @@ func (s *supervisor) serve() {
 }
 
 // next waits for a notification and answers it. It returns false when no more will come.
-func (s *supervisor) next(req, res []byte) bool {
+func (s *Supervisor) next(req, res []byte) bool {
 	clear(req) // or the kernel refuses it
 	switch e := s.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&req[0])); e {
 	case 0:
@@ -170,14 +179,14 @@ func (s *supervisor) next(req, res []byte) bool {
 }
 
 // over says whether no process has the filter any more.
-func (s *supervisor) over() bool {
+func (s *Supervisor) over() bool {
 	fds := []unix.PollFd{{Fd: int32(s.listener), Events: unix.POLLIN}}
 	_, err := unix.Poll(fds, 0)
 	return err == nil && fds[0].Revents&unix.POLLHUP != 0
 }
 
 // reply answers a notification.
-func (s *supervisor) reply(req, res []byte) {
+func (s *Supervisor) reply(req, res []byte) {
 	r := &request{notification: *(*notification)(unsafe.Pointer(&req[0])), s: s}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -199,8 +208,8 @@ func (s *supervisor) reply(req, res []byte) {
 		}
 		out.flags, out.err = 0, -int32(unix.EPERM) // a kernel before 5.5
 	case err != nil:
-		e := errno(err)
-		if e == 0 {
+		var e syscall.Errno
+		if !errors.As(err, &e) || e == 0 {
 			e = unix.EPERM
 		}
 		out.err = -int32(e)
@@ -219,7 +228,7 @@ func (r *request) answer() (int64, error) {
 	return r.handler(r)
 }
 
-func (s *supervisor) ioctl(request uintptr, p unsafe.Pointer) syscall.Errno {
+func (s *Supervisor) ioctl(request uintptr, p unsafe.Pointer) syscall.Errno {
 	for {
 		_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(s.listener), request, uintptr(p))
 		if e != unix.EINTR {
@@ -237,8 +246,8 @@ func (r *request) valid() error {
 	return nil
 }
 
-// end answers no more, and lets the duties end. The step is dead; s may be nil.
-func (s *supervisor) end() error {
+// End answers no more, and lets the duties end. The step is dead; s may be nil.
+func (s *Supervisor) End() error {
 	if s == nil {
 		return nil
 	}
@@ -252,11 +261,11 @@ func (s *supervisor) end() error {
 	return err
 }
 
-// burial is how long wait waits for threads that have nothing to serve any more.
+// burial is how long Wait waits for threads that have nothing to serve any more.
 const burial = time.Second
 
-// wait waits until no thread serves any more. The step is dead; s may be nil.
-func (s *supervisor) wait() error {
+// Wait waits until no thread serves any more. The step is dead; s may be nil.
+func (s *Supervisor) Wait() error {
 	if s == nil {
 		return nil
 	}
