@@ -92,6 +92,7 @@ func TestInitIsReplaced(t *testing.T) {
 		"limits":     func(s *Sandbox, _ *Process) { s.Limits.Pids = 20 },
 		"secrets":    func(s *Sandbox, _ *Process) { s.Secrets = true },
 	} {
+		w.must("true") // so that the init has made a box already
 		if _, err := w.sh("true", change); (name == "no program" || name == "bad mount") != (err != nil) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -156,7 +156,7 @@ func (b *box) finish(r Report) int {
 	if b.family != nil || r.Kind != Failed {
 		b.cleanup()
 	}
-	if b.home != nil && r.Kind == Ended && b.home.back(b) == nil {
+	if b.home != nil && b.Again && r.Kind == Ended && b.home.back(b) == nil {
 		b.free, r.Free = true, true
 	}
 	return report(r)
