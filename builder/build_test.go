@@ -27,7 +27,7 @@ import (
 
 func needRoot(t testing.TB) {
 	t.Helper()
-	if os.Getuid() == 0 {
+	if os.Getuid() == 0 || os.Getenv(rungVariable) != "" {
 		return
 	}
 	if os.Getenv("STRAKE_TEST_REQUIRE") == "1" {
@@ -55,7 +55,8 @@ func newWorld(t testing.TB) *world {
 	needRoot(t)
 	dir := t.TempDir()
 	w := &world{t: t, dir: dir, context: t.TempDir(), now: time.Unix(1_800_000_000, 0).UTC(), images: map[string]*image.Image{}}
-	snapshots, err := snapshot.Open(filepath.Join(dir, "layers"), snapshot.Options{})
+	kept := layersHere()
+	snapshots, err := snapshot.Open(filepath.Join(dir, "layers"), kept)
 	must(t, err)
 	blobs, err := blob.Open(filepath.Join(dir, "blobs"))
 	must(t, err)
@@ -63,7 +64,7 @@ func newWorld(t testing.TB) *world {
 	must(t, err)
 	w.Builder = &builder.Builder{
 		Cache: w.store, Records: w.store, Snapshots: snapshots, Layers: &image.Layers{Blobs: blobs, Snapshots: snapshots, Dir: filepath.Join(dir, "compressed")},
-		Resolver: w, Sandbox: w, Stubs: filepath.Join(dir, "stubs"), Now: func() time.Time { return w.now },
+		Resolver: w, Sandbox: w, UserXattr: kept.UserXattr, Stubs: filepath.Join(dir, "stubs"), Now: func() time.Time { return w.now },
 	}
 	return w
 }

@@ -170,7 +170,7 @@ func TestDamagedAnswersAreMisses(t *testing.T) {
 					if len(*warnings) > 1 {
 						t.Errorf("%s: warned %q", k, *warnings)
 					}
-					if left, _ := filepath.Glob(filepath.Join(w.dir, "layers", "tmp", "*")); len(left) > 0 {
+					if left := w.left(); len(left) > 0 {
 						t.Errorf("%s: left %q", k, left)
 					}
 				}

@@ -159,7 +159,7 @@ func TestLostLayer(t *testing.T) {
 			if err != nil || tries == 0 {
 				t.Errorf("after %d tries: %v", tries, err)
 			}
-			if left, _ := filepath.Glob(filepath.Join(second.dir, "layers", "tmp", "*")); len(left) > 0 {
+			if left := second.left(); len(left) > 0 {
 				t.Errorf("left %q", left)
 			}
 		})

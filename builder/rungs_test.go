@@ -1,0 +1,87 @@
+package builder_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/strake-build/strake/layer/snapshot"
+)
+
+// rungVariable names the rung that a test was started on by TestOnEveryRung; without it, it is root's.
+const rungVariable = "STRAKE_TEST_RUNG"
+
+// rung is a kind of machine that steps run on, and what keeps its layers.
+type rung struct {
+	layers  snapshot.Options
+	process syscall.SysProcAttr
+}
+
+// Ids of nobody on this machine.
+const firstID, manyIDs = 1 << 30, 1 << 16
+
+func rungs() map[string]rung {
+	space := func(size int) syscall.SysProcAttr {
+		ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: firstID, Size: size}}
+		return syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: size > 1, Credential: &syscall.Credential{NoSetGroups: size == 1}}
+	}
+	plain := syscall.SysProcAttr{Credential: &syscall.Credential{Uid: firstID, Gid: firstID}}
+	return map[string]rung{
+		"rootless":      {snapshot.Options{UserXattr: true}, space(manyIDs)},
+		"one id":        {snapshot.Options{UserXattr: true, RecordOwners: true}, space(1)},
+		"copies":        {snapshot.Options{Copy: true}, syscall.SysProcAttr{}},
+		"copies, no id": {snapshot.Options{Copy: true, RecordOwners: true}, plain},
+	}
+}
+
+// layersHere is how layers are kept on the rung that this process was started on.
+func layersHere() snapshot.Options { return rungs()[os.Getenv(rungVariable)].layers }
+
+// The change scenarios, and that a cached build is a clean one, hold wherever steps can run.
+func TestOnEveryRung(t *testing.T) {
+	if os.Getenv(rungVariable) != "" {
+		t.Skip("this is one")
+	}
+	needRoot(t)
+	for name, r := range rungs() {
+		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "rung")
+			must(t, err)
+			t.Cleanup(func() { _ = os.RemoveAll(dir) })
+			if r.process.Credential != nil {
+				must(t, os.Chown(dir, firstID, firstID))
+			}
+			cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestScenarios|TestCachedBuildIsAClean|TestFullHitIsLazy|TestContentTravels|TestLostLayer)$", "-test.v", "-property=1s")
+			cmd.Dir, cmd.SysProcAttr = dir, &r.process
+			cmd.Env = append(os.Environ(), rungVariable+"="+name, "TMPDIR="+dir, "STRAKE_TEST_REQUIRE=1")
+			out, err := cmd.CombinedOutput()
+			passed := strings.Count(string(out), "--- PASS: TestScenarios/")
+			if err != nil || passed != len(scenarios()) {
+				t.Errorf("%v; %d of %d scenarios passed:\n%s", err, passed, len(scenarios()), failures(string(out)))
+			}
+		})
+	}
+}
+
+// failures are the lines of a test's output that do not say that something passed.
+func failures(out string) string {
+	var b strings.Builder
+	for line := range strings.Lines(out) {
+		if word := strings.TrimSpace(line); !strings.HasPrefix(word, "--- PASS") && !strings.HasPrefix(word, "===") && !strings.Contains(word, ": seed ") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// left is what is in the folder of temporary files once nothing waits there to be used again, as copies do.
+func (w *world) left() []string {
+	w.t.Helper()
+	w.Snapshots.Close()
+	left, err := filepath.Glob(filepath.Join(w.dir, "layers", "tmp", "*"))
+	must(w.t, err)
+	return left
+}
