@@ -54,6 +54,7 @@ func TestVerify(t *testing.T) {
 	if err := s.Verify(ctx, "aaaaaaaaaaaaaaaa", nil); !errors.Is(err, snapshot.ErrNotFound) {
 		t.Errorf("missing: %v", err)
 	}
+	s.Close() // which lets go of a working tree
 	equal(t, "temporary directories", temporaries(t, dir))
 }
 
