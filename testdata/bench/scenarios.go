@@ -33,6 +33,7 @@ var scenarios = []scenario{
 	{"two builds of the same at once, against one", 1.2, times, together},
 	{"cached rebuild of the Go example", float64(40 * time.Millisecond), millis, cachedRebuild(0)},
 	{"the same, context of 50,000 files", float64(150 * time.Millisecond), millis, cachedRebuild(50_000)},
+	{"cached rebuild of 500 instructions", float64(150 * time.Millisecond), millis, cachedMany},
 	{"memory, build of a 2 GiB layer", 100 << 20, mebibytes, bigBuild},
 	{"memory, push of a 2 GiB layer", 100 << 20, mebibytes, bigPush},
 }
@@ -144,6 +145,50 @@ func cachedRebuild(more int) func(context.Context, *bench) (result, error) {
 			return float64(u.wall), err
 		})
 	}
+}
+
+// cachedMany measures a build of 500 instructions that are all cached: RUN, COPY and ENV in turns, in stages that copy from each other.
+func cachedMany(ctx context.Context, b *bench) (result, error) {
+	root, err := b.busybox(ctx)
+	if err != nil {
+		return nil, err
+	}
+	const stages, inEach = 10, 50
+	var text strings.Builder
+	for s := range stages {
+		fmt.Fprintf(&text, "FROM localhost/busybox AS s%d\n", s)
+		for i := range inEach - 2 {
+			switch i % 3 {
+			case 0:
+				fmt.Fprintf(&text, "ENV E%d=%d\n", i, s)
+			case 1:
+				fmt.Fprintf(&text, "COPY files/%d /files/\n", i)
+			case 2:
+				fmt.Fprintf(&text, "RUN echo %d.%d >/made%d\n", s, i, i)
+			}
+		}
+		if s > 0 {
+			fmt.Fprintf(&text, "COPY --from=s%d /made2 /of-stage-%d\n", s-1, s-1)
+		} else {
+			text.WriteString("RUN true\n")
+		}
+	}
+	dir, err := b.contextOf("many", text.String())
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "files"), 0o755); err != nil {
+		return nil, err
+	}
+	for i := range inEach {
+		if err := os.WriteFile(filepath.Join(dir, "files", fmt.Sprint(i)), fmt.Appendf(nil, "file %d\n", i), 0o644); err != nil {
+			return nil, err
+		}
+	}
+	return repeat(ctx, b.runs, func(int) (float64, error) { // the first, which is not counted, fills the cache
+		u, err := b.exec(ctx, root, "build", "-q", "-t", "localhost/many", dir)
+		return float64(u.wall), err
+	})
 }
 
 // bigLayer is the Dockerfile of a layer of 2 GiB: half of it does not compress.
