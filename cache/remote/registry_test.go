@@ -340,11 +340,20 @@ func TestFetcher(t *testing.T) {
 	}
 }
 
-// BenchmarkImport imports a cache of 1,000 steps, from docker-registry on the loopback.
+// BenchmarkImport imports a cache of 1,000 steps, from docker-registry on the loopback and from a folder.
 func BenchmarkImport(b *testing.B) {
-	r := registrytest.Start(b, registrytest.Config{})
-	c := registry.New(registry.Options{})
-	out := openRegistry(b, c, r.Host+"/bench:cache")
+	b.Run("registry", func(b *testing.B) {
+		r := registrytest.Start(b, registrytest.Config{})
+		benchmarkImport(b, func() remote.Backend { return openRegistry(b, registry.New(registry.Options{}), r.Host+"/bench:cache") })
+	})
+	b.Run("local", func(b *testing.B) {
+		dir := b.TempDir()
+		benchmarkImport(b, func() remote.Backend { return &remote.Local{Dir: dir, Tag: "latest", Now: now} })
+	})
+}
+
+func benchmarkImport(b *testing.B, open func() remote.Backend) {
+	out := open()
 	var entries []remote.Entry
 	var keys []cache.Key
 	for i := range 1000 {
@@ -366,7 +375,7 @@ func BenchmarkImport(b *testing.B) {
 	}
 	for b.Loop() {
 		var warnings []string
-		i := importsOf(&warnings, time.Minute, openRegistry(b, registry.New(registry.Options{}), r.Host+"/bench:cache"))
+		i := importsOf(&warnings, time.Minute, open())
 		i.Prepare(b.Context(), keys)
 		for _, k := range keys {
 			if len(i.Lookup(b.Context(), k)) != 1 {
