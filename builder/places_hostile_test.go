@@ -3,12 +3,14 @@ package builder_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -18,6 +20,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/layer/image"
 )
@@ -151,7 +154,7 @@ func TestDamagedAnswersAreMisses(t *testing.T) {
 				for _, k := range kinds() {
 					spoilt.Store(0)
 					if k == "local" {
-						spoilt.Store(int32(p.spoilFiles("c", layers, d))) //nolint:gosec // a few files
+						spoilt.Store(int32(p.spoilFiles("c", layers, d)))
 					}
 					w := newWorld(t)
 					w.context, w.images = first.context, first.images
@@ -175,6 +178,37 @@ func TestDamagedAnswersAreMisses(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// liar is a cache whose entries name the blobs of others.
+type liar struct{ remote.Backend }
+
+func (l liar) Records(ctx context.Context, keys []cache.Key) ([]remote.Entry, error) {
+	list, err := l.Backend.Records(ctx, keys)
+	lies := slices.Clone(list)
+	for i := range lies {
+		if other := slices.IndexFunc(list, func(e remote.Entry) bool { return e.DiffID != list[i].DiffID }); other >= 0 {
+			lies[i].Blob = list[other].Blob
+		}
+	}
+	return lies, err
+}
+
+// Blobs that are what their digest says, and not the layer that the entry says, are a miss too.
+func TestEntriesThatLie(t *testing.T) {
+	p, first := newPlaces(t), newWorld(t)
+	first.usualContext()
+	p.fill(first, "c", usual)
+	for _, k := range []kind{"local", "http", "s3", "gha"} { // others are wrapped, which makes them no repositories
+		w := newWorld(t)
+		w.context, w.images = first.context, first.images
+		i, _ := w.imports(liar{p.open(k, "c")})
+		img, lost := w.insist(i, usual)
+		w.checkUsual(img)
+		if lost == 0 {
+			t.Errorf("%s: no layer was lost", k)
 		}
 	}
 }

@@ -2,7 +2,7 @@ package builder_test
 
 import (
 	"io"
-	"log"
+	"log" //nolint:depguard // to silence the registry
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"

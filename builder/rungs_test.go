@@ -48,7 +48,7 @@ func TestOnEveryRung(t *testing.T) {
 	needRoot(t)
 	for name, r := range rungs() {
 		t.Run(strings.ReplaceAll(name, " ", "_"), func(t *testing.T) {
-			dir, err := os.MkdirTemp("", "rung")
+			dir, err := os.MkdirTemp("", "rung") //nolint:usetesting // others cannot enter what is around TempDir
 			must(t, err)
 			t.Cleanup(func() { _ = os.RemoveAll(dir) })
 			if r.process.Credential != nil {
