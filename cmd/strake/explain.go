@@ -24,8 +24,9 @@ func newExplainCommand(env *environment) *cobra.Command {
 
 The options are those of "strake build" that decide what its steps are, and CONTEXT is that of the
 build (default "."). Nothing is run and no layer is fetched; base images are looked up as a build
-does, and the caches of --cache-from are asked for their entries. A step that follows one that runs is "unknown" if nothing else of it changed: it is found in
-the cache after all if what it follows comes out as before.
+does, and the caches of --cache-from are asked for their entries. A step that follows one that runs
+is "unknown" if nothing else of it changed: it is found in the cache after all if what it follows
+comes out as before.
 
 --format json prints {"version":1,"steps":[{"id","name","state","reason","after"}]}, where state is
 "hit", "miss" or "unknown", reason is missing in a hit, and after is the id of the step that an
