@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -227,4 +228,31 @@ func BenchmarkLookup(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// Processes that open the store sweep what dead ones left; what a living one is writing must not go with it.
+func TestSaveBesideOpen(t *testing.T) {
+	_, dir := open(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := cache.Open(dir); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	s, err := cache.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 500 {
+		if err := s.Save(ctx, cache.NewKey([]cache.Part{{Name: "n", Value: strconv.Itoa(i)}}), cache.Record{Layer: "l"}); err != nil {
+			t.Errorf("record %d: %v", i, err)
+		}
+	}
+	stop()
+	wg.Wait()
 }

@@ -90,6 +90,17 @@ func (s *Store) sweep() error {
 	if err != nil {
 		return fmt.Errorf("opening the build cache: %w", err)
 	}
+	if len(names) == 0 {
+		return nil
+	}
+	guard, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("opening the build cache: %w", err)
+	}
+	defer guard.Close()
+	if flock(guard, unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return nil // a living process makes a file; the next to open the store sweeps
+	}
 	for _, n := range names {
 		path := filepath.Join(dir, n.Name())
 		if f, err := tryLock(path); err == nil && f != nil {
@@ -146,6 +157,36 @@ func (s *Store) Save(_ context.Context, k Key, r Record) error {
 	return nil
 }
 
+// createTemp makes a temporary file and locks it, so that sweep sees that its process lives.
+func (s *Store) createTemp() (*os.File, error) {
+	dir, err := os.Open(filepath.Join(s.dir, "tmp"))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	// Nobody sweeps between the next two calls.
+	if err := flock(dir, unix.LOCK_SH); err != nil {
+		return nil, err
+	}
+	f, err := os.CreateTemp(dir.Name(), "record-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	return f, nil
+}
+
+// flock locks f with flock(2).
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 // seal puts a checksum before a file's content: a torn file is none.
 func seal(body []byte) []byte {
 	sum := sha256.Sum256(body)
@@ -164,20 +205,18 @@ func (s *Store) put(path string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "record-*")
+	tmp, err := s.createTemp()
 	if err != nil {
 		return err
 	}
-	// Against sweep. Between the open and this line another process may remove the file; the rename then
-	// fails, and a record that is not saved is only a miss.
-	_ = unix.Flock(int(tmp.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	_, err = tmp.Write(data)
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)
 	}
 	err = errors.Join(err, tmp.Close())
 	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
+		_ = os.Remove(tmp.Name())
+		return err
 	}
 	return nil
 }
