@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,9 @@ import (
 type CacheMounts struct {
 	Dir    string
 	Travel *MountTravel // nil for none
+
+	mu   sync.Mutex
+	used map[string]string // the places that Open returned, and the IDs of their caches
 }
 
 // CacheMount is what a step asks for.
@@ -69,6 +73,7 @@ func (c *CacheMounts) Open(ctx context.Context, m CacheMount) (dir string, relea
 		if lock == nil { // private, and somebody has it
 			continue
 		}
+		c.note(place, m.ID)
 		dir := filepath.Join(place, "fs")
 		if err := c.fill(ctx, m, place, n); err != nil {
 			return "", nil, errors.Join(err, lock.Close())

@@ -20,7 +20,7 @@ import (
 type buildFlags struct {
 	tags, buildArgs, labels, platforms    []string
 	secrets, ssh, contexts, noCacheFilter []string
-	cacheFrom, cacheTo                    []string
+	cacheFrom, cacheTo, mountMax          []string
 	file, target, progress, call          string
 	iidFile, metadataFile, cacheMax       string
 	noCache, pull, quiet, check           bool
@@ -63,6 +63,7 @@ type buildOptions struct {
 	dry           bool // nothing is built
 	verify        verification
 	cacheMax      cacheCap
+	mountMax      mountCaps
 }
 
 // epochArg is the time that reproducible builds give to everything.
@@ -116,6 +117,7 @@ func (f *buildFlags) add(set *pflag.FlagSet) {
 	set.BoolVar(&f.outputs.push, "push", false, "push the image under its names")
 	set.IntVar(&f.jobs, "jobs", 0, "steps that run at once (default: by the number of CPUs)")
 	set.StringVar(&f.cacheMax, "cache-max-size", "", "remove the oldest of the cache when it takes more than this `size`, such as 20GB or 5%, 0 for never (default $STRAKE_CACHE_MAX_SIZE or 10% of the disk)")
+	set.StringArrayVar(&f.mountMax, "cache-mount-max-size", nil, "empty the cache mounts that the build used and that take more than this: `[ID=]SIZE`, without ID of each; SIZE as of --cache-max-size (repeatable; default $STRAKE_CACHE_MOUNT_MAX_SIZE, separated by commas, or 0, no limit)")
 }
 
 // addKeys adds the flags that decide what the steps are.
@@ -160,7 +162,10 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 		return opts, usagef("--no-cache and --no-cache-filter exclude each other")
 	}
 	var err error
-	if opts.cacheMax, err = parseCap(cmp.Or(f.cacheMax, env.getenv("STRAKE_CACHE_MAX_SIZE"), defaultCap)); err != nil {
+	if opts.cacheMax, err = parseCap("cache-max-size", cmp.Or(f.cacheMax, env.getenv("STRAKE_CACHE_MAX_SIZE"), defaultCap)); err != nil {
+		return opts, err
+	}
+	if opts.mountMax, err = decideMountCaps(env, f.mountMax); err != nil {
 		return opts, err
 	}
 	if opts.verify, err = env.verification(); err != nil {

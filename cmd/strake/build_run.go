@@ -37,6 +37,7 @@ type job struct {
 	imports  *remote.Imports      // nil for none
 	uploads  *remote.Uploads      // nil for none
 	mounts   *builder.MountTravel // nil for none
+	caches   *builder.CacheMounts
 	closers  []func()
 }
 
@@ -68,10 +69,11 @@ func withJob(ctx context.Context, env *environment, opts buildOptions, do func(*
 	if err != nil {
 		return err
 	}
+	j := &job{store: s, opts: opts, caches: &builder.CacheMounts{Dir: s.path("mounts")}}
 	if opts.call.kind == callBuild && !opts.dry {
 		defer s.tidy(ctx, opts, env.now()) // after what is closed below
+		defer j.limitMounts(ctx)           // before others may remove cache mounts
 	}
-	j := &job{store: s, opts: opts}
 	if s.snapshots != nil {
 		j.closers = append(j.closers, s.snapshots.Close)
 	}
@@ -196,9 +198,10 @@ func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*bu
 		return err
 	}
 	defer box.Close()
+	j.caches.Travel = j.mounts
 	b := &builder.Builder{
 		Cache: records, Records: j.cache, Others: j.others(), Plain: j.plain(), Uploads: j.sends(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
-		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: &builder.CacheMounts{Dir: j.path("mounts"), Travel: j.mounts}, Temp: j.temp,
+		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: j.caches, Temp: j.temp,
 		UserXattr: j.isolation.UserNS, Stubs: j.path("stubs"), Now: j.env.now,
 	}
 	if err := os.MkdirAll(b.Mounts.Dir, 0o700); err != nil {

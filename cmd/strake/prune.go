@@ -69,7 +69,7 @@ Images stay, with all that they consist of; with --all only those that have a na
 	f.BoolVarP(&flags.all, "all", "a", false, "remove images without a name too")
 	f.BoolVarP(&flags.force, "force", "f", false, "do not ask")
 	f.StringArrayVar(&flags.filters, "filter", nil, "remove only what matches: `until=DURATION` (not used for so long), id=ID, type=layer|mount|context|source|blob|compressed|record|note (repeatable)")
-	f.StringVar(&flags.keepStorage, "keep-storage", "", "keep `SIZE` of what no image needs (such as 10GB)")
+	f.StringVar(&flags.keepStorage, "keep-storage", "", "keep `SIZE` of what no image needs and the filters type and id name (such as 10GB)")
 	f.StringVar(&flags.maxUsed, "max-used-space", "", "keep at most `SIZE`, as --keep-storage")
 	f.StringVar(&flags.reserved, "reserved-space", "", "keep `SIZE` in any case")
 	f.StringVar(&flags.free, "min-free-space", "", "remove until `SIZE` of the disk is free")
@@ -136,8 +136,12 @@ func (o *pruneOptions) filter(filter string) error {
 
 // matches says whether h may go.
 func (o *pruneOptions) matches(h *holding, now time.Time) bool {
-	return h.Reclaimable && now.Sub(h.LastUsed) >= o.until &&
-		(len(o.types) == 0 || slices.Contains(o.types, h.Kind)) &&
+	return o.counts(h) && now.Sub(h.LastUsed) >= o.until
+}
+
+// counts says whether the limit is about h: it is one of what the filters name, however young.
+func (o *pruneOptions) counts(h *holding) bool {
+	return h.Reclaimable && (len(o.types) == 0 || slices.Contains(o.types, h.Kind)) &&
 		(len(o.ids) == 0 || slices.ContainsFunc(o.ids, func(id string) bool {
 			return strings.HasPrefix(strings.TrimPrefix(h.ID, "sha256:"), id)
 		}))
@@ -172,7 +176,7 @@ func runPrune(ctx context.Context, env *environment, opts pruneOptions) error {
 		return err
 	}
 	if opts.limit.minFree > 0 {
-		if opts.limit.maxUsed, err = s.atMost(opts.limit, h.size(func(h *holding) bool { return h.Reclaimable })); err != nil {
+		if opts.limit.maxUsed, err = s.atMost(opts.limit, h.size(opts.counts)); err != nil {
 			return err
 		}
 	}
@@ -225,7 +229,7 @@ func (s *store) forgetNameless() error {
 //
 // Preconditions: nobody else uses the store.
 func (h *holdings) prune(ctx context.Context, opts pruneOptions, now time.Time) (removed []*holding, err error) {
-	left := h.size(func(h *holding) bool { return h.Reclaimable })
+	left := h.size(opts.counts)
 	limit := max(opts.limit.maxUsed, opts.limit.reserved)
 	for _, i := range h.oldest() {
 		if left <= limit && limit > 0 {

@@ -21,15 +21,19 @@ func TestPruneOrder(t *testing.T) {
 		opts pruneOptions
 		want string
 	}{
-		"all":             {pruneOptions{}, "old,above,below,mount,young"},
-		"limit":           {pruneOptions{limit: pruneLimit{maxUsed: 25}}, "old,above,below"},
-		"exact limit":     {pruneOptions{limit: pruneLimit{maxUsed: 50}}, ""},
-		"reserved":        {pruneOptions{limit: pruneLimit{maxUsed: 1, reserved: 35}}, "old,above"},
-		"until":           {pruneOptions{until: 48 * time.Hour}, "old,above,below"},
-		"type":            {pruneOptions{types: []string{kindMount}}, "mount"},
-		"id":              {pruneOptions{ids: []string{"o", "y"}}, "old,young"},
-		"types and ids":   {pruneOptions{types: []string{kindMount}, ids: []string{"old"}}, ""},
-		"limit and until": {pruneOptions{until: 24 * 4 * time.Hour, limit: pruneLimit{maxUsed: 1}}, "old"},
+		"all":              {pruneOptions{}, "old,above,below,mount,young"},
+		"limit":            {pruneOptions{limit: pruneLimit{maxUsed: 25}}, "old,above,below"},
+		"exact limit":      {pruneOptions{limit: pruneLimit{maxUsed: 50}}, ""},
+		"reserved":         {pruneOptions{limit: pruneLimit{maxUsed: 1, reserved: 35}}, "old,above"},
+		"until":            {pruneOptions{until: 48 * time.Hour}, "old,above,below"},
+		"type":             {pruneOptions{types: []string{kindMount}}, "mount"},
+		"id":               {pruneOptions{ids: []string{"o", "y"}}, "old,young"},
+		"types and ids":    {pruneOptions{types: []string{kindMount}, ids: []string{"old"}}, ""},
+		"keep of a type":   {pruneOptions{types: []string{kindLayer}, limit: pruneLimit{maxUsed: 25}}, "old,above"},
+		"enough of a type": {pruneOptions{types: []string{kindMount}, limit: pruneLimit{maxUsed: 10}}, ""},
+		"keep of an id":    {pruneOptions{ids: []string{"mount"}, limit: pruneLimit{maxUsed: 9}}, "mount"},
+		"limit and young":  {pruneOptions{types: []string{kindLayer}, until: 24 * 2 * time.Hour, limit: pruneLimit{maxUsed: 11}}, "old,above,below"},
+		"limit and until":  {pruneOptions{until: 24 * 4 * time.Hour, limit: pruneLimit{maxUsed: 1}}, "old"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var gone []string
@@ -75,13 +79,13 @@ func TestPruneStops(t *testing.T) {
 func TestParseCap(t *testing.T) {
 	disk := unix.Statfs_t{Blocks: 1000, Bsize: 4096}
 	for in, want := range map[string]int64{"10%": 409_600, "0.5%": 20_480, "0%": 0, "0": 0, "1g": 1 << 30, "20MB": 20 << 20} {
-		c, err := parseCap(in)
+		c, err := parseCap("cache-max-size", in)
 		if got := c.in(disk); err != nil || got != want {
 			t.Errorf("%s: %d, %v; want %d", in, got, err, want)
 		}
 	}
 	for _, in := range []string{"-1%", "101%", "%", "NaN%", "much", "-1g", "10 %x"} {
-		if c, err := parseCap(in); exitCode(err) != codeUsage {
+		if c, err := parseCap("cache-max-size", in); exitCode(err) != codeUsage {
 			t.Errorf("%s: %+v, %v", in, c, err)
 		}
 	}

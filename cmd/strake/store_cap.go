@@ -25,19 +25,19 @@ type cacheCap struct {
 // defaultCap is the value of --cache-max-size if nothing else is given.
 const defaultCap = "10%"
 
-// parseCap parses --cache-max-size: a size, a percentage of the disk, or 0.
-func parseCap(value string) (cacheCap, error) {
+// parseCap parses the value of --cache-max-size, or of another flag that takes the same: a size, a percentage of the disk, or 0.
+func parseCap(flag, value string) (cacheCap, error) {
 	if number, ok := strings.CutSuffix(value, "%"); ok {
 		p, err := strconv.ParseFloat(number, 64)
 		if err != nil || math.IsNaN(p) || p < 0 || p > 100 {
-			return cacheCap{}, usagef("invalid --cache-max-size %q: a percentage is between 0%% and 100%%", value)
+			return cacheCap{}, usagef("invalid --%s %q: a percentage is between 0%% and 100%%", flag, value)
 		}
 		return cacheCap{percent: p}, nil
 	}
 	if value == "0" {
 		return cacheCap{}, nil
 	}
-	n, err := parseSize("cache-max-size", value)
+	n, err := parseSize(flag, value)
 	return cacheCap{bytes: n}, err
 }
 

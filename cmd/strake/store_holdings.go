@@ -309,7 +309,7 @@ func (inv *inventory) addMounts(context.Context) error {
 	list, err := mounts.List()
 	for _, m := range list {
 		inv.add(&holding{
-			Kind: kindMount, ID: strings.TrimPrefix(m.ID, "/"), // without a namespace
+			Kind: kindMount, ID: mountName(m.ID),
 			Size: m.Disk, LastUsed: m.Used, created: m.Used, InUse: m.InUse,
 			remove: func() error { return mounts.Remove(m) },
 		}, m.Dir)

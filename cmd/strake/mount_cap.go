@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/cmd/ui"
+)
+
+// mountCaps are how much cache mounts may take, by their IDs; that of "" is for those without one of their own.
+type mountCaps map[string]cacheCap
+
+// decideMountCaps decides --cache-mount-max-size. Without the flag STRAKE_CACHE_MOUNT_MAX_SIZE counts. Of two for one ID the later does.
+func decideMountCaps(env *environment, values []string) (mountCaps, error) {
+	const flag = "cache-mount-max-size"
+	if v := env.getenv("STRAKE_CACHE_MOUNT_MAX_SIZE"); len(values) == 0 && v != "" {
+		values = strings.Split(v, ",")
+	}
+	caps := make(mountCaps)
+	for _, v := range values {
+		id, size := "", strings.TrimSpace(v)
+		if i := strings.LastIndexByte(size, '='); i >= 0 { // an ID may have one, too
+			if id, size = size[:i], size[i+1:]; id == "" {
+				return nil, usagef("invalid --%s %q: the ID before the = is empty", flag, v)
+			}
+		}
+		if size == "" {
+			return nil, usagef("invalid --%s %q: it is [ID=]SIZE, such as 2GB or /root/.cache=500MB, and 0 for no limit", flag, v)
+		}
+		c, err := parseCap(flag, size)
+		if err != nil {
+			return nil, err
+		}
+		caps[id] = c
+	}
+	return caps, nil
+}
+
+// of is the limit in bytes, on a disk, of a cache mount with an ID as strake du shows it; 0 for none.
+func (m mountCaps) of(id string, disk unix.Statfs_t) int64 {
+	c, ok := m[id]
+	if !ok {
+		c = m[""]
+	}
+	return c.in(disk)
+}
+
+// limitMounts empties the cache mounts that the build used and that are larger than they may be, and says so: they will be missed.
+// Trouble with that is a warning.
+func (j *job) limitMounts(ctx context.Context) {
+	if len(j.opts.mountMax) == 0 || ctx.Err() != nil {
+		return
+	}
+	warn := func(format string, args ...any) { fmt.Fprintf(j.env.stderr, "warning: "+format+"\n", args...) }
+	var disk unix.Statfs_t
+	if err := unix.Statfs(j.root, &disk); err != nil {
+		warn("limiting the cache mounts: asking for the size of the disk of %s: %v", j.root, err)
+		return
+	}
+	list, err := j.caches.Limit(ctx, func(id string) int64 { return j.opts.mountMax.of(mountName(id), disk) })
+	for _, m := range list {
+		how := "it was emptied"
+		if !m.Emptied {
+			how = "it is in use, and stays until a later build that uses it ends"
+		}
+		warn("the cache mount %s took %s, more than its limit of %s (--cache-mount-max-size): %s",
+			ui.Printable([]byte(mountName(m.ID))), ui.Size(m.Disk), ui.Size(m.Limit), how)
+	}
+	if err != nil {
+		warn("%s", ui.Printable([]byte(err.Error())))
+	}
+}
+
+// mountName is the ID of a cache mount as people know it: that of no namespace is left out.
+func mountName(id string) string { return strings.TrimPrefix(id, "/") }
