@@ -152,7 +152,7 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem, 
 	if same, err := s.sameAs(ctx, id, earlier); err != nil {
 		return none, cache.Record{}, err
 	} else if same {
-		if err := s.Snapshots.Remove(id); err != nil {
+		if err := s.Snapshots.Replace(id, snapshot.ID(earlier.Layer)); err != nil {
 			return none, cache.Record{}, err
 		}
 		rec.Layer, rec.Created, rec.DiffID = earlier.Layer, earlier.Created, earlier.DiffID

@@ -181,6 +181,9 @@ func (t *Tree) Commit(ctx context.Context, dir string, trusted bool, epoch *int6
 // Moved tells the tree where its topmost layer, the last one that was committed, is now.
 func (t *Tree) Moved(layer string) { t.layers = append([]string{layer}, t.layers...) }
 
+// Instead tells the tree that its topmost layer is the directory layer, which says the same.
+func (t *Tree) Instead(layer string) { t.layers = append([]string{layer}, t.layers[1:]...) }
+
 // Settle waits until a change of any file can be told by its time, which is a few milliseconds after a commit.
 func (t *Tree) Settle(ctx context.Context) error { return t.settle(ctx) }
 
