@@ -21,9 +21,10 @@ import (
 // A thread that serves it has the box's root as its root and the init's /proc as its working directory: the kernel itself finds the way to what
 // a caller means, for "PID/cwd/path" and "PID/fd/3/path" are paths too.
 type Ownership struct {
-	root      int  // the box's
-	shared    bool // the box's /proc shows processes that are none of the box
-	proc      int  // of the supervisor
+	root      int       // the box's
+	shared    bool      // the box's /proc shows processes that are none of the box
+	once      sync.Once // guards the writing of proc
+	proc      int       // of the supervisor
 	processes *processes
 	chrooted  atomic.Bool // a process may have another root than the box's
 
@@ -83,7 +84,7 @@ func (o *Ownership) calls() map[string]handler {
 }
 
 func (o *Ownership) prepare(s *Supervisor) error {
-	o.proc = s.proc
+	o.once.Do(func() { o.proc = s.proc })
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("preparing to record owners: %w", err)
 	}
