@@ -73,6 +73,7 @@ func (s scenario) expect(k kind) string {
 
 // A second machine with nothing but a cache that the first one wrote runs what the first one would run again, wherever the cache is.
 func TestScenariosInEveryPlace(t *testing.T) {
+	needRoot(t)
 	o := &origins{places: newPlaces(t), made: map[string]*origin{}}
 	for _, s := range scenarios() {
 		t.Run(strings.ReplaceAll(s.name, " ", "_"), func(t *testing.T) {

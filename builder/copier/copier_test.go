@@ -358,6 +358,7 @@ func TestXattrs(t *testing.T) {
 
 // What a layer holds may get more names meanwhile: another build makes a view of it.
 func TestLinksToLayersAreNoChange(t *testing.T) {
+	needRoot(t)
 	src, dst := t.TempDir(), t.TempDir()
 	build(t, src, "d/f=f d/g=g")
 	tree, err := source.Open(src, source.Options{Unwritten: true})
