@@ -88,6 +88,9 @@ func (l *Layers) unpack(ctx context.Context, layer Layer, done func(current, tot
 			err = blameOrigin(*layer.Blob, err)
 		case !errors.Is(err, errDamaged):
 			err = l.blame(*layer.Blob, err)
+			if layer.Origin != "" && !errors.Is(err, errDamaged) { // the blob is what it should be, and not the layer that it was said to be
+				err = blameOrigin(*layer.Blob, err)
+			}
 		}
 		return "", err
 	}
