@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -334,16 +333,5 @@ func (b *box) hostTerminal() error {
 	if err != nil {
 		return fmt.Errorf("opening a terminal: %w", err)
 	}
-	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
-		return fmt.Errorf("unlocking the terminal: %w", err)
-	}
-	slave, err := peer(master)
-	if err != nil {
-		return fmt.Errorf("opening the terminal: %w", err)
-	}
-	b.master, b.console = master, os.NewFile(uintptr(slave), "/dev/console")
-	if err := unix.IoctlSetWinsize(slave, unix.TIOCSWINSZ, &unix.Winsize{Row: b.Rows, Col: b.Cols}); err != nil {
-		return fmt.Errorf("sizing the terminal: %w", err)
-	}
-	return nil
+	return b.takeTerminal(master)
 }

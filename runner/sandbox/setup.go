@@ -305,12 +305,8 @@ func bindDevice(dev int, name string, from int) error {
 	return mountAt(from, fd)
 }
 
-// openTerminal makes the pseudo terminal of the step, and /dev/console from it.
-func (b *box) openTerminal(dev int) error {
-	master, err := unix.Openat(dev, "pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("opening a terminal: %w", err)
-	}
+// takeTerminal makes the pseudo terminal of master the step's.
+func (b *box) takeTerminal(master int) error {
 	if err := unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0); err != nil {
 		return fmt.Errorf("unlocking the terminal: %w", err)
 	}
@@ -321,6 +317,18 @@ func (b *box) openTerminal(dev int) error {
 	b.master, b.console = master, os.NewFile(uintptr(slave), "/dev/console")
 	if err := unix.IoctlSetWinsize(slave, unix.TIOCSWINSZ, &unix.Winsize{Row: b.Rows, Col: b.Cols}); err != nil {
 		return fmt.Errorf("sizing the terminal: %w", err)
+	}
+	return nil
+}
+
+// openTerminal makes the pseudo terminal of the step, and /dev/console from it.
+func (b *box) openTerminal(dev int) error {
+	master, err := unix.Openat(dev, "pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening a terminal: %w", err)
+	}
+	if err := b.takeTerminal(master); err != nil {
+		return err
 	}
 	tree, err := cloneTree(dev, "pts/0", false)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -163,32 +162,9 @@ func (b *Backend) explain(h http.Header, body []byte) string {
 	return a.Code
 }
 
-// Records asks for each key, many at once. The first is asked alone, so that a server that is not there is asked once.
+// Records asks for each key, many at once.
 func (b *Backend) Records(ctx context.Context, keys []cache.Key) ([]remote.Entry, error) {
-	var mu sync.Mutex
-	var found []remote.Entry
-	ask := func(ctx context.Context, k cache.Key) error {
-		e, ok, err := b.record(ctx, k)
-		if ok {
-			mu.Lock()
-			found = append(found, e)
-			mu.Unlock()
-		}
-		return err
-	}
-	if len(keys) == 0 {
-		return nil, nil
-	}
-	if err := ask(ctx, keys[0]); err != nil {
-		return nil, err
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(lookups)
-	for _, k := range keys[1:] {
-		group.Go(func() error { return ask(ctx, k) })
-	}
-	err := group.Wait()
-	return found, err
+	return remote.Ask(ctx, keys, lookups, b.record)
 }
 
 func (b *Backend) record(ctx context.Context, k cache.Key) (remote.Entry, bool, error) {
