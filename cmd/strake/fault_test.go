@@ -40,6 +40,9 @@ type faults struct {
 func newFaults(t *testing.T) *faults {
 	t.Helper()
 	if ok, _ := condition("root"); !ok {
+		if required() {
+			t.Fatal("needs root")
+		}
 		t.Skip("needs root")
 	}
 	busybox, err := exec.LookPath("busybox")
