@@ -121,10 +121,10 @@ func mountConfig(m Mount) (sandbox.Mount, error) {
 	switch {
 	case !path.IsAbs(m.Target):
 		return c, errors.New("the mount point is not an absolute path")
-	case m.Type != Bind && m.Type != Tmpfs:
+	case m.Type != Bind && m.Type != Tmpfs && m.Type != Volume:
 		return c, fmt.Errorf("unknown type %q", m.Type)
-	case m.Type == Tmpfs && (m.Overlay != nil || m.Source != "" || m.Inside != "" || m.Data != nil):
-		return c, errors.New("a tmpfs has no source")
+	case m.Type != Bind && (m.Overlay != nil || m.Source != "" || m.Inside != "" || m.Data != nil):
+		return c, fmt.Errorf("a %s has no source", m.Type)
 	case m.Data != nil && (m.Overlay != nil || m.Source != "" || m.Inside != ""):
 		return c, errors.New("a file with data has no source")
 	}

@@ -227,3 +227,31 @@ func TestPlainRootCache(t *testing.T) {
 		t.Errorf("the mount point in the root is left: %v", err)
 	}
 }
+
+func TestVolume(t *testing.T) {
+	w := newWorld(t)
+	lower := tree(t, t.TempDir(), map[string]string{"data/file": "below\n", "run/": "", "var/run": "-> /run"})
+	w.box.Root.Lower = append([]string{lower}, w.box.Root.Lower...)
+	if err := os.Chown(filepath.Join(lower, "data"), 5, 6); err != nil {
+		t.Fatal(err)
+	}
+	out := w.must(`cat /data/file; echo new > /data/file && cat /data/file; stat -c %u:%g /data
+		echo x > /made/x && cat /made/x; echo y > /var/run/sub/y && cat /run/sub/y
+		(echo x > /x) 2>/dev/null || echo ro
+		rmdir /made 2>/dev/null || echo mounted`, func(s *Sandbox, _ *Process) {
+		s.ReadOnly = true
+		s.Mounts = []Mount{{Type: Volume, Target: "/data"}, {Type: Volume, Target: "/made"}, {Type: Volume, Target: "/var/run/sub"}}
+	})
+	if want := "below\nnew\n5:6\nx\ny\nro\nmounted\n"; out != want {
+		t.Errorf("got %q, want %q", out, want)
+	}
+	if data, err := os.ReadFile(filepath.Join(lower, "data/file")); err != nil || string(data) != "below\n" {
+		t.Errorf("a layer was changed: %q, %v", data, err)
+	}
+	_, err := w.sh("true", func(s *Sandbox, _ *Process) {
+		s.Mounts = []Mount{{Type: Volume, Source: lower, Target: "/data"}}
+	})
+	if err == nil || !strings.Contains(err.Error(), "a volume has no source") {
+		t.Errorf("a volume with a source: %v", err)
+	}
+}

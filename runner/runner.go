@@ -38,6 +38,8 @@ type MountType string
 const (
 	Bind  MountType = "bind"
 	Tmpfs MountType = "tmpfs"
+	// Volume is a directory of the root by itself: it can be written where the root is read-only. It has a Target only.
+	Volume MountType = "volume"
 )
 
 // Mount is one more file system in the box.
@@ -111,7 +113,9 @@ type Process struct {
 	// Terminal, if not nil, is strake's own terminal: the process gets a pseudo terminal, which is joined to it in raw
 	// mode, its size followed. Stdin, Stdout and Stderr are not used then.
 	Terminal *os.File
-	Signals  <-chan os.Signal // passed on to the process; may be nil
+	// OutputOnly leaves what is typed at Terminal to strake, and its mode as it is; it may be any file then.
+	OutputOnly bool
+	Signals    <-chan os.Signal // passed on to the process; may be nil
 }
 
 // ExitError says that the process ended with another code than 0.

@@ -19,6 +19,7 @@ type streams struct {
 	output []*copier
 	term   *terminal
 	tty    *os.File // the caller's terminal, until the box's is there
+	deaf   bool     // nothing is read from it
 	mu     sync.Mutex
 }
 
@@ -38,7 +39,7 @@ func (s *streams) open(p Process) ([]*os.File, error) {
 	}
 	s.theirs = append(s.theirs, null)
 	if p.Terminal != nil {
-		s.tty = p.Terminal
+		s.tty, s.deaf = p.Terminal, p.OutputOnly
 		return []*os.File{null, null, null}, nil
 	}
 	in := null
@@ -191,7 +192,7 @@ func (s *streams) close() {
 
 // join joins the master of the box's terminal to the caller's.
 func (s *streams) join(master int) {
-	t := newTerminal(s.tty, master)
+	t := newTerminal(s.tty, master, s.deaf)
 	s.mu.Lock()
 	s.term = t
 	s.mu.Unlock()

@@ -24,8 +24,8 @@ type terminal struct {
 	output  chan error
 }
 
-// newTerminal puts own into raw mode and starts to copy both ways.
-func newTerminal(own *os.File, master int) *terminal {
+// newTerminal puts own into raw mode and starts to copy both ways; outputOnly leaves its mode and copies but one way.
+func newTerminal(own *os.File, master int, outputOnly bool) *terminal {
 	_ = unix.SetNonblock(master, true) // so that reading it can be given up
 	t := &terminal{
 		own: own, master: os.NewFile(uintptr(master), "terminal"),
@@ -38,6 +38,11 @@ func newTerminal(own *os.File, master int) *terminal {
 			t.resize()
 		}
 	}()
+	if outputOnly {
+		go t.copyOut()
+		close(t.input)
+		return t
+	}
 	t.raw()
 	go t.copyOut()
 	wake, ours, err := os.Pipe()

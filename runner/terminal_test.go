@@ -100,3 +100,42 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("the terminal was not put back: %v", err)
 	}
 }
+
+func TestTerminalForOutputOnly(t *testing.T) {
+	w := newWorld(t)
+	master, slave := pty(t)
+	before, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.fresh()
+	signals := make(chan os.Signal, 1)
+	done := make(chan error, 1)
+	go func() {
+		p := Process{
+			Args: []string{"/bin/sh", "-c", "trap 'echo int; exit 9' INT; tty; echo ready; while :; do sleep 0.05; done"},
+			Env:  []string{testPath}, Terminal: slave, OutputOnly: true, Signals: signals,
+		}
+		done <- w.linux.Run(context.Background(), w.box, p)
+	}()
+	if got := expect(t, master, "ready"); !strings.Contains(got, "/dev/pts/0") {
+		t.Errorf("got %q", got)
+	}
+	during, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	if err != nil || *during != *before {
+		t.Errorf("the mode of the terminal was changed: %v", err)
+	}
+	signals <- unix.SIGINT
+	expect(t, master, "int")
+	if err := <-done; err == nil || err.Error() != "exit code: 9" {
+		t.Errorf("Run gave %v", err)
+	}
+	// What is typed is still there for the next program.
+	if _, err := master.WriteString("next\r"); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, 10)
+	if n, err := slave.Read(line); err != nil || string(line[:n]) != "next\n" {
+		t.Errorf("the next program reads %q, %v", line[:n], err)
+	}
+}

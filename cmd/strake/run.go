@@ -78,7 +78,7 @@ exit code is that of strake. After three Ctrl-C that it ignores, the container i
 	f.SetInterspersed(false)
 	f.BoolVar(&flags.remove, "rm", true, "remove the container when it ends (always so)")
 	f.BoolVarP(&flags.interactive, "interactive", "i", false, "connect standard input")
-	f.BoolVarP(&flags.terminal, "tty", "t", false, "give the process a terminal (with -i)")
+	f.BoolVarP(&flags.terminal, "tty", "t", false, "give the process a terminal, with -i for input too")
 	f.StringArrayVarP(&flags.env, "env", "e", nil, "environment variable, as `K=V`, or K for its value here (repeatable)")
 	f.StringArrayVar(&flags.envFiles, "env-file", nil, "`file` with lines of K=V (repeatable)")
 	f.StringArrayVarP(&flags.volumes, "volume", "v", nil, "bind a file or folder, as `SRC:DST[:ro]` (repeatable)")
@@ -113,10 +113,7 @@ func (f *runFlags) decide(env *environment, args []string) (runOptions, error) {
 	if !f.remove {
 		return opts, usagef("--rm=false is not supported: containers are removed when they end")
 	}
-	if f.terminal && !f.interactive {
-		return opts, usagef("-t needs -i: a terminal without input is not supported")
-	}
-	if f.terminal && !isTerminal(env.stdin) {
+	if f.terminal && f.interactive && !isTerminal(env.stdin) {
 		return opts, usagef("cannot attach stdin to a TTY-enabled container because stdin is not a terminal")
 	}
 	if f.name != "" && !containerName.MatchString(f.name) {

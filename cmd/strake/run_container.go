@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"path"
 	"runtime"
+	"slices"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -49,6 +53,7 @@ func runRun(ctx context.Context, env *environment, opts runOptions) error {
 	}
 	defer active.Discard()
 	box := opts.box(active, s.path("stubs"))
+	box.Mounts = append(volumes(img.Config.Config.Volumes, opts.mounts), opts.mounts...)
 	if process.hostname != "" {
 		box.Hostname = process.hostname
 	}
@@ -131,7 +136,6 @@ func (o *runOptions) box(active *snapshot.Active, stubs string) runner.Sandbox {
 	return runner.Sandbox{
 		Root:      runner.Overlay{Lower: m.Lower, Upper: m.Upper, Work: m.Work, UserXattr: m.UserXattr},
 		ReadOnly:  o.readOnly,
-		Mounts:    o.mounts,
 		Network:   o.network,
 		Stubs:     stubs,
 		Container: true,
@@ -139,6 +143,22 @@ func (o *runOptions) box(active *snapshot.Active, stubs string) runner.Sandbox {
 		Ulimits:   o.limits.Ulimits,
 		Limits:    o.limits.Limits,
 	}
+}
+
+// volumes are the mounts of an image's VOLUMEs: directories of the container, gone with it, that can be written also with --read-only.
+// What -v has a mount for belongs to that.
+func volumes(declared map[string]struct{}, given []runner.Mount) []runner.Mount {
+	var all []runner.Mount
+	for _, target := range slices.Sorted(maps.Keys(declared)) {
+		target = path.Clean(target)
+		covered := slices.ContainsFunc(given, func(m runner.Mount) bool {
+			return target == m.Target || strings.HasPrefix(target, m.Target+"/")
+		})
+		if !covered {
+			all = append(all, runner.Mount{Type: runner.Volume, Target: target})
+		}
+	}
+	return all
 }
 
 // runBox runs a box and turns how its process ended into an exit code.

@@ -60,8 +60,11 @@ func (o *runOptions) process(env *environment, c v1.Config) (containerProcess, e
 		p.User = c.User
 	}
 	switch {
-	case o.terminal:
+	case o.terminal && o.interactive:
 		p.Terminal = env.stdin
+		return p, nil
+	case o.terminal:
+		p.Terminal, p.OutputOnly = env.stdout, true
 		return p, nil
 	case o.interactive:
 		p.Stdin = env.stdin

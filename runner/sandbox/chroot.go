@@ -286,6 +286,12 @@ func (b *box) placeMount(number int, m Mount, s source) error {
 	}
 	var err error
 	switch {
+	case m.Type == "volume": // the root is never read-only here
+		fd, err := b.point(m.Target, true)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err
 	case m.Type == "tmpfs":
 		mode := uint32(0o1777) // that of tmpfs
 		if m.Mode != 0 {

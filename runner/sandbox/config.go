@@ -89,7 +89,7 @@ type Overlay struct {
 
 // Mount is one more file system in the box; see runner.Mount for the meaning of the fields.
 type Mount struct {
-	Type     string // "bind" or "tmpfs"
+	Type     string // "bind", "tmpfs" or "volume"
 	Source   string
 	Overlay  *Overlay
 	Inside   string

@@ -94,22 +94,23 @@ func utimes(fd int, times []unix.Timespec) error {
 // mountAll makes the mounts of the caller, whose binds are fds.
 func (b *box) mountAll(mounts []Mount, fds []int) error {
 	for i, m := range mounts {
-		fd, dir := fds[i], true
-		if m.Type == "tmpfs" {
-			var err error
-			if fd, err = b.tmpfs(m); err != nil {
-				return fmt.Errorf("mounting %s: %w", m.Target, err)
-			}
-		} else {
-			var st unix.Stat_t
-			if err := unix.Fstat(fd, &st); err != nil {
-				return fmt.Errorf("mounting %s: %w", m.Target, err)
-			}
-			dir = st.Mode&unix.S_IFMT == unix.S_IFDIR
+		dir, err := isDir(fds[i])
+		if err != nil {
+			return fmt.Errorf("mounting %s: %w", m.Target, err)
 		}
 		target, err := b.point(m.Target, dir)
 		if err != nil {
 			return err
+		}
+		fd := fds[i]
+		switch m.Type {
+		case "tmpfs":
+			fd, err = b.tmpfs(m)
+		case "volume":
+			fd, err = b.volume(target)
+		}
+		if err != nil {
+			return fmt.Errorf("mounting %s: %w", m.Target, err)
 		}
 		at, err := b.pathOf(target)
 		if err != nil {
@@ -172,6 +173,19 @@ func (b *box) readProc(name string) ([]byte, error) {
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
 	return io.ReadAll(f)
+}
+
+// volume returns a copy of the mount that target is on: what is done to the attributes of that later does not matter to it.
+func (b *box) volume(target int) (int, error) {
+	fd, err := cloneTree(target, "", false)
+	if err != nil {
+		return -1, err
+	}
+	if err := setAttr(fd, b.noDev(fd)); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 func (b *box) tmpfs(m Mount) (int, error) {

@@ -16,7 +16,7 @@ import (
 // sysfs can only be mounted while others of their kind are.
 type hostTrees struct {
 	root          *layers
-	files, mounts []int // as in Config; -1 for a tmpfs
+	files, mounts []int // as in Config; -1 for what is no bind
 	devices       []int // as in devices(); only if bindsDevices
 	all           []hostDevice
 	proc, sys     int
@@ -118,7 +118,7 @@ func (b *box) stubPoints(t *hostTrees) error {
 	return nil
 }
 
-// isDir says whether a mount's root is a directory; -1 is a tmpfs that is yet to be made.
+// isDir says whether a mount's root is a directory; -1 is one that is yet to be made.
 func isDir(fd int) (bool, error) {
 	if fd < 0 {
 		return true, nil
