@@ -30,9 +30,9 @@ func (l *Linux) config(s Sandbox, p Process, n *network.Network) (*sandbox.Confi
 	c.NoDev = l.guarded(s)
 	// It has been in the guard's group, or is, which the step need not see.
 	c.Cgroup = l.guard.group != nil && l.Isolation.Rung != Chroot
-	c.Filter, c.Supervise = l.filter, l.supervised()
+	c.Filter, c.UserFilter, c.Supervise = l.filter, l.userFilter, l.supervised()
 	if s.Insecure {
-		c.Filter, c.Supervise = l.open, l.supervisedOpen()
+		c.Filter, c.UserFilter, c.Supervise = l.open, l.userOpen, l.supervisedOpen()
 	}
 	err := l.checkGroups(p.Groups)
 	if err != nil {

@@ -30,13 +30,15 @@ type Linux struct {
 	exe    *os.File // this program, through a read-only mount
 	filter []byte   // the seccomp program
 	open   []byte   // that of a box without restrictions; nil if it needs none
-	oom    oomFile
-	guard  guard
-	turns  turns
-	inits  chan spawned  // from start
-	free   chan spawned  // that have made a box and can make another
-	quit   chan struct{} // ends start
-	ended  chan struct{} // when start has ended
+	// With one id, those of steps that begin as another user than root.
+	userFilter, userOpen []byte
+	oom                  oomFile
+	guard                guard
+	turns                turns
+	inits                chan spawned  // from start
+	free                 chan spawned  // that have made a box and can make another
+	quit                 chan struct{} // ends start
+	ended                chan struct{} // when start has ended
 }
 
 // New returns a Linux that runs boxes under i, with its files in dir, which is made if missing. What processes that are dead have left
@@ -57,13 +59,8 @@ func (l *Linux) prepare() error {
 		if l.err = l.Isolation.CheckRun(); l.err != nil {
 			return
 		}
-		if l.filter, l.err = supervisor.Filter(seccomp.Capabilities, l.ruleSets()...); l.err != nil {
+		if l.err = l.compile(); l.err != nil {
 			return
-		}
-		if sets := l.supervisedOpen(); len(sets) > 0 {
-			if l.open, l.err = supervisor.OpenFilter(sets...); l.err != nil {
-				return
-			}
 		}
 		if l.exe, l.err = openSelf(); l.err != nil {
 			return
@@ -81,6 +78,26 @@ func (l *Linux) prepare() error {
 		go l.start()
 	})
 	return l.err
+}
+
+// compile makes the filters of boxes.
+func (l *Linux) compile() (err error) {
+	if l.filter, err = supervisor.Filter(seccomp.Capabilities, l.ruleSets()...); err != nil {
+		return err
+	}
+	if sets := l.supervisedOpen(); len(sets) > 0 {
+		if l.open, err = supervisor.OpenFilter(sets...); err != nil {
+			return err
+		}
+	}
+	if !l.Isolation.OneID {
+		return nil
+	}
+	if l.userFilter, err = supervisor.Filter(seccomp.Capabilities, append(l.ruleSets(), supervisor.Users)...); err != nil {
+		return err
+	}
+	l.userOpen, err = supervisor.OpenFilter(append(l.supervisedOpen(), supervisor.Users)...)
+	return err
 }
 
 // supervised says what the init of a box has to do in the kernel's place.

@@ -43,18 +43,19 @@ type Config struct {
 	NoDev  bool   // device nodes in the root and in directories that are bound cannot be opened
 	OneID  bool   // the user namespace has a single id
 
-	Args, Env []string
-	Dir, User string
-	NullStdin bool
-	Terminal  bool
-	Rows      uint16 // of the terminal
-	Cols      uint16
-	Filter    []byte               // seccomp program, as the kernel takes it; may be empty if Insecure
-	Supervise []supervisor.RuleSet // calls that Filter reports, for the init to answer
-	Insecure  bool                 // all capabilities and devices, nothing masked
-	ShmSize   int64                // of /dev/shm; 0 is the default
-	Limits    []Limit
-	Cgroup    bool // this process is in a control group for the box
+	Args, Env  []string
+	Dir, User  string
+	NullStdin  bool
+	Terminal   bool
+	Rows       uint16 // of the terminal
+	Cols       uint16
+	Filter     []byte               // seccomp program, as the kernel takes it; may be empty if Insecure
+	UserFilter []byte               // in its place, where the step's user is not root; empty: the same
+	Supervise  []supervisor.RuleSet // calls that Filter reports, for the init to answer
+	Insecure   bool                 // all capabilities and devices, nothing masked
+	ShmSize    int64                // of /dev/shm; 0 is the default
+	Limits     []Limit
+	Cgroup     bool // this process is in a control group for the box
 	// Again: the init makes another box after this one, if it ends as it should (Report.Free).
 	Again bool
 

@@ -97,7 +97,11 @@ func (b *box) newStep(path string) (*step, error) {
 		}
 		caps = all
 	}
-	if s.filter = seccomp.Program(b.Filter); s.filter == nil && !b.Insecure {
+	filter := b.Filter
+	if b.who.UID != 0 && len(b.UserFilter) > 0 {
+		filter = b.UserFilter
+	}
+	if s.filter = seccomp.Program(filter); s.filter == nil && !b.Insecure {
 		return nil, errors.New("the seccomp filter is empty")
 	}
 	if b.Chroot {

@@ -104,7 +104,7 @@ func (c *creation) openHow(r *request) error {
 		return err
 	}
 	c.how = *(*unix.OpenHow)(unsafe.Pointer(&buf))
-	if c.how.Flags&(unix.O_CREAT|tmpFile) == 0 || c.how.Mode > 0o7777 {
+	if c.how.Mode > 0o7777 {
 		return unix.EINVAL
 	}
 	return nil
@@ -115,7 +115,7 @@ const tmpFile = unix.O_TMPFILE &^ unix.O_DIRECTORY
 
 // parentOf opens the directory that t's last name is in, and returns that name. An error is for the kernel to tell.
 // Preconditions: this thread has the caller's root.
-func (o *Ownership) parentOf(r *request, t target, slashes bool) (dir int, name string, err error) {
+func (o *Ownership) parentOf(r *request, who *credentials, t target, slashes bool) (dir int, name string, err error) {
 	p := t.path
 	if slashes {
 		p = strings.TrimRight(p, "/")
@@ -124,15 +124,12 @@ func (o *Ownership) parentOf(r *request, t target, slashes bool) (dir int, name 
 	if name == "" || name == "." || name == ".." || len(t.path) >= unix.PathMax {
 		return -1, "", errKernel
 	}
-	for _, special := range []string{"/proc/", "/sys/", "/dev/"} {
-		if strings.HasPrefix(t.path, special) && !strings.HasPrefix(t.path, "/dev/shm/") {
-			return -1, "", errKernel
-		}
+	if t.special() {
+		return -1, "", errKernel
 	}
 	t.path, t.follow, t.empty = dirName, true, true
-	dir, err = o.open(r, t)
-	if err != nil {
-		return -1, "", errKernel
+	if dir, err = o.find(r, who, t); err != nil {
+		return -1, "", refusal(err)
 	}
 	return dir, name, nil
 }
@@ -152,16 +149,19 @@ func (o *Ownership) createCall(r *request) (int64, error) {
 		return 0, errKernel
 	}
 	defer leave()
+	if c.opens() && c.how.Flags&(unix.O_CREAT|tmpFile) == 0 {
+		return 0, o.mayOpen(r, who, c)
+	}
 	if c.how.Flags&tmpFile != 0 {
-		dir, err := o.open(r, target{dir: c.dir, path: c.path, follow: true})
+		dir, err := o.find(r, who, target{dir: c.dir, path: c.path, follow: true})
 		if err != nil {
-			return 0, errKernel
+			return 0, refusal(err)
 		}
 		defer unix.Close(dir)
 		return o.createIn(r, who, c, dir, ".")
 	}
-	for range 40 { // as many links as the kernel follows
-		dir, name, err := o.parentOf(r, c.target, c.kind == unix.S_IFDIR)
+	for range maxLinks {
+		dir, name, err := o.parentOf(r, who, c.target, c.kind == unix.S_IFDIR)
 		if err != nil {
 			return 0, err
 		}
@@ -257,13 +257,12 @@ func existing(who *credentials, c creation, dir int, name string, st *unix.Stat_
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return errKernel
 	}
-	text, err := getAttr(fdPath(dir)+"/"+name, overrideStat, false)
+	text, err := readAttr(fdPath(dir)+"/"+name, overrideStat, false)
 	if err != nil {
 		return errKernel
 	}
 	v, _ := parseOverride(text)
-	want := []uint32{4, 2, 6, 6}[c.how.Flags&unix.O_ACCMODE]
-	if !who.may(v.owner, st.Mode, want) {
+	if !who.may(v.owner, st.Mode, c.wants()) {
 		return unix.EACCES
 	}
 	return errKernel

@@ -116,6 +116,15 @@ func Record(fd int, uid, gid, mode uint32) error {
 
 // getAttr reads an attribute of the file name; a missing one, and one of a file system that has none, is empty.
 func getAttr(name, attr string, follow bool) (string, error) {
+	text, err := readAttr(name, attr, follow)
+	if errors.Is(err, unix.ENOTSUP) {
+		return "", nil
+	}
+	return text, err
+}
+
+// readAttr is getAttr for those who must know of a file system that has none: ENOTSUP.
+func readAttr(name, attr string, follow bool) (string, error) {
 	call := unix.Lgetxattr
 	if follow {
 		call = unix.Getxattr
@@ -129,7 +138,7 @@ func getAttr(name, attr string, follow bool) (string, error) {
 			return string(buf[:n]), nil
 		case errors.Is(err, unix.ERANGE):
 			buf = make([]byte, 1<<16) // XATTR_SIZE_MAX
-		case errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP):
+		case errors.Is(err, unix.ENODATA):
 			return "", nil
 		default:
 			return "", err

@@ -71,11 +71,15 @@ func (o *Ownership) calls() map[string]handler {
 	}
 	maps.Copy(out, o.statCalls())
 	maps.Copy(out, o.createCalls())
+	maps.Copy(out, o.userCalls())
 	for _, name := range []string{"chown", "lchown", "fchown", "fchownat", "chown32", "lchown32", "fchown32"} {
 		out[name] = o.chownCall
 	}
 	for _, name := range []string{"chroot", "pivot_root", "setns"} {
-		out[name] = func(*request) (int64, error) {
+		out[name] = func(r *request) (int64, error) {
+			if who, err := o.processes.of(r); err != nil || !who.root() {
+				return 0, unix.EPERM
+			}
 			o.chrooted.Store(true)
 			return 0, errKernel
 		}
@@ -231,7 +235,14 @@ func (o *Ownership) chownCall(r *request) (int64, error) {
 		return 0, err
 	}
 	defer leave()
-	fd, err := o.open(r, t)
+	who, err := o.processes.of(r)
+	if err != nil {
+		return 0, err
+	}
+	fd, err := o.find(r, who, t)
+	if errors.Is(err, errKernel) {
+		fd, err = o.open(r, t)
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -239,7 +250,7 @@ func (o *Ownership) chownCall(r *request) (int64, error) {
 	if r.base() == "fchown" && o.place(r, t.dir) {
 		return 0, unix.EBADF
 	}
-	return 0, o.chown(r, fd, r.argID(ids), r.argID(ids+1))
+	return 0, o.chown(who, fd, r.argID(ids), r.argID(ids+1))
 }
 
 // place says whether a descriptor of the caller is only a place (O_PATH).
@@ -265,12 +276,8 @@ func procField(name, key string) (uint64, error) {
 	return strconv.ParseUint(strings.TrimSpace(text), 8, 64)
 }
 
-// chown gives what fd is to uid and gid.
-func (o *Ownership) chown(r *request, fd int, uid, gid uint32) error {
-	c, err := o.processes.of(r)
-	if err != nil {
-		return err
-	}
+// chown gives what fd is to uid and gid, for c.
+func (o *Ownership) chown(c *credentials, fd int, uid, gid uint32) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
@@ -294,8 +301,8 @@ func (o *Ownership) chown(r *request, fd int, uid, gid uint32) error {
 
 // chownEntry is chown for what is recorded in its directory. What has no name has its owner for nobody.
 func (o *Ownership) chownEntry(c *credentials, fd int, st *unix.Stat_t, to owner) error {
-	now, err := o.owner(fd)
-	if err != nil {
+	now, err := o.ownerOf(fd, st)
+	if err != nil && !errors.Is(err, unix.ENOTSUP) {
 		return err
 	}
 	if !c.mayChown(now, to) {
@@ -354,25 +361,33 @@ func carries(mode uint32) bool {
 	return typ == unix.S_IFREG || typ == unix.S_IFDIR
 }
 
-// owner returns the recorded owner of what fd is.
+// owner returns the recorded owner of what fd is: ENOTSUP where none can be recorded.
 func (o *Ownership) owner(fd int) (owner, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return owner{}, err
 	}
+	return o.ownerOf(fd, &st)
+}
+
+// ownerOf is owner for a file whose stat is known.
+func (o *Ownership) ownerOf(fd int, st *unix.Stat_t) (owner, error) {
 	if carries(st.Mode) {
-		text, err := getAttr(fdPath(fd), overrideStat, true)
+		text, err := readAttr(fdPath(fd), overrideStat, true)
 		if err != nil {
 			return owner{}, err
 		}
 		v, _ := parseOverride(text)
 		return v.owner, nil
 	}
-	dir, name, err := o.parent(fd, &st)
+	dir, name, err := o.parent(fd, st)
 	if err != nil {
 		return owner{}, nil // it has no name
 	}
 	defer unix.Close(dir)
+	if _, err := readAttr(fdPath(dir), ownersAttr, true); err != nil {
+		return owner{}, err
+	}
 	return entry(fdPath(dir), name)
 }
 

@@ -161,7 +161,8 @@ func TestSplitName(t *testing.T) {
 // The calls that a filter reports have a handler, and the other way round.
 func TestRulesAndHandlers(t *testing.T) {
 	handlers := slices.Sorted(maps.Keys((&Ownership{}).calls()))
-	prog := insns(t, func(uint64) ([]byte, error) { return OpenFilter(Owners) })
+	prog := insns(t, func(uint64) ([]byte, error) { return OpenFilter(Owners, Users) })
+	root := insns(t, func(uint64) ([]byte, error) { return OpenFilter(Owners) })
 	for _, a := range seccomp.Architectures() {
 		for nr := range uint32(600) {
 			name, reported := nameOf(a, nr), false
@@ -170,6 +171,12 @@ func TestRulesAndHandlers(t *testing.T) {
 			}
 			if _, ok := slices.BinarySearch(handlers, name); ok != reported && name != "" {
 				t.Errorf("%s of %#x: reported %v, served %v", name, a.Audit, reported, ok)
+			}
+			// Root does not pay for what only users are refused.
+			action := seccomptest.Execute(t, root, seccomptest.Data{NR: nr, Arch: a.Audit})
+			_, users := (&Ownership{}).userCalls()[name]
+			if (users || name == "open" || name == "openat") && action != unix.SECCOMP_RET_ALLOW {
+				t.Errorf("%s of %#x is reported for root", name, a.Audit)
 			}
 		}
 	}

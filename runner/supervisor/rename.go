@@ -37,25 +37,39 @@ func (o *Ownership) rename(r *request) (int64, error) {
 	if err != nil || n.link && n.flags != 0 {
 		return 0, errKernel
 	}
+	who, err := o.processes.of(r)
+	if err != nil {
+		return 0, errKernel
+	}
 	leave, err := o.enter(r)
 	if err != nil {
 		return 0, errKernel
 	}
 	defer leave()
-	from, fromName, err := o.parentOf(r, n.from, false)
+	from, fromName, err := o.parentOf(r, who, n.from, who.user.fs != 0)
 	if err != nil {
 		return 0, err
 	}
 	defer unix.Close(from)
 	var st unix.Stat_t
-	if err := unix.Fstatat(from, fromName, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || carries(st.Mode) && n.flags&unix.RENAME_EXCHANGE == 0 {
+	if err := unix.Fstatat(from, fromName, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return 0, errKernel
 	}
-	to, toName, err := o.parentOf(r, n.to, false)
+	byName := !carries(st.Mode) || n.flags&unix.RENAME_EXCHANGE != 0
+	if !byName && who.user.fs == 0 {
+		return 0, errKernel
+	}
+	to, toName, err := o.parentOf(r, who, n.to, who.user.fs != 0)
 	if err != nil {
 		return 0, err
 	}
 	defer unix.Close(to)
+	if err := o.mayRename(who, n, place{from, fromName}, place{to, toName}); err != nil {
+		return 0, err
+	}
+	if !byName {
+		return 0, errKernel
+	}
 	one, err1 := entry(fdPath(from), fromName)
 	two, err2 := entry(fdPath(to), toName)
 	if err1 != nil || err2 != nil || one == (owner{}) && two == (owner{}) {
@@ -99,15 +113,18 @@ func (o *Ownership) exec(r *request) (int64, error) {
 		return 0, errKernel
 	}
 	defer leave()
-	fd, err := o.open(r, t)
+	fd, err := o.find(r, old, t)
 	if err != nil {
-		return 0, errKernel
+		return 0, refusal(err)
 	}
 	defer unix.Close(fd)
 	c := *old
 	var st unix.Stat_t
 	if unix.Fstat(fd, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0 {
 		return 0, errKernel
+	}
+	if !o.permits(old, fd, &st, 1) {
+		return 0, unix.EACCES
 	}
 	if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 && !script(fd) {
 		of, err := o.owner(fd)
@@ -165,7 +182,7 @@ func (o *Ownership) access(r *request) (int64, error) {
 		who.user.fs, who.group.fs = c.user.effective, c.group.effective
 	}
 	want := uint32(r.args[at+1])
-	if who.user.fs == 0 || want == 0 || want > 7 {
+	if who.user.fs == 0 || want > 7 {
 		return 0, errKernel
 	}
 	if t.path, err = r.text(r.args[at]); err != nil {
@@ -176,14 +193,16 @@ func (o *Ownership) access(r *request) (int64, error) {
 		return 0, errKernel
 	}
 	defer leave()
-	fd, err := o.open(r, t)
+	fd, err := o.find(r, &who, t)
 	if err != nil {
-		return 0, errKernel
+		return 0, refusal(err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
-	of, err := o.owner(fd)
-	if err != nil || unix.Fstat(fd, &st) != nil || who.may(of, st.Mode, want) || !carries(st.Mode) {
+	if unix.Fstat(fd, &st) != nil || !carries(st.Mode) {
+		return 0, errKernel
+	}
+	if o.permits(&who, fd, &st, want) {
 		return 0, errKernel
 	}
 	return 0, unix.EACCES

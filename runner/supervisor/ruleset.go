@@ -14,6 +14,8 @@ const (
 	Devices RuleSet = "devices" // in a user namespace: files that stand for devices
 	Owners  RuleSet = "owners"  // in one with a single id: files of other users, and processes of theirs
 
+	Users RuleSet = "users" // with Owners, for a step that begins as a user: what it may do with files of others
+
 	Processes RuleSet = "processes" // without a pid namespace: calls that name other ones
 	Signals   RuleSet = "signals"   // with Processes, where the kernel itself does not keep signals in
 	Proc      RuleSet = "proc"      // by chroot: files of /proc
@@ -40,6 +42,8 @@ func (r RuleSet) rules() []string {
 		return []string{deviceRules}
 	case Owners:
 		return []string{listRules, createRules, statRules, ownerRules}
+	case Users:
+		return []string{userRules}
 	case Processes:
 		return []string{processRules}
 	case Signals:
@@ -81,7 +85,7 @@ func (b *Box) duties(sets []RuleSet) ([]duty, error) {
 			out = append(out, b.Owners)
 		case Processes:
 			out = append(out, &relatives{family: b.Family})
-		case Signals: // the same duty
+		case Signals, Users: // the same duty as that of the one before
 		case Names:
 			out = append(out, &names{b.Hostname})
 		case Proc:

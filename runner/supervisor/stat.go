@@ -73,6 +73,10 @@ func (o *Ownership) stat(r *request) (int64, error) {
 	if err != nil {
 		return 0, errKernel // which knows which error comes first
 	}
+	who, err := o.processes.of(r)
+	if err != nil {
+		return 0, errKernel
+	}
 	leave, err := o.enter(r)
 	if err != nil {
 		return 0, errKernel
@@ -83,11 +87,11 @@ func (o *Ownership) stat(r *request) (int64, error) {
 		return 0, errKernel
 	}
 	flags := a.flags &^ unix.AT_EMPTY_PATH
-	if o.shared {
-		// With magic links, a name could lead out of the box.
-		fd, err := o.open(r, a.target)
+	if o.shared || who.user.fs != 0 && a.path != "" {
+		// With magic links, a name could lead out of the box; and users may not search every directory.
+		fd, err := o.find(r, who, a.target)
 		if err != nil {
-			return 0, errKernel
+			return 0, refusal(err)
 		}
 		defer unix.Close(fd)
 		return o.statOpen(r, a, fd)

@@ -1,0 +1,85 @@
+package runner
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// accessTree makes files of root and of others in /c, for accesses.
+const accessTree = `cd /c; umask 022
+mkdir open closed closed/in sticky theirs group mine moved; ln -s ../closed/in open/into; ln -s /c/closed open/abs; ln -s ../secret open/link
+for f in secret public shared grouped closed/f closed/in/f sticky/root sticky/app theirs/f theirs/run open/victim mine/f mine/secret mine/shut old new; do echo text >$f; done
+printf '#!/bin/sh\necho ran\n' >program; cp program private; cp program closed/program
+chmod 600 secret mine/secret; chmod 666 shared; chown 0:1000 grouped; chmod 640 grouped; chmod 711 theirs; chmod 700 closed; chmod 1777 sticky
+chown 1000:1000 mine mine/f mine/shut sticky/app; chmod 000 mine/shut; chmod 755 program; chmod 744 private; chown 0:1000 group; chmod 770 group; chown 2000 old; chmod 666 new
+mkdir mine/dir sticky/dir; chmod 777 moved; mkdir moved/root moved/app; chown 1000 moved/app; mkfifo pipe; chmod 600 pipe; mkfifo mypipe; chown 1000 mypipe; chmod 777 .`
+
+// accesses are what a user tries; each is a line of a shell in /c.
+var accesses = []string{
+	"cat secret", "cat public", "cat grouped", "echo x >>grouped", "echo x >shared", "echo x >>public", "cat mine/secret", "cat mine/shut", "echo x >mine/f",
+	"cat <pipe", "dd if=mypipe iflag=nonblock of=/dev/null", "cat open/link", "cat open/into/f", "cat open/abs/in/f", "cat closed/f", "cat closed/none", "cat theirs/f", "cat none",
+	"ls theirs", "ls closed", "ls open", "ls mine", "ls -ld closed/f", "stat -c %u:%a closed/in", "readlink open/link", "readlink closed/in/x",
+	"test -r secret", "test -w public", "test -w shared", "test -x program", "test -x private", "test -r closed/f", "test -e closed/f", "test -e theirs/f", "test -w theirs", "test -w mine",
+	"./program", "./private", "closed/program", "sh private", "cd closed", "cd theirs", "cd mine", "cd public",
+	"rm -f open/victim", "rm -f mine/f", "rm -f mine/secret", "rm -f sticky/root", "rm -f sticky/app", "rm -f closed/f", "rm -f theirs/none", "rmdir sticky/dir", "rmdir mine/dir", "rmdir closed/in", "rmdir none",
+	"mv sticky/root mine/stolen", "mv public mine/public", "mv mine/shut group/shut", "mv group/shut open/shut", "mv group/shut sticky/shut", "mv moved/root mine/root", "mv moved/app mine/app", "mv theirs/run mine/run",
+	"mv mine/app closed/app", "mv -T new old", "ln grouped mine/hard", "ln mine/run mine/hard", "ln shared theirs/hard",
+	"chmod 777 shared", "chmod 600 mine/public", "chmod 640 mine/shut", "chmod 755 closed/in", "chmod 700 mine", "chmod 700 .",
+	"touch public", "touch shared", "touch -d @5 shared", "touch -d @5 mine", "touch -h -d @5 open/link", "truncate -s 1 shared", "truncate -s 1 secret", "truncate -s 1 mine/stolen",
+	"touch group/made", "touch theirs/made", "touch closed/in/made", "mkdir closed/made", "ln -s x closed/made", "mkfifo open/made", "chown 1000 secret", "chown 1000 closed/f", "chgrp 1000 mine",
+	"cat /proc/self/environ >/dev/null", "echo x >/dev/stdout", "cat </dev/null", "cat /dev/stdin </c/old", "cat /etc/passwd >/dev/null", "chroot /c /program",
+	"cp private mine/copy", "cp secret mine/copy2", "cp -r closed mine/closed", "find closed theirs open group -type f",
+}
+
+// A step of another user than root is told the same with one id as on rung root, and leaves the same.
+func TestOneIDAccess(t *testing.T) {
+	run := asUser(t, false)
+	data := run("").Args[1]
+	rootData := publicDir(t)
+	makeRoot(t, filepath.Join(rootData, "lower"))
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(filepath.Join(rootData, "lower/etc"), 0o755))
+	must(os.WriteFile(filepath.Join(rootData, "lower/etc/passwd"), []byte("app:x:1000:1000::/home/app:/bin/sh\n"), 0o644))
+	var script strings.Builder
+	for _, a := range accesses {
+		script.WriteString("echo '## " + a + "'; (cd /c; " + a + ") 2>&1; echo \"exit code $?\"\n")
+	}
+	const state = "echo '## what is left'; cd /c; find . | sort | while read f; do stat -c '%n %u:%g %a %h' $f; done"
+	results := map[string][]string{}
+	for name, dir := range map[string]string{"one": data, "root": rootData} {
+		box := func(script string, args ...string) string {
+			args = append([]string{script, "cache=" + filepath.Join(dir, "c")}, args...)
+			c := run(args[0], args[1:]...)
+			if name == "root" {
+				c = helperCommand(t, rootData, "run", append([]string{rootData}, args...)...)
+			}
+			out, err := c.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%s: %v\n%s", name, err, out)
+			}
+			return string(out)
+		}
+		must(os.Mkdir(filepath.Join(dir, "c"), 0o755))
+		if name == "one" {
+			cred := run("").SysProcAttr.Credential
+			must(os.Chown(filepath.Join(dir, "c"), int(cred.Uid), int(cred.Gid)))
+		}
+		results[name] = strings.Split(box(accessTree)+box(script.String(), "user=app")+box(state), "## ")
+	}
+	one, root := results["one"], results["root"]
+	if len(one) != len(accesses)+2 || len(root) != len(one) {
+		t.Fatalf("%d accesses gave %d results with one id, %d as root", len(accesses), len(one), len(root))
+	}
+	for i := range one {
+		if one[i] != root[i] {
+			t.Errorf("with one id: %sas root: %s", one[i], root[i])
+		}
+	}
+}
