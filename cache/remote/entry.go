@@ -96,6 +96,7 @@ type stored struct {
 	Size    int64     `json:"size"`
 	Content string    `json:"content,omitempty"`
 	Created time.Time `json:"created"`
+	Used    time.Time `json:"used,omitzero"` // see Held
 	Name    string    `json:"name"`
 	Parts   []Part    `json:"parts,omitempty"`
 	Sig     []byte    `json:"signature,omitempty"`
@@ -104,16 +105,23 @@ type stored struct {
 // stored returns the form of an entry in a document.
 func (e Entry) stored() stored {
 	return stored{
-		e.Key.String(), e.Below.String(), e.DiffID.String(), string(e.Blob.MediaType), e.Blob.Digest.String(), e.Blob.Size,
-		e.Content, e.Created.UTC(), e.Name, e.Parts, e.Signature,
+		Key: e.Key.String(), Below: e.Below.String(), DiffID: e.DiffID.String(),
+		Type: string(e.Blob.MediaType), Digest: e.Blob.Digest.String(), Size: e.Blob.Size,
+		Content: e.Content, Created: e.Created.UTC(), Name: e.Name, Parts: e.Parts, Sig: e.Signature,
 	}
 }
 
+func (h Held) stored() stored {
+	s := h.Entry.stored()
+	s.Used = h.Used
+	return s
+}
+
 // EncodeEntries writes a document. The same entries give the same bytes.
-func EncodeEntries(entries []Entry) ([]byte, error) {
+func EncodeEntries(entries []Held) ([]byte, error) {
 	doc := document{Version: version, Entries: []json.RawMessage{}}
-	for _, e := range entries {
-		raw, err := marshal(e.stored())
+	for _, h := range entries {
+		raw, err := marshal(h.stored())
 		if err != nil {
 			return nil, fmt.Errorf("encoding a cache entry: %w", err)
 		}
@@ -136,7 +144,7 @@ func marshal(v any) ([]byte, error) {
 
 // DecodeEntries reads a document. Entries that are not right are left out; a document that cannot be read, of another
 // version, or beyond the limits is an error.
-func DecodeEntries(raw []byte) ([]Entry, error) {
+func DecodeEntries(raw []byte) ([]Held, error) {
 	if len(raw) > MaxDocument {
 		return nil, fmt.Errorf("cache entries of %d bytes are too many, more than %d", len(raw), MaxDocument)
 	}
@@ -150,7 +158,7 @@ func DecodeEntries(raw []byte) ([]Entry, error) {
 	if len(doc.Entries) > MaxEntries {
 		return nil, fmt.Errorf("%d cache entries are more than %d", len(doc.Entries), MaxEntries)
 	}
-	entries := make([]Entry, 0, len(doc.Entries))
+	entries := make([]Held, 0, len(doc.Entries))
 	for _, raw := range doc.Entries {
 		if e, err := decodeEntry(raw); err == nil {
 			entries = append(entries, e)
@@ -159,15 +167,15 @@ func DecodeEntries(raw []byte) ([]Entry, error) {
 	return entries, nil
 }
 
-func decodeEntry(raw []byte) (Entry, error) {
+func decodeEntry(raw []byte) (Held, error) {
 	var s stored
 	if err := json.Unmarshal(raw, &s); err != nil {
-		return Entry{}, err
+		return Held{}, err
 	}
 	e := Entry{Content: s.Content, Created: s.Created, Name: s.Name, Parts: s.Parts, Signature: s.Sig}
 	key, err := hex.DecodeString(s.Key)
 	if err != nil || len(key) != len(e.Key) {
-		return Entry{}, errors.New("a cache entry's key is broken")
+		return Held{}, errors.New("a cache entry's key is broken")
 	}
 	copy(e.Key[:], key)
 	for _, f := range []struct {
@@ -175,11 +183,11 @@ func decodeEntry(raw []byte) (Entry, error) {
 		from string
 	}{{&e.Below, s.Below}, {&e.DiffID, s.DiffID}, {&e.Blob.Digest, s.Digest}} {
 		if *f.to, err = v1.NewHash(f.from); err != nil {
-			return Entry{}, fmt.Errorf("a cache entry's digest is broken: %w", err)
+			return Held{}, fmt.Errorf("a cache entry's digest is broken: %w", err)
 		}
 	}
 	e.Blob.Size, e.Blob.MediaType = s.Size, types.MediaType(s.Type)
-	return e, e.Check()
+	return Held{e, s.Used}, e.Check()
 }
 
 // Check says what is wrong with an entry that others wrote.
@@ -197,7 +205,7 @@ func (e Entry) Check() error {
 	default:
 		return fmt.Errorf("the cache entry of %s has a layer of an unknown type", e.Key)
 	}
-	if y := e.Created.Year(); y < 1970 || y > 9999 {
+	if y := e.Created.UTC().Year(); y < 1970 || y > 9999 {
 		return fmt.Errorf("the cache entry of %s is of the year %d", e.Key, y)
 	}
 	if sum, err := hex.DecodeString(e.Content); err != nil || len(sum) != 0 && len(sum) != sha256.Size {

@@ -33,8 +33,13 @@ func entryOf(t testing.TB, name string) remote.Entry {
 	}
 }
 
+// held are entries as a document has them.
+func held(entries []remote.Entry) []remote.Held {
+	return remote.Merge(nil, entries, time.Unix(1_700_000_000, 0))
+}
+
 func TestEntriesComeBack(t *testing.T) {
-	want := []remote.Entry{entryOf(t, "a <b> && c"), entryOf(t, "d")}
+	want := held([]remote.Entry{entryOf(t, "a <b> && c"), entryOf(t, "d")})
 	want[0].Content = hashOf(t, "content").Hex
 	raw, err := remote.EncodeEntries(want)
 	if err != nil {
@@ -64,11 +69,12 @@ func TestBrokenEntriesAreLeftOut(t *testing.T) {
 		"name":             func(e *remote.Entry) { e.Name = strings.Repeat("x", 5000) },
 		"parts":            func(e *remote.Entry) { e.Parts = make([]remote.Part, 5000) },
 		"year":             func(e *remote.Entry) { e.Created = time.Unix(-1<<35, 0) },
+		"year of a zone":   func(e *remote.Entry) { e.Created = time.Date(1970, 1, 1, 0, 0, 0, 0, time.FixedZone("", 3600)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bad := entryOf(t, "bad")
 			change(&bad)
-			raw, err := remote.EncodeEntries([]remote.Entry{bad, good})
+			raw, err := remote.EncodeEntries(held([]remote.Entry{bad, good}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -95,7 +101,7 @@ func TestDocumentsThatAreMisses(t *testing.T) {
 }
 
 func FuzzDecodeEntries(f *testing.F) {
-	raw, err := remote.EncodeEntries([]remote.Entry{entryOf(f, "a"), entryOf(f, "b")})
+	raw, err := remote.EncodeEntries(held([]remote.Entry{entryOf(f, "a"), entryOf(f, "b")}))
 	if err != nil {
 		f.Fatal(err)
 	}

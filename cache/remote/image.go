@@ -23,13 +23,6 @@ const ConfigKey = "build.strake.cache.v1"
 // cachePlatform is that of images which are there for the cache alone: nothing can run them.
 const cachePlatform = "unknown"
 
-// Limits of an image that is there for the cache.
-const (
-	maxLayers = 5_000
-	day       = 24 * time.Hour
-	keptFor   = 30 * day // what no build has used for so long is dropped
-)
-
 // Step is an entry in an image: its layer is one of the image's.
 type Step struct {
 	Layer   int // index in the image, from the bottom
@@ -78,17 +71,11 @@ func EncodeSteps(steps []Step) (json.RawMessage, error) {
 	return marshal(doc)
 }
 
-// held is an entry in an image, with when a build used it last.
-type held struct {
-	Entry
-	used time.Time
-}
-
 // errNoCache says that an image has no entries.
 var errNoCache = errors.New("the image carries no cache of strake's")
 
 // decodeImage reads the entries of an image: its configuration, and the layers of its manifest. Broken ones are left out.
-func decodeImage(rawConfig []byte, layers []v1.Descriptor) ([]held, error) {
+func decodeImage(rawConfig []byte, layers []v1.Descriptor) ([]Held, error) {
 	var config struct {
 		RootFS v1.RootFS `json:"rootfs"`
 		Cache  *document `json:"build.strake.cache.v1"`
@@ -106,7 +93,7 @@ func decodeImage(rawConfig []byte, layers []v1.Descriptor) ([]held, error) {
 	case len(config.RootFS.DiffIDs) != len(layers):
 		return nil, errors.New("the layers of manifest and configuration are not the same")
 	}
-	var out []held
+	var out []Held
 	for _, raw := range config.Cache.Entries {
 		out = append(out, decodeListed(raw, config.RootFS.DiffIDs, layers)...)
 		if len(out) > MaxEntries {
@@ -117,7 +104,7 @@ func decodeImage(rawConfig []byte, layers []v1.Descriptor) ([]held, error) {
 }
 
 // decodeListed gives an entry for each key.
-func decodeListed(raw []byte, diffIDs []v1.Hash, layers []v1.Descriptor) []held {
+func decodeListed(raw []byte, diffIDs []v1.Hash, layers []v1.Descriptor) []Held {
 	var l listed
 	if err := json.Unmarshal(raw, &l); err != nil || l.Layer < 0 || l.Layer >= len(layers) || len(l.Keys) > maxKeys {
 		return nil
@@ -133,7 +120,7 @@ func decodeListed(raw []byte, diffIDs []v1.Hash, layers []v1.Descriptor) []held 
 	} else if e.Below, err = v1.NewHash(l.Below); err != nil {
 		return nil
 	}
-	var out []held
+	var out []Held
 	for i, k := range l.Keys {
 		e.Signature = nil
 		if i < len(l.Signatures) && len(l.Signatures[i]) > 0 {
@@ -145,43 +132,14 @@ func decodeListed(raw []byte, diffIDs []v1.Hash, layers []v1.Descriptor) []held 
 		}
 		copy(e.Key[:], key)
 		if e.Check() == nil {
-			out = append(out, held{e, l.Used})
+			out = append(out, Held{e, l.Used})
 		}
 	}
 	return out
 }
 
-// merge adds entries that were used now to what an image holds, and drops what is too old or too much.
-func merge(have []held, entries []Entry, now time.Time) []held {
-	today := now.UTC().Truncate(day)
-	at := map[cache.Key]int{}
-	var all []held
-	for _, e := range entries {
-		if i, dup := at[e.Key]; dup {
-			all[i] = held{e, today}
-			continue
-		}
-		at[e.Key] = len(all)
-		all = append(all, held{e, today})
-	}
-	for _, h := range have {
-		if _, replaced := at[h.Key]; !replaced && now.Sub(h.used) < keptFor {
-			at[h.Key] = len(all)
-			all = append(all, h)
-		}
-	}
-	slices.SortStableFunc(all, func(a, b held) int { return b.used.Compare(a.used) })
-	blobs := map[v1.Hash]bool{}
-	for i, h := range all {
-		if blobs[h.Blob.Digest] = true; len(blobs) > maxLayers || i == MaxEntries {
-			return all[:i]
-		}
-	}
-	return all
-}
-
 // encodeImage makes the image that is there for entries alone: its configuration and its manifest.
-func encodeImage(entries []held) (config, manifest []byte, err error) {
+func encodeImage(entries []Held) (config, manifest []byte, err error) {
 	m := v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1, Layers: []v1.Descriptor{}}
 	rootfs := v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{}}
 	type layer struct{ diffID, blob v1.Hash }
@@ -206,7 +164,7 @@ func encodeImage(entries []held) (config, manifest []byte, err error) {
 		steps[made{l, e.Below}] = len(list)
 		list = append(list, Step{
 			Layer: n, Keys: []cache.Key{e.Key}, Content: e.Content, Created: e.Created, Name: e.Name, Parts: e.Parts,
-			below: e.Below.String(), used: e.used, signatures: [][]byte{e.Signature},
+			below: e.Below.String(), used: e.Used, signatures: [][]byte{e.Signature},
 		})
 	}
 	raw, err := EncodeSteps(list)
@@ -236,8 +194,8 @@ func encodeImage(entries []held) (config, manifest []byte, err error) {
 const maxKeys = 8
 
 // takes says whether an entry of the same layer differs in its key alone.
-func (s Step) takes(e held) bool {
-	return len(s.Keys) < maxKeys && s.used.Equal(e.used) && s.Created.Equal(e.Created) && s.Content == e.Content && s.Name == e.Name && slices.Equal(s.Parts, e.Parts)
+func (s Step) takes(e Held) bool {
+	return len(s.Keys) < maxKeys && s.used.Equal(e.Used) && s.Created.Equal(e.Created) && s.Content == e.Content && s.Name == e.Name && slices.Equal(s.Parts, e.Parts)
 }
 
 // isCache says whether a configuration is of an image that is there for the cache alone.

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -22,23 +23,23 @@ func digest(t testing.TB, s string) v1.Hash {
 	return h
 }
 
-func sample(t testing.TB, name, layer string) held {
+func sample(t testing.TB, name, layer string) Held {
 	t.Helper()
-	return held{Entry{
+	return Held{Entry{
 		Key: cache.NewKey([]cache.Part{{Name: "name", Value: name}}), Below: Chain([]v1.Hash{digest(t, "base")}), DiffID: digest(t, "tar "+layer),
 		Blob:    v1.Descriptor{MediaType: types.OCILayer, Digest: digest(t, layer), Size: 7},
 		Created: time.Unix(1_700_000_000, 0).UTC(), Name: "RUN " + layer, Parts: []Part{{"arg", SumOf(layer)}}, Signature: []byte(strings.Repeat(name, 64)),
 	}, time.Unix(1_699_920_000, 0).UTC()}
 }
 
-func samples(t testing.TB) []held {
+func samples(t testing.TB) []Held {
 	t.Helper()
-	list := []held{sample(t, "a", "one"), sample(t, "b", "one"), sample(t, "c", "two"), sample(t, "d", "three")}
+	list := []Held{sample(t, "a", "one"), sample(t, "b", "one"), sample(t, "c", "two"), sample(t, "d", "three")}
 	list[2].Signature, list[3].Created = nil, time.Unix(1_650_000_000, 5).UTC()
 	return list
 }
 
-func imageOf(t testing.TB, list []held) ([]byte, []v1.Descriptor) {
+func imageOf(t testing.TB, list []Held) ([]byte, []v1.Descriptor) {
 	t.Helper()
 	config, raw, err := encodeImage(list)
 	if err != nil {
@@ -94,17 +95,54 @@ func TestInlineEntries(t *testing.T) {
 	}
 }
 
+// However much builds add, the image can be read back whole, and registries take its manifest.
 func TestMergeIsBounded(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
-	var have []held
-	for i := range MaxEntries + 10 {
-		h := sample(t, "same", "one")
-		h.Key = cache.Key{byte(i), byte(i >> 8), byte(i >> 16)}
-		have = append(have, h)
+	for name, tt := range map[string]struct {
+		entries int
+		change  func(i int, h *Held)
+		want    func(n int) bool
+	}{
+		"entries": {MaxEntries + 10, func(_ int, h *Held) { h.Name, h.Parts, h.Signature = "", nil, nil }, func(n int) bool { return n < MaxEntries && n > MaxEntries/2 }},
+		"bytes":   {3_000, func(_ int, h *Held) { h.Name = strings.Repeat("\x01", maxName) }, func(n int) bool { return n < 1_000 && n > 100 }},
+		"layers": {maxLayers + 10, func(i int, h *Held) {
+			h.Blob.Digest.Hex, h.DiffID.Hex = fmt.Sprintf("%064x", i), fmt.Sprintf("%064x", i)
+		}, func(n int) bool { return n == maxLayers }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var have []Held
+			for i := range tt.entries {
+				h := sample(t, "same", "one")
+				h.Key = cache.Key{byte(i), byte(i >> 8), byte(i >> 16)}
+				h.Signature = h.Signature[:64]
+				tt.change(i, &h)
+				have = append(have, h)
+			}
+			list := Merge(have, []Entry{sample(t, "n", "new").Entry}, now)
+			if !tt.want(len(list)) || list[0].Name != "RUN new" {
+				t.Errorf("%d entries, first %q", len(list), list[0].Name)
+			}
+			config, manifest, err := encodeImage(list)
+			if err != nil || len(config) > MaxDocument || len(manifest) > 4<<20 {
+				t.Fatalf("%d and %d bytes, %v", len(config), len(manifest), err)
+			}
+			var m v1.Manifest
+			if err := json.Unmarshal(manifest, &m); err != nil {
+				t.Fatal(err)
+			}
+			if again, err := decodeImage(config, m.Layers); err != nil || len(again) != len(list) {
+				t.Errorf("%d of %d entries come back, %v", len(again), len(list), err)
+			}
+		})
 	}
-	got := merge(have, []Entry{sample(t, "new", "new").Entry}, now)
-	if len(got) != MaxEntries || got[0].Name != "RUN new" {
-		t.Errorf("%d entries, first %q", len(got), got[0].Name)
+	old := sample(t, "a", "one")
+	old.Used = now.Add(-keptFor)
+	if list := Merge([]Held{old}, nil, now); len(list) != 0 {
+		t.Error("what nobody used for long is kept")
+	}
+	old.Used = now.AddDate(50, 0, 0)
+	if list := Merge([]Held{old}, nil, now); len(list) != 1 || list[0].Used.After(now) {
+		t.Errorf("what was used in 50 years is kept until then: %+v", list)
 	}
 }
 
@@ -122,7 +160,7 @@ func FuzzDecodeImage(f *testing.F) {
 				t.Error(err)
 			}
 		}
-		if _, _, err := encodeImage(merge(list, nil, time.Unix(1_700_000_000, 0))); err != nil {
+		if _, _, err := encodeImage(Merge(list, nil, time.Unix(1_700_000_000, 0))); err != nil {
 			t.Error(err)
 		}
 	})

@@ -81,7 +81,7 @@ func (l *Local) index() (v1.IndexManifest, error) {
 }
 
 // read returns the entries of the manifest in the layout.
-func (l *Local) read(index v1.IndexManifest) ([]held, error) {
+func (l *Local) read(index v1.IndexManifest) ([]Held, error) {
 	want := l.Digest
 	for _, m := range index.Manifests {
 		if l.Digest == (v1.Hash{}) && m.Annotations[refName] == l.Tag {
@@ -228,7 +228,7 @@ func (l *Local) Commit(ctx context.Context, entries []Entry, last bool) error {
 	if err != nil || l.Reset && last {
 		have = nil
 	}
-	config, manifest, err := encodeImage(merge(have, l.own, l.Now()))
+	config, manifest, err := encodeImage(Merge(have, l.own, l.Now()))
 	if err != nil {
 		return err
 	}

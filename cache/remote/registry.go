@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -144,14 +143,14 @@ func (r *Registry) Commit(ctx context.Context, entries []Entry, _ bool) error {
 		if err != nil {
 			return err
 		}
-		if r.holds(have) {
+		if Holds(have, r.own, r.Now()) {
 			return nil
 		}
-		digest, err := r.write(ctx, merge(have, r.own, r.Now()))
+		digest, err := r.write(ctx, Merge(have, r.own, r.Now()))
 		var status *registry.StatusError
 		if errors.As(err, &status) && status.Status/100 == 4 && status.Status != http.StatusUnauthorized && len(have) > 0 {
 			// Blobs of what was there may be gone: then the registry does not take a manifest that names them.
-			digest, err = r.write(ctx, merge(nil, r.own, r.Now()))
+			digest, err = r.write(ctx, Merge(nil, r.own, r.Now()))
 		}
 		if err != nil {
 			return err
@@ -162,20 +161,8 @@ func (r *Registry) Commit(ctx context.Context, entries []Entry, _ bool) error {
 	}
 }
 
-// holds says whether the registry has all entries of this build, as used today.
-func (r *Registry) holds(have []held) bool {
-	today := r.Now().UTC().Truncate(day)
-	used := make(map[cache.Key]v1.Hash, len(have))
-	for _, h := range have {
-		if h.used.Equal(today) {
-			used[h.Key] = h.DiffID
-		}
-	}
-	return !slices.ContainsFunc(r.own, func(e Entry) bool { return used[e.Key] != e.DiffID })
-}
-
 // current returns what the registry has under the reference.
-func (r *Registry) current(ctx context.Context) ([]held, error) {
+func (r *Registry) current(ctx context.Context) ([]Held, error) {
 	raw, d, err := r.Client.FetchManifest(ctx, r.Ref)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil, nil
@@ -208,7 +195,7 @@ func (r *Registry) current(ctx context.Context) ([]held, error) {
 }
 
 // write stores the image of entries.
-func (r *Registry) write(ctx context.Context, entries []held) (v1.Hash, error) {
+func (r *Registry) write(ctx context.Context, entries []Held) (v1.Hash, error) {
 	config, manifest, err := encodeImage(entries)
 	if err != nil {
 		return v1.Hash{}, err

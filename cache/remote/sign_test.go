@@ -31,12 +31,13 @@ func (*memory) Name() string       { return "memory" }
 func (*memory) Repository() string { return "host/name" }
 
 func (m *memory) Commit(_ context.Context, entries []remote.Entry, _ bool) (err error) {
-	m.raw, err = remote.EncodeEntries(entries)
+	m.raw, err = remote.EncodeEntries(held(entries))
 	return err
 }
 
-func (m *memory) Records(context.Context, []cache.Key) ([]remote.Entry, error) {
-	return remote.DecodeEntries(m.raw)
+func (m *memory) Records(_ context.Context, keys []cache.Key) ([]remote.Entry, error) {
+	list, err := remote.DecodeEntries(m.raw)
+	return remote.Entries(list, keys), err
 }
 
 func newKey(t *testing.T) (ed25519.PublicKey, ed25519.PrivateKey) {
@@ -104,7 +105,7 @@ func TestSignatures(t *testing.T) {
 				t.Fatal(err)
 			}
 			again, _ := remote.DecodeEntries(m.raw)
-			*e = again[0]
+			*e = again[0].Entry
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,7 +114,7 @@ func TestSignatures(t *testing.T) {
 				t.Fatal(err)
 			}
 			keys[0] = entries[0].Key
-			change(&entries[0])
+			change(&entries[0].Entry)
 			if m.raw, err = remote.EncodeEntries(entries); err != nil {
 				t.Fatal(err)
 			}

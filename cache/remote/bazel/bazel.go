@@ -101,31 +101,55 @@ func place(k cache.Key) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Records asks for each key, many at once.
+// Records asks for each key, many at once, but first for one alone, so that a server that is not there is asked once.
 func (b *Backend) Records(ctx context.Context, keys []cache.Key) ([]remote.Entry, error) {
-	return remote.Ask(ctx, keys, lookups, b.record)
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	found := make([]*remote.Entry, len(keys))
+	var err error
+	if found[0], err = b.record(ctx, keys[0]); err != nil {
+		return nil, err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(lookups)
+	for i, k := range keys[1:] {
+		group.Go(func() (err error) {
+			found[i+1], err = b.record(ctx, k)
+			return err
+		})
+	}
+	err = group.Wait()
+	var entries []remote.Entry
+	for _, e := range found {
+		if e != nil {
+			entries = append(entries, *e)
+		}
+	}
+	return entries, err
 }
 
-func (b *Backend) record(ctx context.Context, k cache.Key) (remote.Entry, bool, error) {
+// record returns nil for a key that the server does not have.
+func (b *Backend) record(ctx context.Context, k cache.Key) (*remote.Entry, error) {
 	r := b.request(http.MethodGet, "ac", place(k))
 	r.Pass = []int{http.StatusNotFound}
 	resp, err := b.client.Do(ctx, r)
 	if err != nil {
-		return remote.Entry{}, false, fmt.Errorf("looking up a cache entry: %w", err)
+		return nil, fmt.Errorf("looking up a cache entry: %w", err)
 	}
 	if resp.Status == http.StatusNotFound {
 		wire.Drain(resp)
-		return remote.Entry{}, false, nil
+		return nil, nil
 	}
 	raw, err := wire.ReadAll(resp, maxResult)
 	if err != nil {
-		return remote.Entry{}, false, fmt.Errorf("looking up a cache entry: %w", err)
+		return nil, fmt.Errorf("looking up a cache entry: %w", err)
 	}
 	e, err := decodeResult(raw)
 	if err != nil || e.Key != k {
-		return remote.Entry{}, false, nil //nolint:nilerr // an entry that cannot be read is none
+		return nil, nil //nolint:nilerr // an entry that cannot be read is none
 	}
-	return e, true, nil
+	return &e, nil
 }
 
 // Open streams a blob.

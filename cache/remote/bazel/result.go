@@ -31,7 +31,7 @@ func appendBytes(b []byte, field int, value []byte) []byte {
 }
 
 func encodeResult(e remote.Entry) ([]byte, error) {
-	doc, err := remote.EncodeEntries([]remote.Entry{e})
+	doc, err := remote.EncodeEntries([]remote.Held{{Entry: e}})
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func decodeResult(b []byte) (remote.Entry, error) {
 	if len(entries) != 1 {
 		return remote.Entry{}, errResult
 	}
-	return entries[0], nil
+	return entries[0].Entry, nil
 }
 
 // bytesField finds the last value of a field, as protocol buffers have it.

@@ -36,7 +36,7 @@ func FuzzDecodeResult(f *testing.F) {
 // The reader does not take an ActionResult that says several things.
 func TestSeveralEntries(t *testing.T) {
 	_, d := remotetest.Blob(t, 1, 10)
-	doc, err := remote.EncodeEntries([]remote.Entry{remotetest.Entry("a", d), remotetest.Entry("b", d)})
+	doc, err := remote.EncodeEntries([]remote.Held{{Entry: remotetest.Entry("a", d)}, {Entry: remotetest.Entry("b", d)}})
 	if err != nil {
 		t.Fatal(err)
 	}

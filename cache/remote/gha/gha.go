@@ -203,16 +203,10 @@ func (b *Backend) Records(ctx context.Context, keys []cache.Key) ([]remote.Entry
 	if err != nil {
 		return nil, fmt.Errorf("looking up the index of the cache: %w", err)
 	}
-	wanted := map[cache.Key]bool{}
-	for _, k := range keys {
-		wanted[k] = true
-	}
 	holders := map[string][]remote.Entry{}
-	for _, e := range x.entries {
-		if wanted[e.Key] {
-			key, _ := b.holder(x, e.Blob)
-			holders[key] = append(holders[key], e)
-		}
+	for _, e := range remote.Entries(x.entries, keys) {
+		key, _ := b.holder(x, e.Blob)
+		holders[key] = append(holders[key], e)
 	}
 	var mu sync.Mutex
 	var found []remote.Entry
@@ -389,7 +383,7 @@ func (b *Backend) Commit(ctx context.Context, entries []remote.Entry, last bool)
 		return fmt.Errorf("looking up the index of the cache: %w", err)
 	}
 	b.mu.Lock()
-	x = x.merge(b.pending, b.packed)
+	x = x.merge(b.pending, b.packed, now)
 	n := len(b.pending)
 	b.mu.Unlock()
 	raw, err := encodeIndex(x)

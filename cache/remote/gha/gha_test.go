@@ -44,15 +44,6 @@ func fill(t *testing.T, b *Backend, name string, n int) (keys []cache.Key, entri
 	return keys, entries
 }
 
-func found(t *testing.T, b *Backend, keys []cache.Key) int {
-	t.Helper()
-	got, err := b.Records(t.Context(), keys)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(got)
-}
-
 func TestEmulator(t *testing.T) {
 	a := remotetest.NewActions(t)
 	remotetest.Exercise(t, func() remote.Backend { return open(t, a, remotetest.Token(trunk)) })
@@ -100,17 +91,17 @@ func TestBranches(t *testing.T) {
 	keys, _ := fill(t, open(t, a, remotetest.Token(trunk)), "trunk", 5)
 	branch := remotetest.Token("refs/heads/b", trunk)
 	b := open(t, a, branch)
-	if n := found(t, b, keys); n != 5 {
+	if n := remotetest.Found(t, b, keys); n != 5 {
 		t.Fatalf("the branch sees %d of 5", n)
 	}
 	more, _ := fill(t, b, "branch", 3)
-	if n := found(t, open(t, a, branch), append(more, keys...)); n != 8 {
+	if n := remotetest.Found(t, open(t, a, branch), append(more, keys...)); n != 8 {
 		t.Errorf("the branch sees %d of 8", n)
 	}
-	if n := found(t, open(t, a, remotetest.Token(trunk)), append(more, keys...)); n != 5 {
+	if n := remotetest.Found(t, open(t, a, remotetest.Token(trunk)), append(more, keys...)); n != 5 {
 		t.Errorf("the trunk sees %d of 8", n)
 	}
-	if n := found(t, open(t, a, remotetest.Token("refs/heads/other")), keys); n != 0 {
+	if n := remotetest.Found(t, open(t, a, remotetest.Token("refs/heads/other")), keys); n != 0 {
 		t.Errorf("an unrelated branch sees %d", n)
 	}
 	// Scopes are apart too, also where one begins like another.
@@ -119,7 +110,7 @@ func TestBranches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := found(t, other, keys); n != 0 {
+	if n := remotetest.Found(t, other, keys); n != 0 {
 		t.Errorf("another scope sees %d", n)
 	}
 }
@@ -129,11 +120,11 @@ func TestTwoJobsAtOnce(t *testing.T) {
 	a := remotetest.NewActions(t)
 	token := remotetest.Token(trunk)
 	one, two := open(t, a, token), open(t, a, token)
-	found(t, one, nil)
-	found(t, two, nil)
+	remotetest.Found(t, one, nil)
+	remotetest.Found(t, two, nil)
 	keys, _ := fill(t, one, "one", 4)
 	more, _ := fill(t, two, "two", 4)
-	if n := found(t, open(t, a, token), append(more, keys...)); n != 8 {
+	if n := remotetest.Found(t, open(t, a, token), append(more, keys...)); n != 8 {
 		t.Errorf("%d of 8 are found", n)
 	}
 }
@@ -160,7 +151,7 @@ func TestFewEntries(t *testing.T) {
 	if err := b.Commit(t.Context(), nil, true); err != nil {
 		t.Error(err)
 	}
-	if n := found(t, open(t, a, remotetest.Token(trunk)), keysOf(300)); n != 300 {
+	if n := remotetest.Found(t, open(t, a, remotetest.Token(trunk)), keysOf(300)); n != 300 {
 		t.Errorf("%d of 300 are found", n)
 	}
 }
@@ -206,14 +197,14 @@ func TestDroppedBlobs(t *testing.T) {
 		t.Fatal(a.Keys())
 	}
 	b := open(t, a, token)
-	if n := found(t, b, keys); n != 0 {
+	if n := remotetest.Found(t, b, keys); n != 0 {
 		t.Errorf("%d entries without blobs", n)
 	}
 	if _, err := remotetest.Fetch(t.Context(), b, entries[0].Blob); err == nil {
 		t.Error("a dropped blob is there")
 	}
 	fill(t, b, "x", 4)
-	if n := found(t, open(t, a, token), keys); n != 4 {
+	if n := remotetest.Found(t, open(t, a, token), keys); n != 4 {
 		t.Errorf("%d of 4 after they were stored again", n)
 	}
 }
@@ -229,11 +220,11 @@ func TestHostileIndexes(t *testing.T) {
 		keys, _ := fill(t, open(t, a, token), "x", 4)
 		a.Replace("strake-index-", change)
 		b := open(t, a, token)
-		if n := found(t, b, keys); n != 0 {
+		if n := remotetest.Found(t, b, keys); n != 0 {
 			t.Errorf("%s: %d entries", name, n)
 		}
 		fill(t, b, "x", 4)
-		if n := found(t, open(t, a, token), keys); n != 4 {
+		if n := remotetest.Found(t, open(t, a, token), keys); n != 4 {
 			t.Errorf("%s: %d of 4 after the next build", name, n)
 		}
 	}
@@ -336,7 +327,7 @@ func TestOptions(t *testing.T) {
 
 func FuzzDecodeIndex(f *testing.F) {
 	_, d := remotetest.Blob(f, 1, 10)
-	x := index{}.merge([]remote.Entry{remotetest.Entry("a", d)}, nil)
+	x := index{}.merge([]remote.Entry{remotetest.Entry("a", d)}, nil, time.Unix(1_700_000_000, 0))
 	raw, err := encodeIndex(x)
 	if err != nil {
 		f.Fatal(err)
@@ -352,7 +343,7 @@ func FuzzDecodeIndex(f *testing.F) {
 				t.Errorf("%s is at %+v", d, p)
 			}
 		}
-		if _, err := encodeIndex(x.merge(nil, nil)); err != nil {
+		if _, err := encodeIndex(x.merge(nil, nil, time.Unix(1_700_000_000, 0))); err != nil {
 			t.Error(err)
 		}
 	})

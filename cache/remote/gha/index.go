@@ -1,24 +1,20 @@
 package gha
 
 import (
-	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
 	"regexp"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cache/remote"
 )
 
 const (
 	indexVersion = 1
-	maxIndex     = 24 << 20 // bytes, unpacked
+	maxIndex     = 24 << 20 // bytes, as it is stored
 	maxPacked    = 32 << 20 // bytes of a blob in a pack
-	maxKept      = 4000     // entries of an index
 )
 
 // place says where a small blob is.
@@ -27,10 +23,10 @@ type place struct {
 	Offset int64  `json:"offset"`
 }
 
-// index is what a job finds: the entries, the oldest first, and which of their blobs are in packs. Other blobs are
+// index is what a job finds: the entries, and which of their blobs are in packs. Other blobs are
 // entries of the service by themselves.
 type index struct {
-	entries []remote.Entry
+	entries []remote.Held
 	packed  map[v1.Hash]place
 }
 
@@ -54,37 +50,18 @@ func encodeIndex(x index) ([]byte, error) {
 			s.Packed[e.Blob.Digest.String()] = p
 		}
 	}
-	raw, err := json.Marshal(s)
+	raw, err := remote.MarshalGzip(s)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the index of the cache: %w", err)
 	}
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	if _, err := z.Write(raw); err != nil {
-		return nil, err
-	}
-	if err := z.Close(); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
+	return raw, nil
 }
 
 // decodeIndex reads an index that others wrote.
 func decodeIndex(packed []byte) (index, error) {
-	z, err := gzip.NewReader(bytes.NewReader(packed))
-	if err != nil {
-		return index{}, fmt.Errorf("unpacking the index of the cache: %w", err)
-	}
-	raw, err := io.ReadAll(io.LimitReader(z, maxIndex+1))
-	if err != nil {
-		return index{}, fmt.Errorf("unpacking the index of the cache: %w", err)
-	}
-	if len(raw) > maxIndex {
-		return index{}, fmt.Errorf("the index of the cache has more than %d bytes", maxIndex)
-	}
 	var s storedIndex
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return index{}, fmt.Errorf("reading the index of the cache: %w", err)
+	if err := remote.UnmarshalGzip(packed, &s); err != nil {
+		return index{}, err
 	}
 	if s.Version != indexVersion {
 		return index{}, fmt.Errorf("the index of the cache has version %d, of another strake", s.Version)
@@ -103,20 +80,9 @@ func decodeIndex(packed []byte) (index, error) {
 	return x, nil
 }
 
-// merge returns x with other entries, which replace those of the same keys, and become the newest.
-func (x index) merge(entries []remote.Entry, packed map[v1.Hash]place) index {
-	replaced := map[cache.Key]bool{}
-	for _, e := range entries {
-		replaced[e.Key] = true
-	}
-	out := index{packed: map[v1.Hash]place{}}
-	for _, e := range x.entries {
-		if !replaced[e.Key] {
-			out.entries = append(out.entries, e)
-		}
-	}
-	out.entries = append(out.entries, entries...)
-	out.entries = out.entries[max(0, len(out.entries)-maxKept):]
+// merge returns x with entries that are used now, which replace those of the same keys.
+func (x index) merge(entries []remote.Entry, packed map[v1.Hash]place, now time.Time) index {
+	out := index{entries: remote.Merge(x.entries, entries, now), packed: map[v1.Hash]place{}}
 	for _, e := range out.entries {
 		for _, m := range []map[v1.Hash]place{x.packed, packed} {
 			if p, ok := m[e.Blob.Digest]; ok {

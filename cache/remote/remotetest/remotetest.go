@@ -66,6 +66,16 @@ func Fetch(ctx context.Context, b remote.Backend, d v1.Descriptor) ([]byte, erro
 	return data, errors.Join(err, r.Close())
 }
 
+// Found says how many of keys a back end has.
+func Found(t testing.TB, b remote.Backend, keys []cache.Key) int {
+	t.Helper()
+	got, err := b.Records(t.Context(), keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(got)
+}
+
 // Exercise tries what every back end must do. open gives another client of the same store, which is empty at first.
 func Exercise(t *testing.T, open func() remote.Backend) {
 	t.Helper()

@@ -1,8 +1,11 @@
-// Package s3 keeps the remote cache in a bucket of Amazon S3 or of a server that speaks its protocol. Entries and blobs
-// are objects of their own, so that builders beside each other never overwrite what the other one wrote:
+// Package s3 keeps the remote cache in a bucket of Amazon S3 or of a server that speaks its protocol. Objects never
+// change, so that builders beside each other do not overwrite what the other one wrote:
 //
-//	PREFIX + "blobs/" + "sha256:…"           a layer
-//	PREFIX + "manifests/" + NAME + "/" + key an entry
+//	PREFIX + "blobs/" + "sha256:…"                    a layer
+//	PREFIX + "manifests/" + NAME + "/1/" + TIME-RANDOM a bundle of entries
+//
+// The bundle of a build has the entries of those that it found, which it removes: usually there is one, and an import
+// is two requests.
 package s3
 
 import (
@@ -16,20 +19,17 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sync/errgroup"
 
-	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/cache/remote/wire"
 )
 
 const (
-	lookups  = 48        // at once
-	maxEntry = 256 << 10 // bytes of an entry
-	maxReply = 1 << 20   // bytes of an answer in XML
+	maxReply = 1 << 20 // bytes of an answer in XML
 	maxSkew  = 5 * time.Minute
 )
 
@@ -55,6 +55,12 @@ type Backend struct {
 	client *wire.Client
 	// Blobs longer than single go up in parts of at least part bytes.
 	single, part int64
+
+	mu     sync.Mutex        // guards what follows, and is held while bundles are read and written
+	read   map[string]bundle // by name, what was read and written so far
+	known  []remote.Held     // the entries of all, the newest of each key
+	loaded bool              // they were read once
+	keeps  bool              // bundles cannot be removed
 }
 
 var bucketName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,254}$`)
@@ -91,7 +97,7 @@ func New(opt Options) (*Backend, error) {
 	} else {
 		u.Host = opt.Bucket + "." + u.Host
 	}
-	return &Backend{opt: opt, base: u, client: wire.New(opt.Proxy), single: 64 << 20, part: 16 << 20}, nil
+	return &Backend{opt: opt, base: u, client: wire.New(opt.Proxy), single: 64 << 20, part: 16 << 20, read: map[string]bundle{}}, nil
 }
 
 func or(s, other string) string {
@@ -105,10 +111,6 @@ func or(s, other string) string {
 func (b *Backend) Name() string { return "s3 " + b.opt.Bucket + "/" + b.opt.Prefix }
 
 func (b *Backend) blob(d v1.Descriptor) string { return b.opt.Prefix + b.opt.Blobs + d.Digest.String() }
-
-func (b *Backend) entry(k cache.Key) string {
-	return b.opt.Prefix + b.opt.Manifests + b.opt.Name + "/" + k.String()
-}
 
 // request is for an object; sum is that of the body.
 func (b *Backend) request(method, object, sum string) wire.Request {
@@ -160,30 +162,6 @@ func (b *Backend) explain(h http.Header, body []byte) string {
 		return a.Code + ": check region= and endpoint_url="
 	}
 	return a.Code
-}
-
-// Records asks for each key, many at once.
-func (b *Backend) Records(ctx context.Context, keys []cache.Key) ([]remote.Entry, error) {
-	return remote.Ask(ctx, keys, lookups, b.record)
-}
-
-func (b *Backend) record(ctx context.Context, k cache.Key) (remote.Entry, bool, error) {
-	resp, err := b.get(ctx, b.entry(k))
-	if errors.Is(err, remote.ErrNotFound) {
-		return remote.Entry{}, false, nil
-	}
-	if err != nil {
-		return remote.Entry{}, false, fmt.Errorf("looking up a cache entry: %w", err)
-	}
-	raw, err := wire.ReadAll(resp, maxEntry)
-	if err != nil {
-		return remote.Entry{}, false, fmt.Errorf("looking up a cache entry: %w", err)
-	}
-	entries, err := remote.DecodeEntries(raw)
-	if err != nil || len(entries) != 1 || entries[0].Key != k {
-		return remote.Entry{}, false, nil //nolint:nilerr // an entry that cannot be read is none
-	}
-	return entries[0], true, nil
 }
 
 // get fetches an object. That there is no such bucket, or key of access, is another error than that there is no such object.
@@ -246,23 +224,4 @@ func (b *Backend) put(ctx context.Context, object, sum string, size int64, open 
 	}
 	wire.Drain(resp)
 	return nil
-}
-
-// Commit stores the entries.
-func (b *Backend) Commit(ctx context.Context, entries []remote.Entry, _ bool) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(lookups)
-	for _, e := range entries {
-		group.Go(func() error {
-			raw, err := remote.EncodeEntries([]remote.Entry{e})
-			if err == nil {
-				err = b.put(ctx, b.entry(e.Key), sumOf(raw), int64(len(raw)), wire.Bytes(raw))
-			}
-			if err != nil {
-				return fmt.Errorf("storing a cache entry: %w", err)
-			}
-			return nil
-		})
-	}
-	return group.Wait()
 }

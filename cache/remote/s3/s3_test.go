@@ -231,19 +231,6 @@ func TestServersThatFail(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
-	t.Run("entries that are none", func(t *testing.T) {
-		e := remotetest.Entry("a", d)
-		raw, err := remote.EncodeEntries([]remote.Entry{e})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, text := range []string{"", "{}", "<Error/>", string(raw[:len(raw)-1]), strings.Replace(string(raw), e.Key.String(), cache.NewKey(nil).String(), 1)} {
-			b := fake(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })
-			if got, err := b.Records(t.Context(), []cache.Key{e.Key}); err != nil || len(got) != 0 {
-				t.Errorf("%q: %v, %v", text, got, err)
-			}
-		}
-	})
 }
 
 // A blob that is shorter than it says was torn by a server; it is stored again.
@@ -260,24 +247,5 @@ func TestTornBlobIsStoredAgain(t *testing.T) {
 	})
 	if err := b.Put(t.Context(), v1.Descriptor{Digest: d.Digest, Size: d.Size}, remotetest.From(data, nil)); err != nil || !put.Load() {
 		t.Errorf("got %v, stored %v", err, put.Load())
-	}
-}
-
-func BenchmarkRecords(b *testing.B) {
-	c := open(b, gateway(b))
-	_, blob := remotetest.Blob(b, 1, 10)
-	var keys []cache.Key
-	var entries []remote.Entry
-	for i := range 1000 {
-		entries = append(entries, remotetest.Entry(fmt.Sprint(i), blob))
-		keys = append(keys, entries[i].Key)
-	}
-	if err := c.Commit(b.Context(), entries, true); err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		if got, err := c.Records(b.Context(), keys); err != nil || len(got) != len(keys) {
-			b.Fatal(len(got), err)
-		}
 	}
 }
