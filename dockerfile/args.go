@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	"github.com/moby/buildkit/util/suggest"
@@ -92,26 +93,44 @@ func (e *environ) Keys() []string {
 // It is a shell.EnvGetter.
 type meter struct {
 	*environ
-	left int
+	left  int
+	whole *atomic.Int64 // what is left for all stages of a file; nil where there is but one meter
 }
 
-// expansionLimit is how much text variables may stand for in one stage, in bytes. A process could not be given as much.
-const expansionLimit = 16 << 20
+// How much text variables and ranges of ports may stand for, in bytes: in one stage, and in all of a file. A process could not be given as much as the first.
+const (
+	expansionLimit = 16 << 20
+	graphLimit     = 4 * expansionLimit
+)
 
-func newMeter(e *environ) *meter { return &meter{environ: e, left: expansionLimit} }
+func newMeter(e *environ, whole *atomic.Int64) *meter {
+	return &meter{environ: e, left: expansionLimit, whole: whole}
+}
 
 // Get is shell.EnvGetter's. Past the limit all variables are empty, and err says so.
 func (m *meter) Get(k string) (string, bool) {
 	v, ok := m.environ.Get(k)
-	if m.left -= len(v); m.left < 0 {
+	if m.spend(len(v)) != nil {
 		return "", ok
 	}
 	return v, ok
 }
 
+// spend takes note of n bytes that were given out, and returns err.
+func (m *meter) spend(n int) error {
+	m.left -= n
+	if m.whole != nil {
+		m.whole.Add(int64(-n))
+	}
+	return m.err()
+}
+
 func (m *meter) err() error {
-	if m.left < 0 {
+	switch {
+	case m.left < 0:
 		return fmt.Errorf("variables expand to more than %d MiB", expansionLimit>>20)
+	case m.whole != nil && m.whole.Load() < 0:
+		return fmt.Errorf("the variables of all stages expand to more than %d MiB", graphLimit>>20)
 	}
 	return nil
 }
@@ -148,7 +167,7 @@ func platformArgs(s Settings, target string) *environ {
 // metaArgs adds the arguments before the first FROM to those in e. A default is not looked at when the build gives a value.
 func (f *File) metaArgs(e *environ, lex *shell.Lex, given map[string]string) (*environ, error) {
 	e = e.clone()
-	m := newMeter(e)
+	m := newMeter(e, nil)
 	for _, c := range f.meta {
 		for _, a := range c.Args {
 			if v, ok := given[a.Key]; ok {

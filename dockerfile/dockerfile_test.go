@@ -220,6 +220,7 @@ func TestExpansionLimit(t *testing.T) {
 		"ARG A=1234567890\n" + double("ARG") + "FROM scratch\n",
 		"FROM scratch\nENV A=" + strings.Repeat("x", 60000) + "\nLABEL a=" + strings.Repeat("$A", 30000) + "\n",
 		"FROM scratch\nENV A=" + strings.Repeat("1", 60000) + "\nEXPOSE " + strings.Repeat("$A", 30000) + "\n",
+		"FROM scratch\n" + strings.Repeat("EXPOSE 1-65535\n", 30),
 	} {
 		g, err := mustParse(t, text).Graph(dockerfile.Settings{Platform: amd64, Build: amd64})
 		if err == nil {
@@ -229,6 +230,25 @@ func TestExpansionLimit(t *testing.T) {
 			t.Errorf("%.60q: %.200v", text, err)
 		}
 	}
+}
+
+// Nor can many stages that each ask for what one may have.
+func TestExpansionLimitOfAllStages(t *testing.T) {
+	var text strings.Builder
+	for i := range 8 {
+		fmt.Fprintf(&text, "FROM scratch AS s%d\n%s", i, strings.Repeat("EXPOSE 1-65535\n", 20))
+	}
+	g := mustGraph(t, mustParse(t, text.String()), dockerfile.Settings{Platform: amd64, Build: amd64, AllStages: true})
+	for i, s := range g.Stages {
+		_, _, err := g.Expand(s, dockerfile.State{})
+		if err != nil && (i == 0 || !strings.Contains(err.Error(), "the variables of all stages expand to more than 64 MiB")) {
+			t.Errorf("stage %d: %.200v", i, err)
+		}
+		if err != nil {
+			return
+		}
+	}
+	t.Error("there is no limit")
 }
 
 // big is a Dockerfile of 200 stages and 1,000 instructions.

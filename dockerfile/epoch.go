@@ -116,7 +116,7 @@ func (g *Graph) namedEpoch(v string) error {
 func (g *Graph) epochStage(s *Stage) (Epoch, error) {
 	lex := shell.NewLex(g.File.parsed.EscapeToken)
 	args := g.args.without(epochArg)
-	vars := newMeter(args)
+	vars := newMeter(args, nil)
 	base, _, err := lex.ProcessWord(s.from.BaseName, vars)
 	if err != nil {
 		return Epoch{}, fmt.Errorf("failed to process source stage base name %q: %w", s.from.BaseName, err)

@@ -116,7 +116,7 @@ func (e *expander) begin(base State) error {
 		k, v, _ := strings.Cut(kv, "=")
 		env.set(k, v)
 	}
-	e.state.env, e.vars = env, newMeter(env)
+	e.state.env, e.vars = env, newMeter(env, &e.g.left)
 	e.state.args = slices.Clip(e.state.args)
 	if c.Config.WorkingDir != "" {
 		c.Config.WorkingDir = joinDir(c.Config.WorkingDir, c.Config.WorkingDir)

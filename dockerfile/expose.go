@@ -21,7 +21,7 @@ func (e *expander) expose(c *instructions.ExposeCommand) error {
 		}
 		for _, word := range words {
 			list, err := e.parsePort(c, word)
-			if err != nil {
+			if err = cmp.Or(err, e.vars.spend(len(list)*len("65535/sctp "))); err != nil {
 				return err
 			}
 			ports = append(ports, list...)

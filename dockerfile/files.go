@@ -95,7 +95,7 @@ func (e *expander) maskSecrets(mounts []Mount) *meter {
 	if masked == nil {
 		return e.vars
 	}
-	return newMeter(masked)
+	return newMeter(masked, &e.g.left)
 }
 
 // runHeredoc gives what the shell is to run for a RUN with heredocs, and what its title says of them. One heredoc and nothing

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
@@ -50,6 +51,7 @@ type Graph struct {
 	proxy    []string
 	all      []*Stage
 	byName   map[string]*Stage // the last one of each name
+	left     atomic.Int64      // of graphLimit
 }
 
 // scratch is the name of the empty image.
@@ -71,6 +73,7 @@ func (f *File) Graph(s Settings) (*Graph, error) {
 		File: f, settings: s, contexts: newContexts(s.Contexts), lint: config,
 		proxy: proxyEnv(s.BuildArgs), byName: map[string]*Stage{},
 	}
+	g.left.Store(graphLimit)
 	found := newFindings(config)
 	if err := g.resolve(found); err != nil {
 		return nil, withFindings(err, slices.Concat(f.Warnings, *found.warnings))
@@ -146,7 +149,7 @@ func (g *Graph) resolveArgs(found findings) (err error) {
 	// A FROM should be good without any build argument.
 	if defaults, err := f.metaArgs(platform, lex, nil); err == nil {
 		for _, s := range f.Stages {
-			base, _, err := lex.ProcessWord(s.from.BaseName, newMeter(defaults))
+			base, _, err := lex.ProcessWord(s.from.BaseName, newMeter(defaults, &g.left))
 			if err != nil {
 				break
 			}
@@ -198,7 +201,7 @@ func (g *Graph) addStage(s *Stage, found findings) error {
 	}
 	lint := found.with(s.from.Comments)
 	lex := shell.NewLex(g.File.parsed.EscapeToken)
-	vars := newMeter(g.args)
+	vars := newMeter(g.args, &g.left)
 	base, err := lex.ProcessWordWithMatches(s.from.BaseName, vars)
 	g.lintUnknownArgs(lint, s, base.Unmatched)
 	if err = cmp.Or(err, vars.err()); err != nil {
@@ -250,7 +253,7 @@ func (g *Graph) addStage(s *Stage, found findings) error {
 
 func (g *Graph) expandPlatform(s *Stage, lex *shell.Lex, lint *linter.Linter) error {
 	given := s.from.Platform
-	vars := newMeter(g.args)
+	vars := newMeter(g.args, &g.left)
 	p, err := lex.ProcessWordWithMatches(given, vars)
 	g.lintUnknownArgs(lint, s, p.Unmatched)
 	g.lintPlatform(lint, s, p)

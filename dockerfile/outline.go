@@ -121,7 +121,7 @@ func (g *Graph) metaInfo() map[string]argInfo {
 			value, given := g.settings.BuildArgs[a.Key]
 			if !given && a.Value != nil {
 				// It has been expanded before, without an error.
-				r, err := lex.ProcessWordWithMatches(*a.Value, newMeter(args))
+				r, err := lex.ProcessWordWithMatches(*a.Value, newMeter(args, nil))
 				if err != nil {
 					continue
 				}
@@ -196,7 +196,7 @@ func (g *Graph) usedInFrom(s *Stage) []string {
 	lex := shell.NewLex(g.File.parsed.EscapeToken)
 	var used []string
 	for _, word := range []string{s.from.BaseName, s.from.Platform} {
-		if r, err := lex.ProcessWordWithMatches(word, newMeter(g.args)); err == nil {
+		if r, err := lex.ProcessWordWithMatches(word, newMeter(g.args, nil)); err == nil {
 			used = append(used, slices.Sorted(maps.Keys(r.Matched))...)
 		}
 	}
