@@ -40,7 +40,7 @@ func (b *build) assemble(ctx context.Context, p *planned, f filesystem, t *trave
 	if p.base != nil {
 		base = p.base.Config.History
 	}
-	config.History, config.Created = history(base, p.history, made, times{b.epoch, b.bound})
+	config.History, config.Created = history(base, p.history(), made, times{b.epoch, b.bound})
 	if len(b.opt.Labels) > 0 {
 		labels := maps.Clone(config.Config.Labels)
 		if labels == nil {

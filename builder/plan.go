@@ -30,10 +30,21 @@ type plan struct {
 
 // planned is a stage that was lowered to vertices.
 type planned struct {
-	top     *vertex // nil for an empty file system
-	state   dockerfile.State
-	base    *image.Image // at the bottom of its chain; nil for scratch
-	history []v1.History // of its own and its parent stages' steps, without times
+	top   *vertex // nil for an empty file system
+	state dockerfile.State
+	base  *image.Image // at the bottom of its chain; nil for scratch
+	below *planned     // the stage that it is on; nil if that is none of this file
+	own   []v1.History // of its steps, without times
+}
+
+// history is that of the steps of pl and the stages that it is on, without times. Stages share it: there may be many on each other.
+func (pl *planned) history() []v1.History {
+	var chain [][]v1.History
+	for ; pl != nil; pl = pl.below {
+		chain = append(chain, pl.own)
+	}
+	slices.Reverse(chain)
+	return slices.Concat(chain...)
 }
 
 // planner lowers stages, each once, when another asks for it: what nobody needs is never looked at.
@@ -134,6 +145,7 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 			return nil, err
 		}
 		*from = *below
+		from.below = below
 	case s.Base.Image != "":
 		img, err := p.image(s.Base.Image, s.Platform)()
 		if err != nil {
@@ -161,9 +173,9 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 	if pulls {
 		from.top = p.from(n.next()+"FROM "+name, name, s.Platform, from.base)
 	}
-	st := &planned{top: from.top, state: state, base: from.base, history: slices.Clone(from.history)}
+	st := &planned{top: from.top, state: state, base: from.base, below: from.below}
 	for _, step := range steps {
-		st.history = append(st.history, step.History)
+		st.own = append(st.own, step.History)
 		if step.Op == nil {
 			continue
 		}
