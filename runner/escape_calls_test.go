@@ -17,6 +17,7 @@ import (
 func helpAttack(args []string) error {
 	attacks := map[string]func([]string) error{
 		"calls": attackCalls, "devices": attackDevices, "proc": attackProc, "write": attackReadOnly, "socket": attackSocket, "terminal": attackTerminal, "own-socket": ownSocket,
+		"memory": attackMemory,
 	}
 	f := attacks[args[0]]
 	if f == nil {
@@ -292,6 +293,17 @@ func attackTerminal([]string) error {
 				fmt.Printf("%s (%d) works\n", name, high>>32)
 			}
 		}
+	}
+	return nil
+}
+
+// attackMemory asks the init for what takes it memory: long lists of groups, each another one.
+func attackMemory([]string) error {
+	groups := make([]uint32, 65536)
+	for i := range 500 {
+		groups[0] = uint32(i)
+		// Where the init serves this, it may refuse it; where the kernel does, it keeps the last one.
+		_, _, _ = unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(&groups[0])), 0)
 	}
 	return nil
 }

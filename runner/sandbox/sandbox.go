@@ -17,6 +17,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -419,7 +420,7 @@ func (b *box) launch() error {
 	return nil
 }
 
-// supervise answers the calls that come from listener.
+// supervise answers the calls that come from listener. From then on the init has a collector: others start faster without one (initEnv of package runner).
 func (b *box) supervise(listener int) error {
 	served := supervisor.Box{Proc: b.proc, Sys: b.sys, Hostname: b.Hostname, Family: b.family, Owners: b.owners}
 	if slices.Contains(b.Supervise, supervisor.Proc) {
@@ -433,6 +434,7 @@ func (b *box) supervise(listener int) error {
 		return err
 	}
 	b.super = s
+	debug.SetGCPercent(100) // the step says how many calls there are
 	return s.Start()
 }
 

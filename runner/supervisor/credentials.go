@@ -118,16 +118,20 @@ func (c *credentials) key() string {
 type processes struct {
 	base uint64 // the limit that stands for list[0] is base-1
 
-	mu    sync.Mutex
-	list  []*credentials
-	index map[string]int
+	mu     sync.Mutex
+	list   []*credentials
+	index  map[string]int
+	groups int // of all in list
 }
 
 // IDLimit is the resource (setrlimit) that stands for the credentials of a process.
 const IDLimit = unix.RLIMIT_RTTIME
 
-// maxCredentials limits how many different credentials a step has, and their memory.
-const maxCredentials = 1 << 12
+// maxCredentials limits how many different credentials a step has, maxKeptGroups their supplementary groups together.
+const (
+	maxCredentials = 1 << 12
+	maxKeptGroups  = 1 << 19
+)
 
 // newProcesses begins with first, the step's own credentials, and returns the limit that the step has to start with.
 func newProcesses(first *credentials) (*processes, unix.Rlimit, error) {
@@ -150,10 +154,11 @@ func (p *processes) intern(c *credentials) (int, error) {
 	key := c.key()
 	n, ok := p.index[key]
 	if !ok {
-		if n = len(p.list); n == maxCredentials {
+		if n = len(p.list); n == maxCredentials || p.groups+len(c.groups) > maxKeptGroups {
 			return 0, unix.EAGAIN
 		}
 		p.list, p.index[key] = append(p.list, c), n
+		p.groups += len(c.groups)
 	}
 	return n, nil
 }
