@@ -171,27 +171,31 @@ func check(ctx context.Context, t *testing.T, b remote.Backend, keys []cache.Key
 	}
 }
 
-// Program finds a server that .ci/deps installs; without it the test is skipped, or fails where all tests must run.
+// Program finds a server that .ci/deps installs, in bin or where Debian has it; without it the test is skipped, or fails where
+// all tests must run.
 func Program(t testing.TB, name string) string {
 	t.Helper()
-	for dir := "."; ; dir = filepath.Join("..", dir) {
+	places := []string{filepath.Join("/usr/sbin", name)} // which is not in everybody's PATH
+	for dir, n := ".", 0; n < 20; dir, n = filepath.Join("..", dir), n+1 {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			path, err := filepath.Abs(filepath.Join(dir, "bin", name))
-			if err == nil {
-				if _, err = os.Stat(path); err == nil {
-					return path
-				}
-			}
+			places = append(places, filepath.Join(dir, "bin", name))
 			break
 		}
-		if len(dir) > 100 {
-			break
+	}
+	for _, p := range places {
+		if _, err := os.Stat(p); err != nil {
+			continue
 		}
+		path, err := filepath.Abs(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
 	}
 	if os.Getenv("STRAKE_TEST_REQUIRE") == "1" {
-		t.Fatalf("there is no bin/%s; .ci/deps all installs it", name)
+		t.Fatalf("there is no %s; .ci/deps all installs it", name)
 	}
-	t.Skipf("there is no bin/%s; .ci/deps all installs it", name)
+	t.Skipf("there is no %s; .ci/deps all installs it", name)
 	return ""
 }
 
