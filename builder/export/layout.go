@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -278,9 +279,11 @@ func (d dirFiles) add(name string, r sized) error {
 
 // WriteFile writes a file by way of a temporary one beside it: it appears complete or not at all.
 func WriteFile(path string, write func(io.Writer) error) error {
+	// Errors name the file that was asked for.
+	failed := func(err error) error { return &fs.PathError{Op: "writing", Path: path, Err: errors.Unwrap(err)} }
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return err
+		return failed(err)
 	}
 	err = tmp.Chmod(0o644)
 	if err == nil {
@@ -288,7 +291,9 @@ func WriteFile(path string, write func(io.Writer) error) error {
 	}
 	err = errors.Join(err, tmp.Close())
 	if err == nil {
-		err = os.Rename(tmp.Name(), path)
+		if err = os.Rename(tmp.Name(), path); err != nil {
+			err = failed(err)
+		}
 	}
 	if err != nil {
 		_ = os.Remove(tmp.Name())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"text/tabwriter"
 	"text/template"
 	"time"
 
@@ -41,6 +42,30 @@ func writeFormatted(w io.Writer, format string, value any) error {
 	_, err = fmt.Fprintln(w, b.String())
 	return err
 }
+
+// writeRows prints rows as docker's --format says: "table TEMPLATE" with the titles, which are those of the fields, above the
+// columns, "json" or a template for each row.
+func writeRows[R any](w io.Writer, format string, titles R, rows []R) error {
+	format = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(format)
+	if columns, ok := strings.CutPrefix(format, "table "); ok {
+		t := newTable(w)
+		for _, r := range append([]R{titles}, rows...) {
+			if err := writeFormatted(t, columns, r); err != nil {
+				return err
+			}
+		}
+		return t.Flush()
+	}
+	for _, r := range rows {
+		if err := writeFormatted(w, format, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newTable aligns columns as docker does.
+func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 10, 1, 3, ' ', 0) }
 
 // rawValue is value as its JSON says it.
 func rawValue(value any) (raw any, err error) {

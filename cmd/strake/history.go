@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -44,14 +44,11 @@ func newHistoryCommand(env *environment) *cobra.Command {
 	f.BoolVarP(&opts.quiet, "quiet", "q", false, "print IDs only")
 	f.BoolVar(&opts.noTrunc, "no-trunc", false, "print whole IDs and commands")
 	f.BoolVarP(&opts.human, "human", "H", true, "print sizes and times for people")
-	f.StringVar(&opts.format, "format", "table", "`table`, json, or a Go template")
+	f.StringVar(&opts.format, "format", "table", formatHelp)
 	return cmd
 }
 
 func runHistory(ctx context.Context, env *environment, opts historyOptions) error {
-	if strings.HasPrefix(opts.format, "table ") {
-		return usagef("invalid --format %q: it is table, json or a Go template", opts.format)
-	}
 	s, err := env.openSizes(ctx)
 	if err != nil {
 		return err
@@ -60,35 +57,19 @@ func runHistory(ctx context.Context, env *environment, opts historyOptions) erro
 	if err != nil {
 		return err
 	}
-	rows := s.history(ctx, img, opts)
-	if opts.format != "table" && !opts.quiet {
-		for _, r := range rows {
-			if err := writeFormatted(env.stdout, opts.format, r); err != nil {
-				return err
-			}
-		}
-		return nil
+	format := opts.format
+	switch {
+	case opts.quiet:
+		format = "{{.ID}}"
+	case format == "table" && opts.human:
+		format = "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
+	case format == "table":
+		format = "table {{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
 	}
-	if opts.quiet {
-		for _, r := range rows {
-			fmt.Fprintln(env.stdout, r.ID)
-		}
-		return nil
+	titles := historyRow{
+		ID: "IMAGE", CreatedSince: "CREATED", CreatedAt: "CREATED AT", CreatedBy: "CREATED BY", Size: "SIZE", Comment: "COMMENT",
 	}
-	t := newTable(env.stdout)
-	created := "CREATED"
-	if !opts.human {
-		created = "CREATED AT"
-	}
-	fmt.Fprintln(t, strings.Join([]string{"IMAGE", created, "CREATED BY", "SIZE", "COMMENT"}, "\t"))
-	for _, r := range rows {
-		when := r.CreatedSince
-		if !opts.human {
-			when = r.CreatedAt
-		}
-		fmt.Fprintln(t, strings.Join([]string{r.ID, when, r.CreatedBy, r.Size, r.Comment}, "\t"))
-	}
-	return t.Flush()
+	return writeRows(env.stdout, format, titles, s.history(ctx, img, opts))
 }
 
 // history makes the rows, newest first. Only the last entry is an image that exists: the image itself.
@@ -101,7 +82,7 @@ func (s *store) history(ctx context.Context, img *image.Image, opts historyOptio
 			size, sizes = sizes[0], sizes[1:]
 		}
 		row := historyRow{
-			Comment: h.Comment, CreatedAt: rfc3339(h.Created.Time), CreatedSince: ago(s.env.now(), h.Created.Time),
+			Comment: h.Comment, CreatedAt: h.Created.Local().Format(time.RFC3339), CreatedSince: ago(s.env.now(), h.Created.Time),
 			CreatedBy: string(ui.Printable([]byte(strings.ReplaceAll(h.CreatedBy, "\t", " ")))), ID: "<missing>", Size: strconv.FormatInt(size, 10),
 		}
 		if opts.human {

@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"strings"
-	"text/tabwriter"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,9 +16,12 @@ import (
 // none is what docker's tables show for what is missing.
 const none = "<none>"
 
+// formatHelp says what --format of a list takes.
+const formatHelp = "`table`, \"table TEMPLATE\", json, or a Go template"
+
 // imagesOptions are the decided values of strake images.
 type imagesOptions struct {
-	only                    string // a repository, or repository:tag; empty shows all
+	filter                  imageFilter
 	quiet, noTrunc, digests bool
 	format                  string
 }
@@ -38,53 +39,50 @@ type imageRow struct {
 
 func newImagesCommand(env *environment) *cobra.Command {
 	var opts imagesOptions
+	var filters []string
+	var all bool
 	cmd := &cobra.Command{
 		Use:   "images [OPTIONS] [REPOSITORY[:TAG]]",
 		Short: "List images",
-		Args:  rangeArgs(0, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 {
-				opts.only = args[0]
+		Example: `  strake images 'registry.example.org/*'
+  strake images --filter label=org.example.team=web --format '{{.Repository}}:{{.Tag}}'`,
+		Args: rangeArgs(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			for _, a := range args {
+				filters = append(filters, "reference="+a)
+			}
+			if opts.filter, err = parseImageFilter(filters); err != nil {
+				return err
 			}
 			return runImages(cmd.Context(), env, opts)
 		},
 	}
 	f := cmd.Flags()
+	f.BoolVarP(&all, "all", "a", false, "show all images (always so: there are no intermediate ones)")
+	f.StringArrayVarP(&filters, "filter", "f", nil, "show only what matches: `reference=PATTERN`, label=K[=V], dangling=true|false, before=IMAGE, since=IMAGE (repeatable)")
 	f.BoolVarP(&opts.quiet, "quiet", "q", false, "print IDs only")
 	f.BoolVar(&opts.noTrunc, "no-trunc", false, "print whole IDs")
 	f.BoolVar(&opts.digests, "digests", false, "show the digests of manifests")
-	f.StringVar(&opts.format, "format", "table", "`table`, json, or a Go template")
+	f.StringVar(&opts.format, "format", "table", formatHelp)
 	return cmd
 }
 
 func runImages(ctx context.Context, env *environment, opts imagesOptions) error {
-	if strings.HasPrefix(opts.format, "table ") {
-		return usagef("invalid --format %q: it is table, json or a Go template", opts.format)
-	}
 	s, err := env.openSizes(ctx)
 	if err != nil {
 		return err
 	}
-	var repository, tag, digest string
-	if opts.only != "" {
-		ref, err := s.parseReference(opts.only)
-		if err != nil {
-			return err
-		}
-		repository, tag, digest = splitName(familiarName(ref))
-		if !strings.HasSuffix(opts.only, ":"+tag) {
-			tag = "" // it was not given
-		}
+	shown, err := opts.filter.images(s)
+	if err != nil {
+		return err
 	}
 	list, unreadable := s.images.List() // the others are shown
 	var rows []imageRow
 	for _, n := range list {
-		var matching []imageRow
-		for _, row := range nameRows(n, opts.digests) {
-			if opts.only == "" || row.Repository == repository && (tag == "" || row.Tag == tag) && (digest == "" || row.Digest == digest) {
-				matching = append(matching, row)
-			}
+		if !shown(n) {
+			continue
 		}
+		matching := slices.DeleteFunc(nameRows(n, opts.digests), func(r imageRow) bool { return !opts.filter.name(r) })
 		if len(matching) > 0 && !opts.quiet {
 			s.describe(ctx, n.Image, matching)
 		}
@@ -133,7 +131,7 @@ func (s *store) describe(ctx context.Context, img *image.Image, rows []imageRow)
 	for i := range rows {
 		rows[i].Size = ui.Size(size)
 		rows[i].CreatedSince = ago(s.env.now(), img.Config.Created.Time)
-		rows[i].CreatedAt = img.Config.Created.Format("2006-01-02 15:04:05 -0700 MST")
+		rows[i].CreatedAt = img.Config.Created.Local().Format("2006-01-02 15:04:05 -0700 MST")
 	}
 }
 
@@ -159,37 +157,20 @@ func (s *store) sizes(ctx context.Context, img *image.Image) (sum int64, layers 
 }
 
 func writeImages(w io.Writer, rows []imageRow, opts imagesOptions) error {
+	format := opts.format
 	switch {
 	case opts.quiet:
-		for _, r := range rows {
-			fmt.Fprintln(w, r.ID)
-		}
-		return nil
-	case opts.format != "table":
-		for _, r := range rows {
-			if err := writeFormatted(w, opts.format, r); err != nil {
-				return err
-			}
-		}
-		return nil
+		format = "{{.ID}}"
+	case format == "table" && opts.digests:
+		format = "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+	case format == "table":
+		format = "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
 	}
-	t := newTable(w)
-	columns := []string{"REPOSITORY", "TAG", "DIGEST", "IMAGE ID", "CREATED", "SIZE"}
-	write := func(cells ...string) {
-		if !opts.digests {
-			cells = append(cells[:2:2], cells[3:]...)
-		}
-		fmt.Fprintln(t, strings.Join(cells, "\t"))
+	titles := imageRow{
+		Repository: "REPOSITORY", Tag: "TAG", Digest: "DIGEST", ID: "IMAGE ID", CreatedSince: "CREATED", CreatedAt: "CREATED AT", Size: "SIZE",
 	}
-	write(columns...)
-	for _, r := range rows {
-		write(r.Repository, r.Tag, r.Digest, r.ID, r.CreatedSince, r.Size)
-	}
-	return t.Flush()
+	return writeRows(w, format, titles, rows)
 }
-
-// newTable aligns columns as docker does.
-func newTable(w io.Writer) *tabwriter.Writer { return tabwriter.NewWriter(w, 10, 1, 3, ' ', 0) }
 
 // rfc3339 is a time in docker's JSON.
 func rfc3339(t time.Time) string { return t.Format(time.RFC3339Nano) }

@@ -76,6 +76,9 @@ func runInspect(ctx context.Context, env *environment, format string, names []st
 		}
 		return errors.Join(failed...)
 	}
+	if format == "json" {
+		return errors.Join(append(failed, writeJSONLine(env.stdout, found))...)
+	}
 	for _, img := range found {
 		if err := writeFormatted(env.stdout, format, img); err != nil {
 			return err

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"runtime"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -19,7 +18,7 @@ import (
 )
 
 func newLoadCommand(env *environment) *cobra.Command {
-	var input string
+	var input, platform string
 	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "load [OPTIONS]",
@@ -28,16 +27,21 @@ func newLoadCommand(env *environment) *cobra.Command {
 tar, compressed or not, or in a folder. Every digest is checked.`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runLoad(cmd.Context(), env, input, quiet)
+			p, err := parsePlatform(platform)
+			if err != nil {
+				return err
+			}
+			return runLoad(cmd.Context(), env, input, p, quiet)
 		},
 	}
 	cmd.Flags().StringVarP(&input, "input", "i", "", "`file` or folder to read instead of standard input")
+	cmd.Flags().StringVar(&platform, "platform", "", "`platform` of the images that are taken from an index, as OS/ARCH[/VARIANT] (default: this machine's)")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	addIsolationFlag(cmd, env)
 	return cmd
 }
 
-func runLoad(ctx context.Context, env *environment, input string, quiet bool) error {
+func runLoad(ctx context.Context, env *environment, input string, platform v1.Platform, quiet bool) error {
 	if input == "" && isTerminal(env.stdin) {
 		return usagef("requested load from stdin, but stdin is a terminal: use -i FILE")
 	}
@@ -50,7 +54,7 @@ func runLoad(ctx context.Context, env *environment, input string, quiet bool) er
 		return fmt.Errorf("reading the archive: %w", err)
 	}
 	defer a.close()
-	l := &loader{store: s, from: a, bars: newTransfers(env, env.stdout, quiet), platform: thisPlatform()}
+	l := &loader{store: s, from: a, bars: newTransfers(env, env.stdout, quiet), platform: platform}
 	loaded, err := l.load(ctx)
 	l.bars.close()
 	if err != nil {
@@ -212,6 +216,3 @@ func (a *archive) read(path string) ([]byte, error) {
 	}
 	return raw, err
 }
-
-// thisPlatform is what an index is searched for.
-func thisPlatform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }

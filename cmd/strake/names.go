@@ -40,6 +40,13 @@ func familiarName(ref name.Reference) string {
 	return s
 }
 
+// tellDefaultTag says, as docker does, which tag is meant by a name without one.
+func (e *environment) tellDefaultTag(given string, ref name.Reference) {
+	if tag, ok := ref.(name.Tag); ok && !strings.HasSuffix(given, ":"+tag.TagStr()) {
+		fmt.Fprintf(e.stdout, "Using default tag: %s\n", tag.TagStr())
+	}
+}
+
 // splitName cuts a familiar name into repository and tag, or repository and digest.
 func splitName(s string) (repository, tag, digest string) {
 	if repository, digest, ok := strings.Cut(s, "@"); ok {

@@ -57,6 +57,7 @@ func runPull(ctx context.Context, env *environment, opts pullOptions) error {
 		return err
 	}
 	if !opts.quiet {
+		env.tellDefaultTag(opts.name, ref)
 		if _, ok := ref.(name.Tag); ok {
 			fmt.Fprintf(env.stdout, "%s: Pulling from %s\n", ref.Identifier(), ref.Context().RepositoryStr())
 		} else {

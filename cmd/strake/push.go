@@ -67,6 +67,9 @@ func runPush(ctx context.Context, env *environment, opts pushOptions) error {
 		}
 	}
 	if !opts.quiet {
+		if !opts.allTags {
+			env.tellDefaultTag(opts.name, tag)
+		}
 		fmt.Fprintf(env.stdout, "The push refers to repository [%s]\n", canonicalRepository(tag.Context()))
 	}
 	for _, t := range tags {
