@@ -274,17 +274,23 @@ func (w *copyWork) stage(ctx context.Context, inputs []filesystem) (*source.Tree
 	return tree, items, nil
 }
 
-// owner looks --chown up. A user that does not exist is taken for root, as in BuildKit, but not silently; where there are no layers
-// to look into it is an error.
+// owner looks --chown up.
 func (w *copyWork) owner(root *rootfs.Root, layers int) (*layer.Owner, error) {
 	if w.copy.Chown == "" {
 		return nil, nil //nolint:nilnil // no --chown: the copier's default
 	}
-	o, err := copier.Owner(root, w.copy.Chown)
+	o, err := w.lookOwner(w.vertex, "--chown="+w.copy.Chown, root, w.copy.Chown, layers)
+	return &o, err
+}
+
+// lookOwner looks up who owns what a step makes; said is where its name is from. A user that does not exist is taken for root, as
+// in BuildKit, but not silently; where there are no layers to look into it is an error.
+func (b *build) lookOwner(v *vertex, said string, root *rootfs.Root, name string, layers int) (layer.Owner, error) {
+	o, err := copier.Owner(root, name)
 	var unknown *copier.UnknownError
 	if errors.As(err, &unknown) && layers > 0 {
-		w.warn(w.vertex, fmt.Sprintf("--chown=%s: %v: the files belong to %d:%d", w.copy.Chown, err, o.UID, o.GID))
+		b.warn(v, fmt.Sprintf("%s: %v: the files belong to %d:%d", said, err, o.UID, o.GID))
 		err = nil
 	}
-	return &o, err
+	return o, err
 }

@@ -153,6 +153,9 @@ func (w *runWork) secret(all *mounts, m dockerfile.Mount) error {
 		if m.Required {
 			return fmt.Errorf("secret %s: not found", m.ID)
 		}
+		if m.Env != "" { // as BuildKit has it
+			all.env = append(all.env, m.Env+"=")
+		}
 		return nil
 	}
 	if m.Env != "" {

@@ -349,7 +349,7 @@ func (t *MountTravel) packMount(ctx context.Context, u *usedMount, most int64) (
 		return nil, err
 	}
 	limit := &countingWriter{w: io.MultiWriter(z, diff), most: most}
-	err = layer.Write(ctx, limit, root.With(u.owners), layer.Options{Form: layer.Plain, UserXattr: t.UserXattr})
+	err = layer.Write(ctx, limit, root.With(u.owners), layer.Options{Form: layer.Plain, UserXattr: t.UserXattr, Attributes: true})
 	if err = errors.Join(err, z.Close()); err != nil {
 		return nil, err
 	}

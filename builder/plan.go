@@ -221,7 +221,7 @@ func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, pa
 		}
 		op.work = w
 	case *dockerfile.Workdir:
-		op.work = &workdirWork{dir: o.Dir, user: o.User, at: p.epoch}
+		op.work = &workdirWork{build: p.build, vertex: v, dir: o.Dir, user: o.User, at: p.epoch}
 	case *dockerfile.Copy:
 		c := &copyWork{build: p.build, vertex: v, copy: o, tree: p.opt.Context}
 		if o.From != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -74,6 +75,9 @@ func (w *runWork) boxParts() []cache.Part {
 	}
 	if n := w.opt.Sandbox.Hostname; n != "" && n != hostname {
 		parts = append(parts, cache.Part{Name: "hostname", Value: n})
+	}
+	if n := w.opt.Sandbox.ShmSize; n != 0 {
+		parts = append(parts, cache.Part{Name: "shm-size", Value: strconv.FormatInt(n, 10)})
 	}
 	for _, u := range w.opt.Sandbox.Ulimits {
 		parts = append(parts, cache.Part{Name: "ulimit", Value: fmt.Sprintf("%s=%d:%d", u.Name, u.Soft, u.Hard)})

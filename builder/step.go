@@ -190,6 +190,8 @@ func (s *step) sameAs(ctx context.Context, id snapshot.ID, earlier *cache.Record
 
 // workdirWork makes a working directory.
 type workdirWork struct {
+	*build
+	vertex    *vertex
 	dir, user string
 	at        *int64 // SOURCE_DATE_EPOCH; nil for none
 }
@@ -208,13 +210,17 @@ func (w *workdirWork) content(context.Context, []snapshot.ID, []filesystem) ([]c
 
 func (w *workdirWork) detached() bool { return false }
 
-func (w *workdirWork) do(_ context.Context, active *snapshot.Active, _ []snapshot.ID, _ []filesystem) error {
+func (w *workdirWork) do(_ context.Context, active *snapshot.Active, below []snapshot.ID, _ []filesystem) error {
 	root, err := active.Open()
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if err := copier.MakeDir(root, w.dir, w.user, w.at); err != nil {
+	owner, err := w.lookOwner(w.vertex, "USER "+w.user, root, w.user, len(below))
+	if err == nil {
+		err = copier.MakeDir(root, w.dir, owner, w.at)
+	}
+	if err != nil {
 		return fmt.Errorf("making the working directory %s: %w", w.dir, err)
 	}
 	return nil

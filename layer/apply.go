@@ -208,9 +208,6 @@ func (u *unpacker) implyOne(dir *os.File, base, name string, hdr *tar.Header) (*
 		return next, nil
 	}
 	e := entry{dir: dir, base: base, name: name, hdr: &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: hdr.ModTime}}
-	if u.opt.Owner != nil {
-		e.hdr.Uid, e.hdr.Gid = u.opt.Owner.UID, u.opt.Owner.GID
-	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := u.directory(e); err != nil {
 			return nil, err

@@ -216,8 +216,11 @@ func TestApplyMetadata(t *testing.T) {
 	}
 	owner := layer.Options{Form: layer.Plain, Owner: &layer.Owner{UID: 7, GID: 8}, Dir: "new/place"}
 	apply(t, root, archive(t, e, symlink("l", "f"), file("p/q", ""), r), owner)
-	for _, name := range []string{"new", "new/place", "new/place/f", "new/place/l", "new/place/p", "new/place/p/q"} {
-		if st, err := root.Lstat(name); err != nil || st.Uid != 7 || st.Gid != 8 {
+	for name, want := range map[string]layer.Owner{
+		"new": *owner.Owner, "new/place": *owner.Owner, "new/place/f": *owner.Owner, "new/place/l": *owner.Owner,
+		"new/place/p": {}, "new/place/p/q": *owner.Owner, // p is in no entry
+	} {
+		if st, err := root.Lstat(name); err != nil || int(st.Uid) != want.UID || int(st.Gid) != want.GID {
 			t.Errorf("%s: owner %d:%d, %v", name, st.Uid, st.Gid, err)
 		}
 	}

@@ -194,7 +194,7 @@ func (it *item) readXattrs(fd int, opt Options) error {
 	}
 	for _, name := range names {
 		isOverride := opt.UserXattr && name == rootfs.OverrideStat
-		if !isContent(name) && name != opaque && !isOverride {
+		if !opt.inTar(name) && name != opaque && !isOverride {
 			continue
 		}
 		value, err := owners.FileXattr(fd, name)

@@ -14,7 +14,7 @@
 // labels of a host (security.selinux), depend on the privileges of who looks
 // (trusted.*), or name ids that no tool translates (system.posix_acl_*): Write
 // leaves them out. Apply leaves them out too, but sets POSIX ACLs where it can,
-// as docker does.
+// as docker does. Write keeps user.* where it is asked to.
 package layer
 
 import (
@@ -52,8 +52,10 @@ type Options struct {
 	// Dir is where in the root Apply puts the entries; "" is the root itself. It is made if
 	// missing. It is the "/" of the archive: links in it lead to nothing outside Dir.
 	Dir string
-	// Owner, if not nil, replaces the owner of every entry that Apply makes.
+	// Owner, if not nil, replaces the owner of every entry that Apply makes; directories that no entry names stay root's.
 	Owner *Owner
+	// Attributes: Write keeps all extended attributes of an image's files. The tar of a layer has file capabilities only, as BuildKit's has.
+	Attributes bool
 	// Epoch, if not nil, is the modification time that Write gives to every file, in seconds since 1970.
 	Epoch *int64
 }

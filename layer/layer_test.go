@@ -232,7 +232,7 @@ func TestRoundTrip(t *testing.T) {
 	needRoot(t)
 	b := everything(t)
 	for _, user := range []bool{false, true} {
-		opt := layer.Options{UserXattr: user}
+		opt := layer.Options{UserXattr: user, Attributes: true}
 		root, _ := newRoot(t)
 		apply(t, root, b, opt)
 		got := write(t, root, opt)
@@ -251,11 +251,34 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// TestLayerAttributes: of the attributes of its files, the tar of a layer has the capabilities.
+func TestLayerAttributes(t *testing.T) {
+	needRoot(t)
+	root, top := newRoot(t)
+	apply(t, root, archive(t, file("file", ""), dir("dir/")), layer.Options{})
+	for _, name := range []string{"file", "dir"} {
+		if err := unix.Setxattr(filepath.Join(top, name), "user.x", []byte("1"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	if err := unix.Setxattr(filepath.Join(top, "file"), "security.capability", []byte(capability), 0); err != nil {
+		t.Fatal(err)
+	}
+	got := string(write(t, root, layer.Options{}))
+	if strings.Contains(got, "user.x") || !strings.Contains(got, "security.capability="+capability) {
+		t.Errorf("got %q", got)
+	}
+	if all := string(write(t, root, layer.Options{Attributes: true})); strings.Count(all, "SCHILY.xattr.user.x=1") != 2 {
+		t.Errorf("all: got %q", all)
+	}
+}
+
 // TestRandomTrees makes trees on the disk, and checks that a tar of them gives the same tree.
 func TestRandomTrees(t *testing.T) {
 	needRoot(t)
 	for seed := range uint64(20) {
-		opt := layer.Options{Form: layer.Form(seed % 2), UserXattr: seed%4 > 1}
+		opt := layer.Options{Form: layer.Form(seed % 2), UserXattr: seed%4 > 1, Attributes: true}
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		root, dir := newRoot(t)
 		randomTree(t, rnd, dir, dir, 0, opt)

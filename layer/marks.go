@@ -40,6 +40,11 @@ func (o Options) owners(root *rootfs.Root) *rootfs.Owners {
 // fileDevices says whether device nodes are empty files with an attribute.
 func (o Options) fileDevices() bool { return o.UserXattr || o.RecordOwners }
 
+// inTar says whether Write keeps an extended attribute.
+func (o Options) inTar(xattr string) bool {
+	return xattr == capability || o.Attributes && isContent(xattr)
+}
+
 // isContent says whether an extended attribute belongs to the layer.
 func isContent(xattr string) bool {
 	return xattr == capability ||

@@ -60,19 +60,19 @@ func isUnknown(err error) bool {
 }
 
 func lookUser(root *rootfs.Root, name string) (layer.Owner, error) {
-	if id, ok, err := number(name); ok || err != nil {
-		return layer.Owner{UID: id, GID: id}, err
+	if id, ok := number(name); ok {
+		return layer.Owner{UID: id, GID: id}, nil
 	}
 	// passwd(5): name:password:UID:GID:GECOS:directory:shell
-	line, err := lookUp(root, "/etc/passwd", name, 4)
+	line, err := lookUp(root, "/etc/passwd", name)
 	if err != nil {
 		return layer.Owner{}, err
 	}
 	if line == nil {
 		return layer.Owner{}, &UnknownError{Name: name}
 	}
-	uid, err1 := parseID(line[2])
-	gid, err2 := parseID(line[3])
+	uid, err1 := idField(line, 2)
+	gid, err2 := idField(line, 3)
 	if err := errors.Join(err1, err2); err != nil {
 		return layer.Owner{}, fmt.Errorf("user %s in /etc/passwd: %w", name, err)
 	}
@@ -80,47 +80,55 @@ func lookUser(root *rootfs.Root, name string) (layer.Owner, error) {
 }
 
 func lookGroup(root *rootfs.Root, name string) (int, error) {
-	if id, ok, err := number(name); ok || err != nil {
-		return id, err
+	if id, ok := number(name); ok {
+		return id, nil
 	}
 	// group(5): name:password:GID:members
-	line, err := lookUp(root, "/etc/group", name, 3)
+	line, err := lookUp(root, "/etc/group", name)
 	if err != nil {
 		return 0, err
 	}
 	if line == nil {
 		return 0, &UnknownError{Name: name, Group: true}
 	}
-	gid, err := parseID(line[2])
+	gid, err := idField(line, 2)
 	if err != nil {
 		return 0, fmt.Errorf("group %s in /etc/group: %w", name, err)
 	}
 	return gid, nil
 }
 
-// number reads what needs no file: a number, nothing, or root.
-func number(name string) (id int, ok bool, err error) {
+// number reads what needs no file: nothing, root, or a number. What does not fit into 31 bits is a name, as BuildKit has it, and a
+// negative number is what the kernel makes of it: -1 changes nothing, so what is made stays root's.
+func number(name string) (id int, ok bool) {
 	if name == "" || name == "root" {
-		return 0, true, nil
+		return 0, true
 	}
-	if strings.Trim(name, "0123456789") != "" && (name[0] != '-' || strings.Trim(name[1:], "0123456789") != "") {
-		return 0, false, nil
+	n, err := strconv.ParseInt(name, 10, 32)
+	if err != nil {
+		return 0, false
 	}
-	id, err = parseID(name)
-	return id, err == nil, err
+	if n == -1 {
+		return 0, true
+	}
+	return int(uint32(n)), true //nolint:gosec // two's complement is meant
 }
 
-// parseID reads an id. The largest number of 32 bits stands for "no id" in system calls.
-func parseID(s string) (int, error) {
-	id, err := strconv.ParseUint(s, 10, 32)
+// idField reads the id that is field i of a line; one that is missing is 0, as in BuildKit. The largest number of 32 bits stands
+// for "no id" in system calls.
+func idField(line []string, i int) (int, error) {
+	if i >= len(line) || line[i] == "" {
+		return 0, nil
+	}
+	id, err := strconv.ParseUint(line[i], 10, 32)
 	if err != nil || id == 1<<32-1 {
-		return 0, fmt.Errorf("invalid id %.40q: it must be a number between 0 and 4294967294", s)
+		return 0, fmt.Errorf("invalid id %.40q: it must be a number between 0 and 4294967294", line[i])
 	}
 	return int(id), nil
 }
 
-// lookUp finds the line of a colon-separated file that begins with name and has the fields; nil if there is none.
-func lookUp(root *rootfs.Root, file, name string, fields int) ([]string, error) {
+// lookUp finds the first line of a colon-separated file that begins with name; nil if there is none.
+func lookUp(root *rootfs.Root, file, name string) ([]string, error) {
 	f, err := root.OpenFile(file, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
@@ -140,11 +148,8 @@ func lookUp(root *rootfs.Root, file, name string, fields int) ([]string, error) 
 	lines := bufio.NewScanner(limited)
 	for lines.Scan() {
 		line := strings.TrimSpace(lines.Text())
-		if !strings.HasPrefix(line, name+":") {
-			continue
-		}
-		if part := strings.Split(line, ":"); len(part) >= fields {
-			return part, nil
+		if strings.HasPrefix(line, name+":") {
+			return strings.Split(line, ":"), nil
 		}
 	}
 	if limited.N == 0 {
@@ -156,18 +161,14 @@ func lookUp(root *rootfs.Root, file, name string, fields int) ([]string, error) 
 	return nil, nil
 }
 
-// MakeDir makes a working directory (WORKDIR): 0755, owned by user, as are the parents that are missing; one that exists is left alone.
-// user is as for Owner. at is the modification time of what is made, in seconds since 1970; nil is now.
-func MakeDir(root *rootfs.Root, dir, user string, at *int64) error {
+// MakeDir makes a working directory (WORKDIR): 0755, owned by owner, as are the parents that are missing; one that exists is left alone.
+// at is the modification time of what is made, in seconds since 1970; nil is now.
+func MakeDir(root *rootfs.Root, dir string, owner layer.Owner, at *int64) error {
 	st, err := root.Stat(dir)
 	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return nil
 	}
-	o, err := Owner(root, user)
-	if err != nil {
-		return err
-	}
-	made, err := root.MkdirAll(dir, 0o755, o.UID, o.GID)
+	made, err := root.MkdirAll(dir, 0o755, owner.UID, owner.GID)
 	if err != nil || at == nil {
 		return err
 	}

@@ -32,8 +32,8 @@ func userRoot(t *testing.T, passwd, group string) (*rootfs.Root, string) {
 }
 
 func TestOwner(t *testing.T) {
-	root, _ := userRoot(t, "root:x:0:0::/:/bin/sh\n# comment\n\nuser:x:1000:1001::/home/user:\nshort:x\n  spaced:x:5:6::\nbad:x:one:2::\nminus:x:-1:2::\nuser:x:7:7::/:\n",
-		"root:x:0:\nstaff:x:50:user\nbad:x::\n")
+	root, _ := userRoot(t, "root:x:0:0::/:/bin/sh\n# comment\n\nuser:x:1000:1001::/home/user:\nshort:x\nhalf:x:8\n  spaced:x:5:6::\nbad:x:one:2::\nminus:x:-1:2::\nuser:x:7:7::/:\n",
+		"root:x:0:\nstaff:x:50:user\nnone:x::\nbad:x:y:\n")
 	for _, c := range []struct {
 		in       string
 		uid, gid int
@@ -52,17 +52,21 @@ func TestOwner(t *testing.T) {
 		{in: ":staff", gid: 50},
 		{in: "user:", uid: 1000},
 		{in: "spaced", uid: 5, gid: 6},
-		{in: "4294967294", uid: 4294967294, gid: 4294967294},
+		{in: "2147483647", uid: 2147483647, gid: 2147483647},
+		{in: "+7:07", uid: 7, gid: 7},
+		{in: "-1"},
+		{in: "-5:-2", uid: 4294967291, gid: 4294967294},
 		{in: "nosuch", err: "unable to find user nosuch: no matching entries in passwd file"},
-		{in: "short", err: "unable to find user short: no matching entries in passwd file"},
+		{in: "short"},
+		{in: "half", uid: 8},
 		{in: "user:nosuch", uid: 1000, gid: 1001, err: "unable to find group nosuch: no matching entries in group file"},
 		{in: "nosuch:staff", gid: 50, err: "unable to find user nosuch: no matching entries in passwd file"},
 		{in: "bad", err: "user bad in /etc/passwd: invalid id \"one\""},
 		{in: "minus", err: "user minus in /etc/passwd: invalid id \"-1\""},
-		{in: "1:bad", uid: 1, gid: 1, err: "group bad in /etc/group: invalid id \"\""},
-		{in: "-1", err: "invalid id \"-1\""},
-		{in: "4294967295", err: "invalid id"},
-		{in: "99999999999", err: "invalid id"},
+		{in: "1:bad", uid: 1, gid: 1, err: "group bad in /etc/group: invalid id \"y\""},
+		{in: "1:none", uid: 1},
+		{in: "2147483648", err: "unable to find user 2147483648"},
+		{in: "1:99999999999", uid: 1, gid: 1, err: "unable to find group 99999999999"},
 		{in: "1:2:3", uid: 1, gid: 1, err: "unable to find group 2:3"},
 	} {
 		o, err := Owner(root, c.in)
@@ -125,19 +129,22 @@ func TestMakeDir(t *testing.T) {
 	needRoot(t)
 	root, dir := userRoot(t, "user:x:1000:1001::/:\n", "")
 	build(t, dir, "there/%1777@3:4 link->there out->/../../new file=x")
-	for _, c := range []struct{ dir, user, err string }{
-		{"/a/b", "", ""},
-		{"/there/x/y", "user", ""},
-		{"/link", "user", ""},
-		{"/link/z", "4242:4343", ""},
-		{"/out/w", "", ""},
-		{"/there", "nosuch", ""},
-		{"/", "", ""},
-		{"/nouser", "nosuch", "unable to find user nosuch"},
-		{"/file", "", "not a directory"},
-		{"/file/x", "", "not a directory"},
+	user := layer.Owner{UID: 1000, GID: 1001}
+	for _, c := range []struct {
+		dir   string
+		owner layer.Owner
+		err   string
+	}{
+		{dir: "/a/b"},
+		{dir: "/there/x/y", owner: user},
+		{dir: "/link", owner: user},
+		{dir: "/link/z", owner: layer.Owner{UID: 4242, GID: 4343}},
+		{dir: "/out/w"},
+		{dir: "/"},
+		{dir: "/file", err: "not a directory"},
+		{dir: "/file/x", err: "not a directory"},
 	} {
-		err := MakeDir(root, c.dir, c.user, nil)
+		err := MakeDir(root, c.dir, c.owner, nil)
 		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: %v, want %s", c.dir, err, c.err)
 		}
@@ -153,7 +160,7 @@ func TestMakeDirTime(t *testing.T) {
 	root, dir := userRoot(t, "", "")
 	build(t, dir, "there/")
 	at := int64(1000)
-	if err := MakeDir(root, "/there/x/y", "", &at); err != nil {
+	if err := MakeDir(root, "/there/x/y", layer.Owner{}, &at); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]bool{"there/x/y": true, "there/x": true, "there": false} {

@@ -25,7 +25,7 @@ func (e *Exporter) Tar(ctx context.Context, w io.Writer, img *image.Image, epoch
 		return err
 	}
 	defer root.Close()
-	if err := layer.Write(ctx, w, root, layer.Options{Form: layer.Plain, UserXattr: e.UserXattr, Epoch: epoch}); err != nil {
+	if err := layer.Write(ctx, w, root, layer.Options{Form: layer.Plain, UserXattr: e.UserXattr, Attributes: true, Epoch: epoch}); err != nil {
 		return fmt.Errorf("writing the image's files: %w", err)
 	}
 	return nil

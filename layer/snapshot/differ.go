@@ -108,7 +108,7 @@ func (s *Store) timeless(ctx context.Context, id ID, w io.Writer) error {
 	}
 	defer root.Close() // only read
 	opt, epoch := s.options(), int64(0)
-	opt.Epoch = &epoch
+	opt.Epoch, opt.Attributes = &epoch, true // of which a tar has but a part
 	return layer.Write(ctx, w, root, opt)
 }
 

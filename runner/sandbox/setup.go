@@ -243,7 +243,7 @@ func (b *box) mountDev(t hostTrees) error {
 	}{
 		{"pts", "devpts", unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC, pts},
 		{"mqueue", "mqueue", noExec, nil},
-		{"shm", "tmpfs", noExec, []option{{"mode", "1777"}, {"size", b.shmSize()}}},
+		{"shm", "tmpfs", b.shmAttrs(), []option{{"mode", "1777"}, {"size", b.shmSize()}}},
 	}
 	for _, m := range inner {
 		if err := b.mountInDev(dev, m.dir, m.kind, m.attrs, m.opts); err != nil {
@@ -271,6 +271,14 @@ func (b *box) openNull(dir int, name string) error {
 		b.null[i] = fd
 	}
 	return nil
+}
+
+// shmAttrs are those of /dev/shm. With a size of its own it is a tmpfs like any other, as in BuildKit.
+func (b *box) shmAttrs() int {
+	if b.ShmSize != 0 {
+		return unix.MOUNT_ATTR_NOSUID
+	}
+	return noExec
 }
 
 func (b *box) shmSize() string {

@@ -214,10 +214,10 @@ func (b *box) noDev(fd int) uint64 {
 	return unix.MOUNT_ATTR_NODEV
 }
 
-// attrs are the attributes that a bind gets.
+// attrs are the attributes that a bind gets. A file made from data that is no program is none on a file system either, as in BuildKit.
 func (m Mount) attrs() (attrs uint64) {
 	for attr, on := range map[uint64]bool{
-		unix.MOUNT_ATTR_RDONLY: m.ReadOnly, unix.MOUNT_ATTR_NOSUID: m.NoSuid, unix.MOUNT_ATTR_NODEV: m.NoDev, unix.MOUNT_ATTR_NOEXEC: m.NoExec,
+		unix.MOUNT_ATTR_RDONLY: m.ReadOnly, unix.MOUNT_ATTR_NOSUID: m.NoSuid, unix.MOUNT_ATTR_NODEV: m.NoDev, unix.MOUNT_ATTR_NOEXEC: m.NoExec || m.HasData && m.Mode&0o111 == 0,
 	} {
 		if on {
 			attrs |= attr
