@@ -152,9 +152,7 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem, 
 	if same, err := s.sameAs(ctx, id, earlier); err != nil {
 		return none, cache.Record{}, err
 	} else if same {
-		if err := s.Snapshots.Replace(id, snapshot.ID(earlier.Layer)); err != nil {
-			return none, cache.Record{}, err
-		}
+		s.Snapshots.Replace(id, snapshot.ID(earlier.Layer))
 		rec.Layer, rec.Created, rec.DiffID = earlier.Layer, earlier.Created, earlier.DiffID
 		id = snapshot.ID(earlier.Layer)
 	}

@@ -21,6 +21,8 @@ const (
 	// which they read a file's content: together the bound of Write's memory.
 	readAhead = 64
 	smallFile = 64 << 10
+	// writeBuffer is how many bytes go to the writer at once.
+	writeBuffer = 64 << 10
 )
 
 // Write writes the tree at root as an uncompressed tar: PAX where ustar does not
@@ -66,7 +68,7 @@ func Write(ctx context.Context, w io.Writer, root *rootfs.Root, opt Options) err
 			return nil
 		})
 	}
-	t := &tarWriter{w: bufio.NewWriterSize(w, 256<<10), links: map[inode]*linked{}, epoch: opt.Epoch}
+	t := &tarWriter{w: bufio.NewWriterSize(w, writeBuffer), links: map[inode]*linked{}, epoch: opt.Epoch}
 	var first error
 	for it := range queue {
 		<-it.ready

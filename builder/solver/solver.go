@@ -143,6 +143,7 @@ func (s *Solver[R]) Solve(ctx context.Context, vertices []*Vertex[R], target *Ve
 	})
 	result, err := r.nodes[target].result()
 	wg.Wait()
+	r.keeping.Wait()
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause // the failure that made the others give up
@@ -176,6 +177,8 @@ type run[R any] struct {
 	slots chan struct{}
 	texts map[cache.Key]bool // the first identities of all vertices
 	dry   bool               // nothing is run or written
+
+	keeping sync.WaitGroup // records that are being written, while what needs their vertices runs already
 }
 
 // node holds what is computed once for a vertex, by whoever asks first.
@@ -304,7 +307,7 @@ func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 	}
 	if miss == nil {
 		if v.Op.Fits(r.ctx, parent, rec) {
-			r.remember(v, k, rec)
+			r.remember(r.ctx, v, k, rec)
 			r.observe(v, parent, rec, k)
 			return &rec, nil
 		}
@@ -319,7 +322,8 @@ func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 	}
 	if rec := found; ok {
 		if rec = v.Op.Place(parent, rec); !r.dry {
-			rec = r.save(v, rec, rec.Content, k)
+			rec = r.complete(v, rec, rec.Content)
+			r.keep(v, rec, k)
 		}
 		r.observe(v, parent, rec, k)
 		return &rec, nil
@@ -401,27 +405,39 @@ func (r *run[R]) work(v *Vertex[R], parent R, inputs []R) (R, error) {
 	if err != nil {
 		return zero, err
 	}
-	defer unlock()
+	result, keep, err := r.turn(v, k, parent, inputs)
+	if keep == nil {
+		unlock()
+		return result, err
+	}
+	r.keeping.Go(func() { // what lies on v need not wait for that
+		defer unlock()
+		keep()
+	})
+	return result, nil
+}
+
+// turn does v's work with its lock held. keep, if not nil, writes the record of what was made.
+func (r *run[R]) turn(v *Vertex[R], k cache.Key, parent R, inputs []R) (result R, keep func(), err error) {
 	if rec, err := r.Cache.Lookup(r.ctx, k); err == nil && !r.nodes[v].fresh && !r.isStale(v, rec) && v.Op.Fits(r.ctx, parent, rec) {
 		r.observe(v, parent, rec, k)
 		r.emitCached(v)
-		return v.Op.Load(parent, rec), nil
+		return v.Op.Load(parent, rec), nil, nil
 	}
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	case <-r.ctx.Done():
-		return zero, context.Cause(r.ctx)
+		return result, nil, context.Cause(r.ctx)
 	}
 	return r.perform(v, k, parent, inputs)
 }
 
-// perform finds v by its content or runs it, and keeps what came of it under both keys.
-func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, error) {
-	var zero R
+// perform finds v by its content or runs it. keep keeps what came of it under both keys.
+func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (result R, keep func(), err error) {
 	parts, err := v.Op.ContentParts(r.ctx, parent, inputs)
 	if err != nil {
-		return zero, err
+		return result, nil, err
 	}
 	content := cache.NewKey(append([]cache.Part{{Name: "by", Value: "content"}}, parts...))
 	rec, err := r.Cache.Lookup(r.ctx, content)
@@ -434,10 +450,10 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 		}
 	}
 	if found {
-		rec = r.save(v, v.Op.Place(parent, rec), parts, k)
+		rec = r.complete(v, v.Op.Place(parent, rec), parts)
 		r.observe(v, parent, rec, k, content)
 		r.emitCached(v)
-		return v.Op.Load(parent, rec), nil
+		return v.Op.Load(parent, rec), func() { r.keep(v, rec, k) }, nil
 	}
 	earlier := r.explain(v, k, parts)
 	if r.Verify != nil {
@@ -445,33 +461,36 @@ func (r *run[R]) perform(v *Vertex[R], k cache.Key, parent R, inputs []R) (R, er
 	}
 	r.emit(v, progress.Event{Kind: progress.Started})
 	r.nodes[v].ran.Store(true)
-	result, rec, err := v.Op.Run(r.ctx, parent, inputs, earlier)
+	result, rec, err = v.Op.Run(r.ctx, parent, inputs, earlier)
+	if err == nil && r.Verify != nil && earlier != nil {
+		err = r.compare(v, *earlier, rec)
+	}
 	if err != nil {
-		return zero, err
+		return result, nil, err
 	}
-	if r.Verify != nil && earlier != nil {
-		if err := r.compare(v, *earlier, rec); err != nil {
-			return zero, err
-		}
-	}
-	rec = r.save(v, rec, parts, k, content)
+	rec = r.complete(v, rec, parts)
 	r.observe(v, parent, rec, k, content)
 	r.emit(v, progress.Event{Kind: progress.Completed})
-	return result, nil
+	return result, func() { r.keep(v, rec, k, content) }, nil
 }
 
-// save keeps a record, which it returns as it is kept; trouble with the cache is a warning.
-func (r *run[R]) save(v *Vertex[R], rec cache.Record, content []cache.Part, keys ...cache.Key) cache.Record {
+// complete adds to a record what it is explained and found by.
+func (r *run[R]) complete(v *Vertex[R], rec cache.Record, content []cache.Part) cache.Record {
 	rec.Parts, rec.Content = r.nodes[v].parts, content
 	if v.Notes != nil {
 		rec.Notes = append(sourceNotes(v), v.Notes()...)
 	}
+	return rec
+}
+
+// keep writes a complete record, also when the build has been given up; trouble with the cache is a warning.
+func (r *run[R]) keep(v *Vertex[R], rec cache.Record, keys ...cache.Key) {
+	ctx := context.WithoutCancel(r.ctx)
 	for _, k := range keys {
-		if err := r.Cache.Save(r.ctx, k, rec); err != nil {
+		if err := r.Cache.Save(ctx, k, rec); err != nil {
 			r.emit(v, progress.Event{Kind: progress.Warned, Data: []byte("the step will not be cached: " + err.Error())})
-			return rec
+			return
 		}
 	}
-	r.remember(v, keys[0], rec)
-	return rec
+	r.remember(ctx, v, keys[0], rec)
 }

@@ -1,6 +1,7 @@
 package solver
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,18 +11,18 @@ import (
 )
 
 // remember says that v has the key k now, if its record is kept here. What comes of trouble is a worse explanation, some day.
-func (r *run[R]) remember(v *Vertex[R], k cache.Key, rec cache.Record) {
+func (r *run[R]) remember(ctx context.Context, v *Vertex[R], k cache.Key, rec cache.Record) {
 	if r.History == nil || r.dry || rec.Away != nil {
 		return
 	}
 	// They are set together: where the first is right there is nothing to do, which is every step of a cached build.
 	if len(v.Identity) > 0 {
-		if last, err := r.History.Latest(r.ctx, v.Identity[0]); err == nil && last == k {
+		if last, err := r.History.Latest(ctx, v.Identity[0]); err == nil && last == k {
 			return
 		}
 	}
 	for _, id := range v.Identity {
-		_ = r.History.SetLatest(r.ctx, id, k)
+		_ = r.History.SetLatest(ctx, id, k)
 	}
 }
 

@@ -172,37 +172,53 @@ func ReadlinkEntry(dir *os.File, base string) (string, error) {
 
 // RemoveAll removes the entry and what is below it. An entry that does not exist is no error.
 func RemoveAll(dir *os.File, base string) error {
-	err := Remove(dir, base)
+	var l Lister
+	return l.removeAll(dir, Entry{Name: base, Type: unix.DT_UNKNOWN})
+}
+
+func (l *Lister) removeAll(dir *os.File, e Entry) error {
+	err := remove(dir, e)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EEXIST) {
 		return err
 	}
-	sub, err := OpenEntry(dir, base, unix.O_RDONLY|unix.O_DIRECTORY)
+	sub, err := OpenEntry(dir, e.Name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
 	defer sub.Close() // only read
 	// Another process may add entries meanwhile, but not for ever.
 	for range 8 {
-		entries, err := ReadDir(sub)
+		entries, err := l.ReadDir(sub)
 		if err != nil {
 			return err
 		}
 		for _, e := range entries {
-			if err := RemoveAll(sub, e.Name); err != nil {
+			if err := l.removeAll(sub, e); err != nil {
 				return err
 			}
 		}
-		if err = Remove(dir, base); err == nil || errors.Is(err, fs.ErrNotExist) {
+		if err = remove(dir, e); err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		if !errors.Is(err, unix.ENOTEMPTY) {
 			return err
 		}
 	}
-	return &fs.PathError{Op: "remove", Path: base, Err: unix.ENOTEMPTY}
+	return &fs.PathError{Op: "remove", Path: e.Name, Err: unix.ENOTEMPTY}
+}
+
+// remove is Remove for an entry whose type may be known.
+func remove(dir *os.File, e Entry) error {
+	if e.Type == unix.DT_DIR {
+		err := onChild("remove", dir, e.Name, func(fd int) error { return unix.Unlinkat(fd, e.Name, unix.AT_REMOVEDIR) })
+		if !errors.Is(err, unix.ENOTDIR) {
+			return err
+		}
+	}
+	return Remove(dir, e.Name)
 }
 
 // procPath names base in the directory fd for calls that have no *at form. The last

@@ -30,10 +30,16 @@ func ReadDir(dir *os.File) ([]Entry, error) {
 // It serves one goroutine at a time.
 type Lister struct{ buf []byte }
 
+// The buffer of a Lister, in bytes: most directories are small, and most listers see few.
+const (
+	firstBuffer = 4 << 10
+	largeBuffer = 64 << 10
+)
+
 // ReadDir is as the function of that name.
 func (l *Lister) ReadDir(dir *os.File) ([]Entry, error) {
 	if l.buf == nil {
-		l.buf = make([]byte, 64<<10)
+		l.buf = make([]byte, firstBuffer)
 	}
 	entries, err := l.list(int(dir.Fd()))
 	runtime.KeepAlive(dir)
@@ -57,6 +63,7 @@ func (l *Lister) list(fd int) ([]Entry, error) {
 		if n == 0 {
 			return entries, nil
 		}
+		full := n > len(l.buf)/2
 		for b := l.buf[:n]; len(b) > 0; {
 			// struct linux_dirent64: ino 8, off 8, reclen 2, type 1, name
 			size := binary.NativeEndian.Uint16(b[16:])
@@ -73,6 +80,9 @@ func (l *Lister) list(fd int) ([]Entry, error) {
 					entries = append(entries, e)
 				}
 			}
+		}
+		if full && len(l.buf) < largeBuffer {
+			l.buf = make([]byte, largeBuffer)
 		}
 	}
 }

@@ -26,12 +26,16 @@ type look struct {
 	empty  bool // it has no entries
 }
 
+// look says what a stack must know of a layer. One that this process has seen is not looked for again: it stays while somebody uses it.
 func (s *Store) look(id ID) (look, error) {
 	if l, ok := s.known.looks.Load(id); ok {
 		return l.(look), nil //nolint:forcetypeassert // nothing else is stored
 	}
 	var l look
-	var err error
+	err := s.check(id)
+	if err != nil {
+		return l, err
+	}
 	if l.opaque, err = isOpaque(s.fs(id), s.opaque()); err != nil {
 		return l, err
 	}
@@ -58,6 +62,9 @@ func (s *Store) bare(id ID, l look, below ID) (bool, error) {
 	pair := [2]ID{id, below}
 	if same, ok := s.known.roots.Load(pair); ok {
 		return same.(bool), nil //nolint:forcetypeassert // nothing else is stored
+	}
+	if err := s.check(below); err != nil {
+		return false, err
 	}
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW
 	a, err := os.OpenFile(s.fs(id), flags, 0)

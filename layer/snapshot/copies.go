@@ -281,10 +281,10 @@ func (s *Store) bareTwins(a, b ID) bool {
 	return times[0] == times[1]
 }
 
-// Replace removes the layer id, in place of which by is taken. Same must have said that they are the same but for times.
-func (s *Store) Replace(id, by ID) error {
+// Replace removes the layer id, in place of which by is taken, while the caller goes on. Same must have said that they are the same but for times.
+func (s *Store) Replace(id, by ID) {
 	if c, ok := s.driver.(*copies); ok {
 		c.instead(id, by)
 	}
-	return s.Remove(id)
+	s.disposing.Go(func() { _ = s.Remove(id) }) // a layer that nothing refers to is the collector's
 }

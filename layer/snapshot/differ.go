@@ -35,8 +35,13 @@ func (s *Store) Differences(ctx context.Context, a, b ID, limit int) ([]string, 
 // Same says whether the layers a and b are the same but for times. It is quick to say no: what they have is counted before any
 // content is read.
 func (s *Store) Same(ctx context.Context, a, b ID) (bool, error) {
-	if err := errors.Join(s.check(a), s.check(b)); err != nil {
-		return false, err
+	x, xerr := s.look(a)
+	y, yerr := s.look(b)
+	if err := errors.Join(xerr, yerr); err != nil {
+		return false, fmt.Errorf("comparing layers %s and %s: %w", a, b, err)
+	}
+	if x.empty && x == y {
+		return s.sameRoot(a, b)
 	}
 	first, err := s.measure(ctx, a)
 	if err == nil {

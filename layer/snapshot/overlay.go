@@ -84,7 +84,7 @@ func (u *upperLayer) commit(ctx context.Context, epoch *int64) (ID, error) {
 	if err := u.prune(ctx, epoch); err != nil {
 		return "", err
 	}
-	if err := removeAll(u.work()); err != nil {
+	if err := u.s.dispose(u.work()); err != nil {
 		return "", err
 	}
 	if err := ctx.Err(); err != nil {
@@ -164,12 +164,9 @@ func (s *Store) stack(layers []ID) ([]string, error) {
 			continue
 		}
 		seen[id] = true
-		if err := s.check(id); err != nil {
-			return nil, err
-		}
 		l, err := s.look(id)
 		bare := false
-		if err == nil && i > 0 && s.Has(layers[i-1]) {
+		if err == nil && i > 0 {
 			bare, err = s.bare(id, l, layers[i-1])
 		}
 		if err != nil {

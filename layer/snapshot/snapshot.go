@@ -27,6 +27,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
@@ -72,6 +73,7 @@ type Store struct {
 	locks        locks
 	driver       driver
 	known        known
+	disposing    sync.WaitGroup // what is removed while others go on
 }
 
 // Options configures a store.
@@ -127,7 +129,10 @@ func Open(dir string, opt Options) (*Store, error) {
 
 // Close removes what the store keeps for this process alone. What could not be removed, or is not because nobody calls
 // it, a later Open of the store removes.
-func (s *Store) Close() { s.driver.close() }
+func (s *Store) Close() {
+	s.driver.close()
+	s.disposing.Wait()
+}
 
 func (s *Store) path(id ID) string { return filepath.Join(s.dir, string(id)) }
 
@@ -209,6 +214,7 @@ func (s *Store) Remove(id ID) error {
 	if err := s.driver.forget(id); err != nil {
 		return fmt.Errorf("removing layer %s: %w", id, err)
 	}
+	s.known.looks.Delete(id)
 	t, err := s.adopt(s.path(id))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
 		return nil // somebody else removes it

@@ -97,6 +97,16 @@ func (t *temporary) remove() error {
 	return err
 }
 
+// dispose takes the directory away from path at once, and removes it while the caller goes on. Close waits for that.
+func (s *Store) dispose(path string) error {
+	to := filepath.Join(s.temp(), string(newID()))
+	if err := os.Rename(path, to); err != nil {
+		return err
+	}
+	s.disposing.Go(func() { _ = removeAll(to) }) // a later sweep does
+	return nil
+}
+
 // removeAll removes a tree that hostile steps and tars filled; overlay's work directories have
 // mode 000, which does not matter to root, also in a user namespace.
 func removeAll(path string) error {
