@@ -46,7 +46,7 @@ type buildOptions struct {
 	platforms     []v1.Platform // at least one
 	platformGiven bool
 	index         bool   // the result is an index, also of one platform
-	progress      string // auto, plain, tty or quiet
+	progress      string // auto, plain, tty, quiet or rawjson
 	printID       bool   // -q
 	iidFile       string
 	metadataFile  string
@@ -108,7 +108,7 @@ func (f *buildFlags) add(set *pflag.FlagSet) {
 	set.StringArrayVar(&f.labels, "label", nil, "label of the image, as `K=V` (repeatable)")
 	set.StringArrayVar(&f.outputs.annotations, "annotation", nil, "annotation of the manifest, as `[TYPE:]K=V` (repeatable)")
 	set.StringArrayVar(&f.cacheTo, "cache-to", nil, "give the build's steps to other machines, as `type=registry|local|http|s3|gha|inline`[,ref=NAME|,dest=FOLDER|…][,mode=min|max][,mounts=all] (repeatable)")
-	set.StringVar(&f.progress, "progress", "auto", "how to show progress: `auto`, plain, tty or quiet")
+	set.StringVar(&f.progress, "progress", "", "how to show progress: `auto`, plain, tty, quiet or rawjson, lines of JSON as docker's (default $BUILDKIT_PROGRESS or auto)")
 	set.BoolVarP(&f.quiet, "quiet", "q", false, "print nothing but the image ID")
 	set.BoolVar(&f.check, "check", false, "check the Dockerfile and build nothing")
 	set.StringVar(&f.call, "call", "build", "what to do: `build`, check, outline or targets; with ,format=json for programs")
@@ -142,15 +142,15 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 	opts := buildOptions{
 		context: contextArg, file: f.file, target: f.target,
 		noCache: f.noCache, pull: f.pull, printID: f.quiet,
-		progress: f.progress, iidFile: f.iidFile, metadataFile: f.metadataFile, jobs: f.jobs,
+		progress: cmp.Or(f.progress, env.getenv("BUILDKIT_PROGRESS"), "auto"), iidFile: f.iidFile, metadataFile: f.metadataFile, jobs: f.jobs,
 	}
 	if contextArg == "-" && f.file == "-" {
 		return opts, usagef("the context and the Dockerfile cannot both come from standard input")
 	}
-	switch f.progress {
-	case "auto", "plain", "tty", "quiet":
+	switch opts.progress {
+	case "auto", "plain", "tty", "quiet", "rawjson":
 	default:
-		return opts, usagef("invalid --progress %q: it is auto, plain, tty or quiet", f.progress)
+		return opts, usagef("invalid --progress %q: it is auto, plain, tty, quiet or rawjson", opts.progress)
 	}
 	if f.quiet {
 		opts.progress = "quiet"

@@ -190,17 +190,8 @@ func (j *job) report(results []*builder.Result, made v1.Descriptor) error {
 	if opts.index && made.Size > 0 {
 		id = made.Digest.String()
 	}
-	if opts.progress != "quiet" {
-		var found []dockerfile.Warning
-		for _, r := range results {
-			for _, w := range r.Warnings {
-				if !slices.Contains(found, w) { // another platform's build finds the same
-					found = append(found, w)
-				}
-			}
-		}
-		printWarnings(s.env.stderr, j.in.name, found)
-		fmt.Fprintf(s.env.stderr, "built %s\n", id)
+	if err := j.reportFindings(results, id); err != nil {
+		return err
 	}
 	if opts.iidFile != "" {
 		if err := writeFile(opts.iidFile, []byte(id), 0o644); err != nil {
@@ -217,6 +208,28 @@ func (j *job) report(results []*builder.Result, made v1.Descriptor) error {
 		return err
 	}
 	return nil
+}
+
+// reportFindings tells what lint rules found, and what was built, as the display would.
+func (j *job) reportFindings(results []*builder.Result, id string) error {
+	var found []dockerfile.Warning
+	for _, r := range results {
+		for _, w := range r.Warnings {
+			if !slices.Contains(found, w) { // another platform's build finds the same
+				found = append(found, w)
+			}
+		}
+	}
+	switch w := j.env.stderr; j.opts.progress {
+	case "quiet":
+		return nil
+	case "rawjson":
+		return ui.RawJSONLint(w, j.in.name, j.in.text, found)
+	default:
+		printWarnings(w, j.in.name, found)
+		_, err := fmt.Fprintf(w, "built %s\n", id)
+		return err
+	}
 }
 
 // printWarnings counts the findings of the lint rules and says where each is.

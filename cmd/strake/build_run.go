@@ -168,6 +168,8 @@ func (e *environment) display(progress string) ui.Display {
 	switch {
 	case progress == "quiet":
 		return ui.Quiet(e.stderr)
+	case progress == "rawjson":
+		return ui.RawJSON(e.stderr)
 	case progress != "plain" && isTerminal(e.stderr) && (progress == "tty" || e.getenv("TERM") != "dumb"):
 		return ui.TTY(e.stderr, func() int { return width(e.stderr) })
 	default:

@@ -2,7 +2,7 @@
 //
 // A Display turns builder/progress events into text: Plain writes whole lines
 // for logs, TTY redraws a small area of a terminal, Quiet keeps silent until a
-// step fails. Report prints the error that ended a command. Bytes that a step
+// step fails, and RawJSON is for programs. Report prints the error that ended a command. Bytes that a step
 // wrote are untrusted: before they reach a terminal, everything that could move
 // the cursor or talk to the terminal is removed (Printable).
 package ui
