@@ -273,6 +273,9 @@ func TestChrootProc(t *testing.T) {
 		"(sleep 1 & cat /proc/$!/environ 2>/dev/null || echo none)":                                                  "none\n",
 		"ls /proc/self/root/ 2>/dev/null || echo none":                                                               "none\n",
 		"(echo 1 >/proc/sys/kernel/ostype) 2>/dev/null; uname -s":                                                    "Linux\n",
+		"cd /proc/self; head -c 5 status; cd fd; ls | head -3 | tr '\\n' ' '; cat ../comm; head -c 8 ../../meminfo":  "Name:0 1 2 cat\nMemTotal",
+		"cd /proc/$$; cat comm; cd /; head -c 5 proc/self/status; cd /dev; echo hi | cat fd/0":                       "sh\nName:hi\n",
+		"cd /proc; cat 1/comm || echo none":                                                                          "cat: can't open '1/comm': No such file or directory\nnone\n",
 		"cd /proc/self/fd 2>/dev/null; ls .. >/dev/null; cat ../../../../../../etc/shadow 2>/dev/null || echo none":  "none\n",
 	} {
 		for _, user := range []string{"", "33:44"} {
@@ -282,6 +285,58 @@ func TestChrootProc(t *testing.T) {
 				t.Errorf("%q: %s: got %q, %v, want %q", user, script, out.String(), err, want)
 			}
 		}
+	}
+}
+
+// A program executes itself by its name in /proc, also one that has no other name, and is not asked who it is. No step gets at another program that way.
+func TestChrootExecutesItself(t *testing.T) {
+	w := chrootWorld(t)
+	w.fresh()
+	for script, want := range map[string]string{
+		"exec -a sh /proc/self/exe -c 'echo $0 $1 $X; cat /proc/$$/comm; readlink /proc/$$/exe' a b": "a b x\nsh\n/bin/busybox\n",
+		"exec -a echo /proc/$$/exe hi":          "hi\n",
+		"cd /proc/self; exec -a echo ./exe hi":  "hi\n",
+		"exec -a echo /proc/thread-self/exe hi": "hi\n",
+		"d=$(mktemp -d); cp /bin/busybox $d/sh; $d/sh -c 'rm $0; exec -a echo /proc/self/exe hi' $d/sh":           "hi\n",
+		"for i in 1 2 3 4 5 6 7 8; do (exec -a echo /proc/self/exe $i) & done | sort | tr -d '\\n'; wait":         "12345678",
+		"for i in 1 2 3 4 5 6; do sleep 2 & (exec -a echo /proc/$!/exe $i); kill $!; done | tr -d '\\n'":          "123456",
+		"(exec -a echo /proc/1/exe hi) 2>/dev/null || (exec -a echo /proc/$PPID/exe hi) 2>/dev/null || echo none": "none\n",
+		"cd /proc; (cat self/exe >/dev/null) && echo read; (: >>self/exe) 2>/dev/null || echo refused":            "read\nrefused\n",
+	} {
+		for _, user := range []string{"", "33:44"} {
+			var out strings.Builder
+			p := Process{Args: []string{"/bin/sh", "-c", script}, Env: []string{testPath, "X=x", "TMPDIR=/dev/shm"}, User: user, Stdout: &out, Stderr: &out}
+			if err := w.linux.Run(t.Context(), w.box, p); err != nil || out.String() != want {
+				t.Errorf("%q: %s: got %q, %v, want %q", user, script, out.String(), err, want)
+			}
+		}
+	}
+	// Until it has executed its program, the step is strake.
+	var exit *ExitError
+	if err := w.linux.Run(t.Context(), w.box, Process{Args: []string{"/proc/self/exe"}}); err == nil || errors.As(err, &exit) && exit.Code == 0 {
+		t.Errorf("the step executed strake: %v", err)
+	}
+}
+
+// Nothing of /proc and /sys can be written, as in a box that has them read-only.
+func TestChrootProcIsReadOnly(t *testing.T) {
+	w := chrootWorld(t)
+	w.fresh()
+	for name, want := range map[string]string{
+		"/proc/sys/kernel/hostname": "Read-only file system", "/proc/sys/kernel/ostype": "Read-only file system", "/proc/sys/kernel/core_pattern": "Read-only file system",
+		"/proc/sys/kernel/nothing": "nonexistent directory", "/proc/sys/net/ipv4/ip_forward": "Read-only file system",
+		"/proc/mounts": "Read-only file system", "/proc/nothing": "nonexistent directory", "/sys/kernel/mm/transparent_hugepage/enabled": "Read-only file system",
+	} {
+		for _, script := range []string{"cd /; echo 1 >%", "cd /proc/sys/kernel; echo 1 >../../..%"} {
+			script = strings.ReplaceAll(script, "%", name)
+			out, err := w.sh(script)
+			if err == nil || !strings.Contains(out, want) {
+				t.Errorf("%s: %v, %q, want %q", script, err, out, want)
+			}
+		}
+	}
+	if out := w.must("cd /proc/sys/kernel; (echo 1 >nothing) 2>/dev/null; truncate -s 0 hostname 2>/dev/null; ls; cat hostname"); out != "hostname\nboxtest\n" {
+		t.Errorf("the step changed /proc/sys: %q", out)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/supervisor"
 )
 
 // mountText are /proc/mounts and /proc/self/mountinfo of what a step can see.
@@ -25,18 +27,30 @@ func (b *box) fillProc(as string) error {
 	}
 	defer unix.Close(dir)
 	for name, text := range map[string]string{"self/mounts": mountText, "self/mountinfo": mountinfoText, "cmdline": "\n", "sys/kernel/hostname": b.Hostname + "\n"} {
-		if err := makeText(dir, name, []byte(text)); err != nil {
+		if err := makeFile(dir, name, 0o444, []byte(text)); err != nil {
 			return fmt.Errorf("making /proc/%s: %w", name, err)
 		}
 	}
-	if err := unix.Symlinkat("self/mounts", dir, "mounts"); err != nil {
-		return fmt.Errorf("making /proc/mounts: %w", err)
+	if program := supervisor.Reexec(); program != nil {
+		if err := makeFile(dir, "self/exe", 0o555, program); err != nil {
+			return fmt.Errorf("making /proc/self/exe: %w", err)
+		}
+	}
+	for _, name := range []string{"self/fd", "self/task"} { // for chdir; what is in them is asked of the supervisor
+		if err := unix.Mkdirat(dir, name, 0o555); err != nil {
+			return fmt.Errorf("making /proc/%s: %w", name, err)
+		}
+	}
+	for name, target := range map[string]string{"mounts": "self/mounts", "thread-self": "self"} {
+		if err := unix.Symlinkat(target, dir, name); err != nil {
+			return fmt.Errorf("making /proc/%s: %w", name, err)
+		}
 	}
 	return nil
 }
 
-// makeText makes a file that can be read, and the directories above it.
-func makeText(dir int, name string, data []byte) error {
+// makeFile makes a file of the mode, and the directories above it.
+func makeFile(dir int, name string, mode uint32, data []byte) error {
 	for i, c := range name {
 		if c != '/' {
 			continue
@@ -45,7 +59,7 @@ func makeText(dir int, name string, data []byte) error {
 			return err
 		}
 	}
-	fd, err := unix.Openat(dir, strings.TrimPrefix(path.Clean(name), "/"), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o444)
+	fd, err := unix.Openat(dir, strings.TrimPrefix(path.Clean(name), "/"), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"encoding/binary"
 	"errors"
 	"path"
 	"slices"
@@ -16,25 +15,34 @@ import (
 // procfs serves, under chroot, what the kernel serves in /proc by process: there is no proc file system in the tree. What is the same for all
 // processes lies there as files (the init makes them), and costs nothing.
 //
-// It answers paths that say /proc/self, /proc/PID or /dev/fd in so many words; whatever leads there otherwise finds the files only. It hands out nothing that leads
-// out of the tree: no directories but those of the tree, no files but those of a list, and nothing of other processes that the kernel guards.
+// It answers paths that say /proc/self, /proc/PID or /dev/fd in so many words, or that go on from there where the caller has a directory of it (locate.go);
+// whatever leads there otherwise finds the files only. It hands out nothing that leads out of the tree: no directories but those of the tree, no files but those
+// of a list, no program from outside (program.go), and nothing of other processes that the kernel guards.
 type procfs struct {
 	Box
+	known map[string]bool // what paths that are answered can end with, but for numbers
 
-	mu sync.Mutex // held while the tree's /proc is changed
+	mu       sync.Mutex  // held while the tree's /proc is changed
+	programs map[int]int // those that processes are about to execute again
+}
+
+func newProcfs(b Box) *procfs {
+	return &procfs{Box: b, known: knownNames(), programs: map[int]int{}}
 }
 
 // procRules ask for calls that name a file, and the host; not for those that may name none (4096 is AT_EMPTY_PATH).
 const procRules = `{"syscalls": [
 	{"names": ["open", "openat", "openat2", "stat", "lstat", "readlink", "readlinkat", "access", "faccessat", "faccessat2",
-		"getxattr", "lgetxattr", "listxattr", "llistxattr", "uname"], "action": "SCMP_ACT_NOTIFY"},
+		"getxattr", "lgetxattr", "listxattr", "llistxattr", "uname", "creat", "truncate", "chdir", "execve"], "action": "SCMP_ACT_NOTIFY"},
+	{"names": ["execveat"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 4, "value": 4096, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]},
 	{"names": ["newfstatat"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 3, "value": 4096, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]},
 	{"names": ["statx"], "action": "SCMP_ACT_NOTIFY", "args": [{"index": 2, "value": 4096, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}
 ]}`
 
 func (p *procfs) calls() map[string]handler {
 	return map[string]handler{
-		"open": p.handle(0, p.open), "openat": p.handle(1, p.open), "openat2": p.handle(1, p.open2),
+		"open": p.opening(0, openFlags), "openat": p.opening(1, openFlags), "openat2": p.opening(1, p.openHow), "creat": p.opening(0, creatFlags),
+		"truncate": p.truncate, "chdir": p.handle(0, p.chdir), "execve": p.handle(0, p.execute), "execveat": p.handle(1, p.execute),
 		"stat": p.handle(0, p.stat), "lstat": p.handle(0, p.lstat), "newfstatat": p.handle(1, p.fstatat), "statx": p.handle(1, p.statx),
 		"readlink": p.handle(0, p.readlink), "readlinkat": p.handle(1, p.readlink),
 		"uname":    p.uname,
@@ -49,7 +57,12 @@ func noAttributes(*asked) (int64, error) { return 0, unix.EOPNOTSUPP }
 
 func (p *procfs) prepare(*Supervisor) error { return nil }
 
-func (p *procfs) end() error { return unix.Close(p.Tree) }
+func (p *procfs) end() error {
+	for _, fd := range p.programs {
+		unix.Close(fd)
+	}
+	return unix.Close(p.Tree)
+}
 
 // asked is a call about something in /proc.
 type asked struct {
@@ -65,20 +78,32 @@ type asked struct {
 // handle makes a handler of f, for calls whose argument i is a path.
 func (p *procfs) handle(i int, f func(*asked) (int64, error)) handler {
 	return func(r *request) (int64, error) {
-		if r.compat {
-			return 0, errKernel
+		a, err := p.ask(r, i, false)
+		if err == nil {
+			err = p.parse(a)
 		}
-		name, err := p.path(r, r.args[i])
-		if err != nil || !concerns(name) || strings.Contains(name, "/../") {
-			return 0, errKernel // which finds out what is wrong with it
-		}
-		a := &asked{request: r, args: r.args[i+1:], whole: path.Clean(name)}
-		a.slash = slices.Contains([]string{"", ".", ".."}, name[strings.LastIndexByte(name, '/')+1:])
-		if err := p.parse(a); err != nil {
+		if err != nil {
 			return 0, err
 		}
 		return f(a)
 	}
+}
+
+// ask makes an asked of r, whose argument i is a path, if it could concern this duty. every: any name can, not only those that are known.
+func (p *procfs) ask(r *request, i int, every bool) (*asked, error) {
+	if r.compat {
+		return nil, errKernel
+	}
+	name, err := p.path(r, r.args[i])
+	if err == nil && name != "" && name[0] != '/' && (every || p.mayServe(name)) {
+		name, err = p.absolute(r, i, name)
+	}
+	if err != nil || !concerns(name) || strings.Contains(name, "/../") {
+		return nil, errKernel // which finds out what is wrong with it
+	}
+	a := &asked{request: r, args: r.args[i+1:], whole: path.Clean(name)}
+	a.slash = slices.Contains([]string{"", ".", ".."}, name[strings.LastIndexByte(name, '/')+1:])
+	return a, nil
 }
 
 // path reads the path of a caller, if it is one that could concern this duty. The kernel does not let this process look into all: not into
@@ -284,18 +309,6 @@ func (a *asked) give(fd, flags int) (int64, error) {
 	return 0, e // ENOENT: the caller is gone
 }
 
-func (p *procfs) open(a *asked) (int64, error) { return p.openWith(a, int(a.args[0])) }
-
-// open2 is openat2: struct open_how begins with the flags. Its restrictions forbid nothing that is here.
-func (p *procfs) open2(a *asked) (int64, error) {
-	var how [8]byte
-	n, err := p.memory(a.request, func(mem int) (int, error) { return unix.Pread(mem, how[:], int64(a.args[0])) })
-	if err != nil || n != len(how) {
-		return 0, unix.EFAULT
-	}
-	return p.openWith(a, int(binary.NativeEndian.Uint64(how[:])))
-}
-
 // reopenFlags are the flags by which a file that is open may be opened again.
 const reopenFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_NONBLOCK | unix.O_TRUNC | unix.O_DIRECTORY | unix.O_LARGEFILE | unix.O_PATH
 
@@ -320,6 +333,8 @@ func (p *procfs) openWith(a *asked, flags int) (int64, error) {
 		return 0, unix.EACCES
 	case flags&unix.O_NOFOLLOW != 0 && (again || a.name == "exe"):
 		return 0, unix.ELOOP
+	case flags&unix.O_PATH != 0 && a.name == "exe":
+		return p.openProgram(a, flags)
 	case flags&unix.O_PATH != 0 && !again, a.name == "cwd", a.name == "root":
 		return 0, unix.EACCES
 	}
@@ -334,6 +349,12 @@ func (p *procfs) openWith(a *asked, flags int) (int64, error) {
 	if a.who.pid != a.own && !p.Family.has(a.who.pid) { // it has ended, and its pid may be another's
 		unix.Close(fd)
 		return 0, unix.ENOENT
+	}
+	if a.name == "exe" {
+		if _, ok := p.boxed(fd); !ok {
+			unix.Close(fd)
+			return 0, unix.EACCES
+		}
 	}
 	if again {
 		if err := unblock(fd, want); err != nil {
@@ -370,7 +391,7 @@ func (p *procfs) reopen(r *request, target string, flags int) (fd int, err error
 // openKernel opens one of kernelFiles or sysFiles.
 func (p *procfs) openKernel(a *asked, flags int) (int64, error) {
 	if flags&(unix.O_ACCMODE|unix.O_TRUNC) != unix.O_RDONLY {
-		return 0, unix.EACCES
+		return 0, unix.EROFS
 	}
 	dir, name := p.kernelFile(a)
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -405,6 +426,11 @@ func (p *procfs) openTree(a *asked, flags int) (int64, error) {
 	if flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0 {
 		return 0, unix.EACCES
 	}
+	return p.giveTree(a, name, flags)
+}
+
+// giveTree gives the caller a directory or file of the tree's /proc.
+func (p *procfs) giveTree(a *asked, name string, flags int) (int64, error) {
 	fd, err := unix.Openat2(p.Tree, name, &unix.OpenHow{
 		Flags: uint64(flags&(unix.O_DIRECTORY|unix.O_PATH) | unix.O_CLOEXEC | unix.O_NONBLOCK), Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})

@@ -136,6 +136,10 @@ func (p *procfs) remove(name string) {
 		_ = p.fill(name+"/"+sub, nil, sub == "task")
 		_ = unix.Unlinkat(p.Tree, name+"/"+sub, unix.AT_REMOVEDIR)
 	}
+	for _, program := range []string{"/exe", "/program/exe"} {
+		_ = unix.Unlinkat(p.Tree, name+program, 0)
+	}
+	_ = unix.Unlinkat(p.Tree, name+"/program", unix.AT_REMOVEDIR)
 	_ = unix.Unlinkat(p.Tree, name, unix.AT_REMOVEDIR)
 }
 

@@ -89,7 +89,7 @@ func (b *Box) duties(sets []RuleSet) ([]duty, error) {
 		case Names:
 			out = append(out, &names{b.Hostname})
 		case Proc:
-			out = append(out, &procfs{Box: *b})
+			out = append(out, newProcfs(*b))
 		default:
 			return nil, errors.New("the init does not know how to serve " + string(set))
 		}
