@@ -47,7 +47,7 @@ func (p *procfs) program(a *asked) (int, error) {
 	name := strconv.Itoa(a.who.pid) + "/exe"
 	for end := time.Now().Add(moment); ; time.Sleep(pause) {
 		fd, err := p.reopen(a.request, name, unix.O_RDONLY)
-		if err != nil || !sameFile(p.Proc, name, p.Tree, "self/exe") {
+		if err != nil || !p.isReexec(fd) {
 			return fd, err
 		}
 		unix.Close(fd)
@@ -61,13 +61,15 @@ func (p *procfs) program(a *asked) (int, error) {
 // exe then, as programs that execute themselves expect.
 func (p *procfs) openProgram(a *asked, flags int) (int64, error) {
 	pid := strconv.Itoa(a.own)
-	if !sameFile(p.Proc, pid+"/exe", p.Tree, "self/exe") {
-		return 0, unix.EACCES
+	now, err := p.reopen(a.request, pid+"/exe", unix.O_RDONLY)
+	if err != nil {
+		return 0, err
 	}
+	defer unix.Close(now)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	fd, ok := p.programs[a.own]
-	if !ok {
+	if !ok || !p.isReexec(now) {
 		return 0, unix.EACCES
 	}
 	delete(p.programs, a.own)
@@ -76,7 +78,7 @@ func (p *procfs) openProgram(a *asked, flags int) (int64, error) {
 		return a.give(fd, flags)
 	}
 	unix.Close(fd)
-	err := p.processDir(a.own)
+	err = p.processDir(a.own)
 	dir := pid + "/program"
 	if err == nil {
 		err = unix.Mkdirat(p.Tree, dir, 0o555)
@@ -116,6 +118,11 @@ func (p *procfs) boxed(fd int) (name string, ok bool) {
 	}
 	defer unix.Close(found)
 	return name, sameFile(p.Proc, self, p.Proc, "self/fd/"+strconv.Itoa(found))
+}
+
+// isReexec says whether fd is the tree's /proc/self/exe.
+func (p *procfs) isReexec(fd int) bool {
+	return sameFile(p.Proc, "self/fd/"+strconv.Itoa(fd), p.Tree, "self/exe")
 }
 
 // sameFile says whether two names are of one file, links followed.
