@@ -21,6 +21,8 @@ type Puller struct {
 	Blobs  *blob.Store
 	Client *registry.Client
 	Always bool // ask the registry first: --pull
+	// Named, if not nil, is told of a name that means img now, and before (nil: nothing) until now.
+	Named func(ref name.Reference, img, before *image.Image)
 }
 
 // PlatformError says that an image here is for another platform, and that the registry, where it came from, could not be asked for
@@ -91,7 +93,13 @@ func (p *Puller) pull(ctx context.Context, ref name.Reference, platform v1.Platf
 	if err := p.Images.Put(img); err != nil {
 		return nil, err
 	}
-	return img, p.Images.Tag(ref, img.ID)
+	if err := p.Images.Tag(ref, img.ID); err != nil {
+		return nil, err
+	}
+	if p.Named != nil {
+		p.Named(ref, img, local)
+	}
+	return img, nil
 }
 
 // matches says whether an image serves for a platform: its variant matters only where both name one.

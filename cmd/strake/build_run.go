@@ -52,7 +52,7 @@ func runBuild(ctx context.Context, env *environment, opts buildOptions) error {
 }
 
 // withJob opens what a build reads, has do work with it, and closes it.
-func withJob(ctx context.Context, env *environment, opts buildOptions, do func(*job) error) error {
+func withJob(ctx context.Context, env *environment, opts buildOptions, do func(*job) error) (err error) {
 	if _, url, err := isURL(opts.context); err != nil {
 		return err
 	} else if !url && opts.context != "-" {
@@ -71,6 +71,7 @@ func withJob(ctx context.Context, env *environment, opts buildOptions, do func(*
 	}
 	j := &job{store: s, opts: opts, caches: &builder.CacheMounts{Dir: s.path("mounts")}}
 	if opts.call.kind == callBuild && !opts.dry {
+		defer func() { err = s.giveBack(ctx, err) }()
 		defer s.tidy(ctx, opts, env.now()) // after what is closed below
 		defer j.limitMounts(ctx)           // before others may remove cache mounts
 	}

@@ -76,13 +76,13 @@ func runPull(ctx context.Context, env *environment, opts pullOptions) error {
 		// An image that is in no index is of one platform, whatever was asked for.
 		return errors.Join(
 			fmt.Errorf("image with reference %s was found but its platform (%s/%s) does not match the specified platform (%s)", familiarName(ref), c.OS, c.Architecture, opts.platform),
-			s.forget(ctx, ref, img, before))
+			s.forgetPulled(ctx, everyImage))
 	}
 	bars := newTransfers(env, env.stdout, opts.quiet)
 	err = s.fetchLayers(ctx, img, bars)
 	bars.close()
 	if err != nil {
-		return err
+		return errors.Join(err, s.forgetPulled(context.WithoutCancel(ctx), everyImage))
 	}
 	if !opts.quiet {
 		status := "Downloaded newer image for"
@@ -95,21 +95,8 @@ func runPull(ctx context.Context, env *environment, opts pullOptions) error {
 	return err
 }
 
-// forget gives a name back to the image that had it before, if any; img is not wanted.
-func (s *store) forget(ctx context.Context, ref name.Reference, img, before *image.Image) error {
-	if before != nil {
-		return s.images.Tag(ref, before.ID)
-	}
-	if _, err := s.images.Untag(ref); err != nil {
-		return err
-	}
-	names, err := s.names(img.ID)
-	if err != nil || len(names) > 0 {
-		return err
-	}
-	s.release()
-	return s.images.Remove(img.ID, s.layers, s.cachedLayers(ctx))
-}
+// everyImage chooses every image.
+func everyImage(*image.Image) bool { return true }
 
 // fetchLayers makes sure that all layers of an image are unpacked in the store.
 func (s *store) fetchLayers(ctx context.Context, img *image.Image, bars *transfers) error {

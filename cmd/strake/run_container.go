@@ -20,7 +20,7 @@ import (
 )
 
 // runRun runs a container and returns its exit code as a codeError.
-func runRun(ctx context.Context, env *environment, opts runOptions) error {
+func runRun(ctx context.Context, env *environment, opts runOptions) (err error) {
 	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
@@ -34,6 +34,7 @@ func runRun(ctx context.Context, env *environment, opts runOptions) error {
 	}
 	defer release()
 	defer s.snapshots.Close()
+	defer func() { err = s.giveBack(ctx, err) }()
 	defer s.collect(ctx)
 	img, err := s.imageToRun(ctx, opts)
 	if err != nil {

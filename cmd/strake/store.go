@@ -40,6 +40,7 @@ type store struct {
 	blobs    *blob.Store
 	images   *image.Store
 	registry *registry.Client
+	namings  namings // what registries made this command name
 
 	// The following are set by openLayers only.
 	isolation runner.Isolation
@@ -159,7 +160,7 @@ func (s *store) path(elem ...string) string {
 
 // resolver finds images in the store and asks registries for others, or for all of them.
 func (s *store) resolver(always bool) *builder.Puller {
-	return &builder.Puller{Images: s.images, Blobs: s.blobs, Client: s.registry, Always: always}
+	return &builder.Puller{Images: s.images, Blobs: s.blobs, Client: s.registry, Always: always, Named: s.namings.add}
 }
 
 // writeFile writes a file under a temporary name and renames it: it is there whole or not at all.
