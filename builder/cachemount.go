@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -82,29 +83,47 @@ func (c *CacheMounts) Open(ctx context.Context, m CacheMount) (dir string, relea
 	}
 }
 
-// lock takes the lock of a place; for private sharing it returns nil if it is taken.
+// lock makes a place and takes its lock; for private sharing it returns nil if it is taken.
 func (c *CacheMounts) lock(ctx context.Context, place string, sharing dockerfile.Sharing) (*os.File, error) {
-	if err := os.MkdirAll(place, 0o700); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(filepath.Join(place, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
 	how := unix.LOCK_EX
 	if sharing == dockerfile.SharingShared {
 		how = unix.LOCK_SH
 	}
-	err = waitLock(ctx, f, how, sharing != dockerfile.SharingPrivate)
-	if err == nil {
-		_ = unix.Utimes(f.Name(), nil) // the time of last use is for the collector only
-		return f, nil
+	for {
+		err := os.MkdirAll(place, 0o700)
+		var f *os.File
+		if err == nil {
+			f, err = os.OpenFile(filepath.Join(place, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed in between
+		}
+		if err != nil {
+			return nil, err
+		}
+		err = waitLock(ctx, f, how, sharing != dockerfile.SharingPrivate)
+		if err == nil && hasName(f) {
+			_ = unix.Utimes(f.Name(), nil) // the time of last use is for the collector only
+			return f, nil
+		}
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, nil //nolint:nilnil // the caller tries the next place
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
-	_ = f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, nil //nolint:nilnil // the caller tries the next place
+}
+
+// hasName says whether an open file is still found under its name: a place may have been removed while somebody waited for its lock.
+func hasName(f *os.File) bool {
+	mine, err := f.Stat()
+	if err != nil {
+		return false
 	}
-	return nil, err
+	now, err := os.Lstat(f.Name())
+	return err == nil && os.SameFile(mine, now)
 }
 
 // waitLock takes a lock of flock(2), and gives up with EWOULDBLOCK at once if it shall not wait.

@@ -36,7 +36,7 @@ func (c *CacheMounts) note(place, id string) {
 // Limit measures the directories that Open returned and empties those that take more than limit says of their ID, in bytes; 0 is
 // no limit, and such a directory is not measured. One that somebody uses stays as it is. It returns all that take too much, by ID, also with an error.
 //
-// Preconditions: nobody removes directories meanwhile; others may use them.
+// Others may use and remove directories meanwhile.
 func (c *CacheMounts) Limit(ctx context.Context, limit func(id string) int64) (list []CacheMountExcess, err error) {
 	c.mu.Lock()
 	used := maps.Clone(c.used)
@@ -61,6 +61,9 @@ func (c *CacheMounts) Limit(ctx context.Context, limit func(id string) int64) (l
 			if excess.Emptied, changed, derr = empty(info); changed {
 				continue // who used it since looks after it
 			}
+		}
+		if errors.Is(derr, fs.ErrNotExist) {
+			continue // somebody removed it since
 		}
 		if derr != nil {
 			err = errors.Join(err, fmt.Errorf("limiting the cache mount %s: %w", id, derr))

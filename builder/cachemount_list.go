@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,31 +87,48 @@ func placeUse(place string) (used time.Time, busy bool, err error) {
 	return fi.ModTime(), errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK), nil
 }
 
-// Remove deletes a directory of a cache that List found, unless a step has it.
-func (c *CacheMounts) Remove(info CacheMountInfo) error {
-	lock, err := os.Open(filepath.Join(info.Dir, "lock"))
+// Remove deletes a directory of a cache that List found. It returns false if a step has it.
+func (c *CacheMounts) Remove(info CacheMountInfo) (bool, error) {
+	gone, err := removePlace(info.Dir)
+	if err != nil {
+		return false, fmt.Errorf("removing the cache %s: %w", info.ID, err)
+	}
+	return gone, nil
+}
+
+// removePlace deletes a directory unless somebody has its lock. It is renamed first: who waits for the lock makes another one.
+func removePlace(place string) (bool, error) {
+	lock, err := os.Open(filepath.Join(place, "lock"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return true, nil
 	}
 	if err != nil {
-		return fmt.Errorf("removing the cache %s: %w", info.ID, err)
+		return false, err
 	}
 	defer lock.Close() // it was not written
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("removing the cache %s: it is in use: %w", info.ID, err)
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !hasName(lock) {
+		return false, nil
 	}
-	base := filepath.Dir(info.Dir)
+	if err != nil {
+		return false, err
+	}
+	base := filepath.Dir(place)
 	parent, err := os.OpenFile(base, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return fmt.Errorf("removing the cache %s: %w", info.ID, err)
+		return false, err
 	}
-	defer parent.Close() // only a name
-	if err := rootfs.RemoveAll(parent, filepath.Base(info.Dir)); err != nil {
-		return fmt.Errorf("removing the cache %s: %w", info.ID, err)
+	defer parent.Close()                                       // only a name
+	doomed := filepath.Base(place) + ".removed-" + rand.Text() // after a crash List lists it, too
+	if err := os.Rename(place, filepath.Join(base, doomed)); err != nil {
+		return false, err
+	}
+	if err := rootfs.RemoveAll(parent, doomed); err != nil {
+		return false, err
 	}
 	if left, _ := filepath.Glob(filepath.Join(base, "*", "lock")); len(left) == 0 {
 		_ = os.Remove(filepath.Join(base, "id"))
 		_ = os.Remove(base)
 	}
-	return nil
+	return true, nil
 }

@@ -29,6 +29,9 @@ func (t *MountTravel) merge(ctx context.Context, m CacheMount, place string) err
 		}
 		return err
 	}
+	if !hasName(lock) {
+		return nil // it was removed
+	}
 	tmp := filepath.Join(place, "fs.merge")
 	if err := emptyDir(tmp); err != nil { // of a process that died
 		return err

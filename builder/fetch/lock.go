@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -72,6 +73,35 @@ func same(f *os.File, name string) bool {
 }
 
 func (e *entry) path(name string) string { return filepath.Join(e.dir, name) }
+
+// Remove deletes a cached thing, which is Options.Dir/http/NAME or Options.Dir/git/NAME. It returns false if somebody works on it.
+// The folder is renamed first: who waits for its lock makes another one.
+func Remove(dir string) (bool, error) {
+	name := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, os.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("opening a cache entry: %w", err)
+	}
+	defer f.Close() // it was not written
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !same(f, name) {
+		return false, nil
+	}
+	doomed := dir + ".removed-" + rand.Text() // after a crash it is there to be removed again
+	if err == nil {
+		err = os.Rename(dir, doomed)
+	}
+	if err == nil {
+		err = os.RemoveAll(doomed)
+	}
+	if err != nil {
+		return false, fmt.Errorf("removing a cache entry: %w", err)
+	}
+	return true, nil
+}
 
 // close gives up the lock.
 func (e *entry) close() { _ = e.lock.Close() }

@@ -63,9 +63,9 @@ func withJob(ctx context.Context, env *environment, opts buildOptions, do func(*
 	}
 	open := env.openLayers
 	if opts.call.kind != callBuild {
-		open = func(context.Context) (*store, error) { return env.openStore() }
+		open = env.openStore
 	}
-	s, err := open(ctx)
+	s, err := open()
 	if err != nil {
 		return err
 	}

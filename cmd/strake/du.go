@@ -53,11 +53,12 @@ RECLAIMABLE is what no image needs: "strake prune" removes it.`,
 }
 
 func runDu(ctx context.Context, env *environment, opts duOptions) error {
-	s, err := env.openLayers(ctx)
+	s, err := env.openLayers()
 	if err != nil {
 		return err
 	}
-	h, err := s.holdings(ctx)
+	s.lease.Release() // looking keeps nothing
+	h, err := s.holdings(ctx, nil)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -241,6 +242,79 @@ func (f *faults) killBesideABuild(n int) int {
 	close(done)
 	wg.Wait()
 	return n
+}
+
+// prunedDockerfile shares a step between images, has one for each, and a file that differs with N.
+const prunedDockerfile = `FROM scratch AS base
+COPY busybox /bin/
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+FROM base AS shared
+COPY many /many
+FROM shared
+ARG N
+RUN --mount=type=cache,target=/cache echo $N > /cache/n && cat /cache/n > /n
+RUN cat /n /many/9/299 | md5sum > /sum
+`
+
+// TestPruneBesideBuildsAndRuns builds and runs images, some of the commands killed, while others prune all the time.
+func TestPruneBesideBuildsAndRuns(t *testing.T) {
+	f := newFaults(t)
+	f.must(os.WriteFile(filepath.Join(f.context, "Dockerfile"), []byte(prunedDockerfile), 0o644))
+	build := func(n int) []string {
+		return []string{"build", "-q", "--cache-max-size", "100k", "--build-arg", fmt.Sprint("N=", n), "-t", fmt.Sprint("pruned", n), f.context}
+	}
+	f.run(build(0)...)
+	// It runs all the time, and its image loses its name to others.
+	server, out := f.command("run", "--name", "server", "pruned0", "/bin/sh", "-c", "while read line; do cat /n /sum; done")
+	input, err := server.StdinPipe()
+	f.must(err)
+	server.Args = slices.Insert(server.Args, 2, "-i")
+	f.must(server.Start())
+	end := time.Now().Add(10 * time.Second)
+	var wg sync.WaitGroup
+	work := func(do func(i int)) {
+		wg.Go(func() {
+			for i := 0; time.Now().Before(end) && !t.Failed(); i++ {
+				do(i)
+			}
+		})
+	}
+	for w := range 2 {
+		work(func(i int) {
+			n := w*2 + i%2
+			f.try(build(n)...)
+			if got := f.try("run", fmt.Sprint("pruned", n), "/bin/cat", "/n"); got != fmt.Sprintln(n) {
+				t.Errorf("image %d holds %q", n, got)
+			}
+		})
+	}
+	work(func(i int) { f.signaled(syscall.SIGKILL, 300*time.Millisecond, build(5)...) })
+	work(func(i int) { f.signaled(syscall.SIGKILL, 100*time.Millisecond, "prune", "-fa") })
+	work(func(i int) {
+		f.try([][]string{{"prune", "-f"}, {"prune", "-fa"}, {"fsck", "--repair"}, {"du"}}[i%4]...)
+	})
+	wg.Wait()
+	f.must(func() error { _, err := fmt.Fprintln(input, "more"); return errors.Join(err, input.Close()) }())
+	if err := server.Wait(); err != nil || !strings.HasPrefix(out.String(), "0\n") {
+		t.Errorf("the container that ran meanwhile: %v\n%s", err, out)
+	}
+	f.run("fsck")
+	f.run("prune", "-f")
+	if text := f.run("du"); strings.Contains(text, "cache layers") {
+		t.Errorf("not all is pruned that nobody needs:\n%s", text)
+	}
+	f.run(build(1)...) // which removes what killed builds left
+	f.checkNothingIsLeft()
+	checkStoreIsTidy(t, f.store)
+}
+
+// try is run for other goroutines than the test's.
+func (f *faults) try(args ...string) string {
+	cmd, out := f.command(args...)
+	if err := cmd.Run(); err != nil {
+		f.t.Errorf("strake %q: %v\n%s", args, err, out)
+	}
+	return out.String()
 }
 
 func TestInterruptedAtAnyMoment(t *testing.T) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/strake-build/strake/cmd/ui"
 	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/lease"
 	"github.com/strake-build/strake/layer/snapshot"
 )
 
@@ -28,10 +28,13 @@ type fsck struct {
 	local   *image.Layers  // without a registry
 	blobOf  map[v1.Hash]image.Layer
 
+	collection *lease.Collection // with --repair
+
 	mu         sync.Mutex
 	badBlobs   map[v1.Hash]bool
 	badLayers  map[snapshot.ID]bool
 	problems   int
+	left       int // of the problems, those that --repair could not drop
 	unverified int
 }
 
@@ -43,36 +46,32 @@ func newFsckCommand(env *environment) *cobra.Command {
 		Long: `Check the store: digests of blobs and layers, checksums of records, images and their names.
 
 It exits with 0 if nothing is damaged, or --repair dropped all that was, and with 1 otherwise. What is dropped
-is built or fetched again when it is needed.`,
+is built or fetched again when it is needed. What running commands use is not dropped.`,
 		Args: exactArgs(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runFsck(cmd.Context(), env, opts)
 		},
 	}
-	cmd.Flags().BoolVar(&opts.repair, "repair", false, "drop what is damaged; nobody else may use the store meanwhile")
+	cmd.Flags().BoolVar(&opts.repair, "repair", false, "drop what is damaged")
 	cmd.Flags().BoolVarP(&opts.quiet, "quiet", "q", false, "print only what is damaged")
 	addIsolationFlag(cmd, env)
 	return cmd
 }
 
 func runFsck(ctx context.Context, env *environment, opts fsckOptions) error {
-	s, err := env.openLayers(ctx)
+	s, err := env.openLayers()
 	if err != nil {
 		return err
 	}
+	var c *lease.Collection
 	if opts.repair {
-		s.release()
-		alone, ok, err := s.images.Alone()
-		if err != nil {
+		if c, err = s.collection(ctx); err != nil {
 			return err
 		}
-		if !ok {
-			return &hintError{errors.New("other strake commands use the store: nothing was checked"), "try again when they have ended, or check without --repair"}
-		}
-		defer alone()
+		defer c.Close()
 	}
 	f := &fsck{
-		store: s, opts: opts, checked: make(map[string]int), blobOf: make(map[v1.Hash]image.Layer),
+		store: s, opts: opts, collection: c, checked: make(map[string]int), blobOf: make(map[v1.Hash]image.Layer),
 		local:    &image.Layers{Blobs: s.blobs, Snapshots: s.snapshots, Dir: s.path("compressed")},
 		badBlobs: make(map[v1.Hash]bool), badLayers: make(map[snapshot.ID]bool),
 	}
@@ -86,28 +85,32 @@ func runFsck(ctx context.Context, env *environment, opts fsckOptions) error {
 	return f.report()
 }
 
-// problem reports what is damaged, and drops it with --repair.
-func (f *fsck) problem(what string, why error, drop func() error) error {
+// problem reports what is damaged, and drops it with --repair, unless somebody uses it: then drop returns false.
+func (f *fsck) problem(what string, why error, drop func() (bool, error)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.problems++
 	verb := "damaged"
 	if f.opts.repair {
-		if err := drop(); err != nil {
+		dropped, err := drop()
+		if err != nil {
 			return fmt.Errorf("dropping %s: %w", what, err)
 		}
-		verb = "dropped"
+		if verb = "dropped"; !dropped {
+			verb = "damaged, in use"
+			f.left++
+		}
 	}
 	_, err := fmt.Fprintf(f.env.stdout, "%s: %s: %s\n", verb, ui.Printable([]byte(what)), ui.Printable([]byte(why.Error())))
 	return err
 }
 
 // stale drops with --repair what leads nowhere. It is no damage.
-func (f *fsck) stale(what string, drop func() error) error {
+func (f *fsck) stale(what string, drop func() (bool, error)) error {
 	if !f.opts.repair {
 		return nil
 	}
-	if err := drop(); err != nil {
+	if _, err := drop(); err != nil {
 		return fmt.Errorf("removing %s: %w", what, err)
 	}
 	if f.opts.quiet {
@@ -125,6 +128,9 @@ func (f *fsck) report() error {
 		if f.unverified > 0 {
 			fmt.Fprintf(f.env.stdout, "%s unpacked from a tar that is not here any more: their files were read and could not be compared\n", count(f.unverified, "layer"))
 		}
+	}
+	if f.left > 0 {
+		return &hintError{fmt.Errorf("%s in the store %s cannot be dropped: other strake commands use them", count(f.left, "thing"), f.root), "try again when they have ended"}
 	}
 	if f.problems > 0 && !f.opts.repair {
 		return &hintError{fmt.Errorf("%s in the store %s", count(f.problems, "problem"), f.root), "\"strake fsck --repair\" drops what is damaged"}

@@ -32,14 +32,23 @@ func (f *fsck) checkBlobs(ctx context.Context) error {
 	}
 	f.checked["blob"] = len(all)
 	return each(ctx, all, func(ctx context.Context, h v1.Hash) error {
-		bad, err := fileDiffers(ctx, f.path("blobs", "sha256", h.Hex), h.Hex)
+		path := f.path("blobs", "sha256", h.Hex)
+		read, _ := os.Lstat(path)
+		bad, err := fileDiffers(ctx, path, h.Hex)
 		if err != nil || bad == nil {
 			return err
 		}
 		f.mu.Lock()
 		f.badBlobs[h] = true
 		f.mu.Unlock()
-		return f.problem("blob "+h.String(), bad, func() error { return f.blobs.Remove(h) })
+		return f.problem("blob "+h.String(), bad, func() (bool, error) {
+			return f.collection.Take(func() error {
+				if now, err := os.Lstat(path); err != nil || !os.SameFile(read, now) {
+					return nil // somebody stored it again since
+				}
+				return f.blobs.Remove(h)
+			}, h.String())
+		})
 	})
 }
 
@@ -123,16 +132,21 @@ func (f *fsck) checkLayer(ctx context.Context, id snapshot.ID) error {
 	f.mu.Lock()
 	f.badLayers[id] = true
 	f.mu.Unlock()
-	return f.problem("layer "+string(id), err, func() error { return f.snapshots.Remove(id) })
+	return f.problem("layer "+string(id), err, func() (bool, error) { return f.snapshots.Collect(f.collection, id) })
 }
 
 // checkStale finds what points to layers that are gone.
 func (f *fsck) checkStale(context.Context) error {
 	var failed error
 	err := f.snapshots.Stale(func(what string, remove func() error) {
-		failed = errors.Join(failed, f.stale(what, remove))
+		failed = errors.Join(failed, f.stale(what, always(remove)))
 	})
 	return errors.Join(err, failed)
+}
+
+// always makes a drop of something that nobody can use.
+func always(remove func() error) func() (bool, error) {
+	return func() (bool, error) { return true, remove() }
 }
 
 // checkRecords reads all records of the build cache.
@@ -160,7 +174,7 @@ func (f *fsck) checkImages(ctx context.Context) error {
 		return err
 	}
 	for _, p := range problems {
-		if err := f.problem(p.What, p.Err, p.Repair); err != nil {
+		if err := f.problem(p.What, p.Err, always(p.Repair)); err != nil {
 			return err
 		}
 	}

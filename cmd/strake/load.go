@@ -45,7 +45,7 @@ func runLoad(ctx context.Context, env *environment, input string, platform v1.Pl
 	if input == "" && isTerminal(env.stdin) {
 		return usagef("requested load from stdin, but stdin is a terminal: use -i FILE")
 	}
-	s, err := env.openLayers(ctx)
+	s, err := env.openLayers()
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (l *loader) begin(img *image.Image) error {
 // undo removes what was added: by giving it to its images, and removing these. So what others
 // use meanwhile stays until they are done.
 func (l *loader) undo(ctx context.Context) {
-	l.release()
+	l.lease.Release()
 	for _, img := range l.begun {
 		img.Manifest = v1.Hash{}
 		if l.images.Put(img) == nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/strake-build/strake/cmd/ui"
+	"github.com/strake-build/strake/layer/lease"
 )
 
 // pruneFlags are the flags of strake prune as they were typed.
@@ -153,25 +154,21 @@ func runPrune(ctx context.Context, env *environment, opts pruneOptions) error {
 			return err
 		}
 	}
-	s, err := env.openLayers(ctx)
+	s, err := env.openLayers()
 	if err != nil {
 		return err
 	}
-	s.release()
-	alone, ok, err := s.images.Alone()
+	c, err := s.collection(ctx)
 	if err != nil {
 		return err
 	}
-	if !ok {
-		return &hintError{errors.New("other strake commands use the store: nothing was removed"), "try again when they have ended"}
-	}
-	defer alone()
+	defer c.Close()
 	if opts.all {
-		if err := s.forgetNameless(); err != nil {
+		if err := s.forgetNameless(c); err != nil {
 			return err
 		}
 	}
-	h, err := s.holdings(ctx)
+	h, err := s.holdings(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -207,8 +204,27 @@ func (e *environment) confirm(ctx context.Context, opts pruneOptions) (bool, err
 	return answer == "y" || answer == "yes", nil
 }
 
-// forgetNameless removes images that have no name.
-func (s *store) forgetNameless() error {
+// collectAgain is how long one waits before asking again for the right to remove things.
+const collectAgain = 20 * time.Millisecond
+
+// collection lets go of what this command used, and waits for the right to remove what nobody uses.
+func (s *store) collection(ctx context.Context) (*lease.Collection, error) {
+	s.lease.Release()
+	for {
+		c, err := s.lease.Collect()
+		if !errors.Is(err, lease.ErrBusy) {
+			return c, err
+		}
+		select {
+		case <-time.After(collectAgain):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// forgetNameless removes images that have no name and that nobody uses.
+func (s *store) forgetNameless(c *lease.Collection) error {
 	list, err := s.images.List()
 	if err != nil {
 		return &hintError{err, "\"strake fsck --repair\" drops what is damaged"}
@@ -217,17 +233,18 @@ func (s *store) forgetNameless() error {
 		if len(n.Names) > 0 {
 			continue
 		}
-		if err := s.images.Forget(n.Image.ID); err != nil {
+		gone, err := s.images.ForgetNameless(c, n.Image.ID)
+		if err != nil {
 			return err
 		}
-		fmt.Fprintf(s.env.stdout, "Deleted: %s\n", n.Image.ID)
+		if gone {
+			fmt.Fprintf(s.env.stdout, "Deleted: %s\n", n.Image.ID)
+		}
 	}
 	return nil
 }
 
-// prune removes what opts say, what was not used for longest first, and returns what it removed.
-//
-// Preconditions: nobody else uses the store.
+// prune removes what opts say, what was not used for longest first, and returns what it removed. What somebody uses stays.
 func (h *holdings) prune(ctx context.Context, opts pruneOptions, now time.Time) (removed []*holding, err error) {
 	left := h.size(opts.counts)
 	limit := max(opts.limit.maxUsed, opts.limit.reserved)
@@ -241,8 +258,12 @@ func (h *holdings) prune(ctx context.Context, opts pruneOptions, now time.Time) 
 		if err := ctx.Err(); err != nil {
 			return removed, context.Cause(ctx)
 		}
-		if err := i.remove(); err != nil {
+		gone, err := i.remove()
+		if err != nil {
 			return removed, fmt.Errorf("removing %s %s: %w", i.Kind, i.ID, err)
+		}
+		if !gone {
+			continue
 		}
 		left -= i.Size
 		removed = append(removed, i)

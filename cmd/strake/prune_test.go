@@ -38,9 +38,9 @@ func TestPruneOrder(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var gone []string
 			item := func(kind, id string, used, created time.Time, reclaimable bool) *holding {
-				return &holding{Kind: kind, ID: id, Size: 10, LastUsed: used, created: created, Reclaimable: reclaimable, remove: func() error {
+				return &holding{Kind: kind, ID: id, Size: 10, LastUsed: used, created: created, Reclaimable: reclaimable, remove: func() (bool, error) {
 					gone = append(gone, id)
-					return nil
+					return true, nil
 				}}
 			}
 			h := &holdings{Items: []*holding{
@@ -62,8 +62,8 @@ func TestPruneOrder(t *testing.T) {
 func TestPruneStops(t *testing.T) {
 	broken := errors.New("broken")
 	h := &holdings{Items: []*holding{
-		{ID: "a", Reclaimable: true, remove: func() error { return nil }},
-		{ID: "b", Reclaimable: true, remove: func() error { return broken }},
+		{ID: "a", Reclaimable: true, remove: func() (bool, error) { return true, nil }},
+		{ID: "b", Reclaimable: true, remove: func() (bool, error) { return false, broken }},
 	}}
 	slices.SortFunc(h.Items, func(a, b *holding) int { return strings.Compare(a.ID, b.ID) })
 	if removed, err := h.prune(context.Background(), pruneOptions{}, time.Now()); len(removed) != 1 || !errors.Is(err, broken) {
@@ -73,6 +73,19 @@ func TestPruneStops(t *testing.T) {
 	cancel(broken)
 	if removed, err := h.prune(ctx, pruneOptions{}, time.Now()); len(removed) != 0 || !errors.Is(err, broken) {
 		t.Errorf("canceled: %d removed, %v", len(removed), err)
+	}
+}
+
+// TestPruneInUse goes on with what is next where somebody uses what is to go.
+func TestPruneInUse(t *testing.T) {
+	h := &holdings{Items: []*holding{
+		{ID: "a", Size: 10, Reclaimable: true, remove: func() (bool, error) { return false, nil }},
+		{ID: "b", Size: 10, Reclaimable: true, remove: func() (bool, error) { return true, nil }},
+		{ID: "c", Size: 10, Reclaimable: true, remove: func() (bool, error) { return true, nil }},
+	}}
+	removed, err := h.prune(t.Context(), pruneOptions{limit: pruneLimit{maxUsed: 20}}, time.Now())
+	if err != nil || len(removed) != 1 || removed[0].ID != "b" {
+		t.Errorf("removed %v, %v; want b", removed, err)
 	}
 }
 

@@ -33,7 +33,7 @@ func (n *namings) add(ref name.Reference, img, before *image.Image) {
 // forgetPulled takes back the names of the images that this command pulled and that are chosen: who asks again gets what the registry
 // has then. What the command held of the store is released.
 func (s *store) forgetPulled(ctx context.Context, chosen func(*image.Image) bool) error {
-	s.release()
+	s.lease.Release()
 	s.namings.mu.Lock()
 	defer s.namings.mu.Unlock()
 	for _, n := range slices.Backward(s.namings.all) {

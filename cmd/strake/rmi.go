@@ -34,11 +34,11 @@ What the build cache needs of an image's layers is kept.`,
 }
 
 func runRmi(ctx context.Context, env *environment, force bool, names []string) error {
-	s, err := env.openLayers(ctx)
+	s, err := env.openLayers()
 	if err != nil {
 		return err
 	}
-	s.release() // or nothing could be deleted
+	s.lease.Release() // or nothing could be deleted
 	var failed []error
 	for _, n := range names {
 		err := s.removeImage(ctx, n, force)

@@ -21,7 +21,7 @@ import (
 
 // runRun runs a container and returns its exit code as a codeError.
 func runRun(ctx context.Context, env *environment, opts runOptions) (err error) {
-	s, err := env.openLayers(ctx)
+	s, err := env.openLayers()
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func runRun(ctx context.Context, env *environment, opts runOptions) (err error) 
 
 // collect deletes what images were made of that were removed while this container ran.
 func (s *store) collect(ctx context.Context) {
-	s.release()
+	s.lease.Release()
 	// What fails now is done with the next image that is removed.
 	_, _ = s.images.Collect(s.layers, s.cachedLayers(context.WithoutCancel(ctx)))
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/layer/blob"
 	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/lease"
 	"github.com/strake-build/strake/layer/registry"
 	"github.com/strake-build/strake/layer/snapshot"
 	"github.com/strake-build/strake/runner"
@@ -34,6 +34,7 @@ import (
 //	run/        what running steps and containers need
 //	tmp/        folders of one command each
 //	names/      names of running containers
+//	leases/     what running commands use of all this
 type store struct {
 	env      *environment
 	root     string
@@ -47,8 +48,8 @@ type store struct {
 	snapshots *snapshot.Store
 	layers    *image.Layers
 	cache     *cache.Store
-	// release lets others delete layers again, which openLayers keeps them from; the end of the process does too.
-	release func()
+	// lease keeps others from removing what this command finds and makes, until its Release or the end of the process.
+	lease *lease.Lease
 }
 
 // openStore opens the part of the store that needs no privileges: names, configurations and manifests.
@@ -75,7 +76,7 @@ func (e *environment) openStore() (*store, error) {
 
 // openLayers opens the whole store. It is the one place where strake takes the privileges that layers
 // need: as an ordinary user it does not return, but runs this command again in a user namespace.
-func (e *environment) openLayers(ctx context.Context) (*store, error) {
+func (e *environment) openLayers() (*store, error) {
 	root, err := e.root()
 	if err != nil {
 		return nil, err
@@ -108,9 +109,10 @@ func (e *environment) openLayers(ctx context.Context) (*store, error) {
 	if s.isolation, err = s.settle(isolation); err != nil {
 		return nil, err
 	}
-	if s.release, err = s.images.Use(ctx); err != nil {
+	if s.lease, err = lease.Open(s.path("leases")); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}
+	s.blobs.Lease = s.lease
 	// Before the trees of dead processes are removed: a cache may be in one.
 	if err := runner.Sweep(s.path("run")); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
@@ -127,7 +129,7 @@ func (e *environment) openLayers(ctx context.Context) (*store, error) {
 
 // openSizes opens the whole store for a command that can do without unpacked layers, which only tell it sizes: where
 // there are no privileges for them, it gets what openStore opens.
-func (e *environment) openSizes(ctx context.Context) (*store, error) {
+func (e *environment) openSizes() (*store, error) {
 	root, err := e.root()
 	if err != nil {
 		return nil, err
@@ -138,7 +140,7 @@ func (e *environment) openSizes(ctx context.Context) (*store, error) {
 	if _, err := e.probe(root); err != nil {
 		return e.openStore()
 	}
-	return e.openLayers(ctx)
+	return e.openLayers()
 }
 
 // writable says why nothing can be written in a store that is there.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/cmd/ui"
+	"github.com/strake-build/strake/layer/lease"
 )
 
 // cacheCap is how much of what no image needs a store may hold after a build.
@@ -93,7 +95,7 @@ func (s *store) tidy(ctx context.Context, opts buildOptions, began time.Time) {
 }
 
 // enforceCap removes what was not used for longest if a store holds too much, and says so. It removes nothing that was used since
-// the build began, and does nothing while others use the store. What the command itself held of the store is released.
+// the build began and nothing that others use. What the command itself used is released.
 func (s *store) enforceCap(ctx context.Context, c cacheCap, began time.Time, say func(string)) error {
 	var disk unix.Statfs_t
 	if err := unix.Statfs(s.root, &disk); err != nil {
@@ -104,13 +106,16 @@ func (s *store) enforceCap(ctx context.Context, c cacheCap, began time.Time, say
 	if limit == 0 || used <= limit || !s.mayExceed(limit, used) {
 		return nil
 	}
-	s.release()
-	alone, ok, err := s.images.Alone()
-	if err != nil || !ok {
-		return err // the last of those who build does it
+	s.lease.Release()
+	collection, err := s.lease.Collect()
+	if errors.Is(err, lease.ErrBusy) {
+		return nil // it is being done
 	}
-	defer alone()
-	h, err := s.holdings(ctx)
+	if err != nil {
+		return err
+	}
+	defer collection.Close()
+	h, err := s.holdings(ctx, collection)
 	if err != nil {
 		return err
 	}
@@ -118,7 +123,7 @@ func (s *store) enforceCap(ctx context.Context, c cacheCap, began time.Time, say
 	total := h.size(func(h *holding) bool { return h.Reclaimable || h.superseded })
 	if total > limit && total > h.size(reclaimable) {
 		// Images that a newer build took the name of are not what somebody keeps.
-		if h, err = s.forgetSuperseded(ctx); err != nil {
+		if h, err = s.forgetSuperseded(ctx, collection); err != nil {
 			return err
 		}
 		total = h.size(reclaimable)
@@ -142,17 +147,17 @@ func (s *store) enforceCap(ctx context.Context, c cacheCap, began time.Time, say
 }
 
 // forgetSuperseded removes images that lost their names to others, and returns what the store holds without them.
-func (s *store) forgetSuperseded(ctx context.Context) (*holdings, error) {
+func (s *store) forgetSuperseded(ctx context.Context, c *lease.Collection) (*holdings, error) {
 	old, err := s.images.Superseded()
 	if err != nil {
 		return nil, err
 	}
 	for _, id := range old {
-		if err := s.images.Forget(id); err != nil {
+		if _, err := s.images.ForgetNameless(c, id); err != nil {
 			return nil, err
 		}
 	}
-	return s.holdings(ctx)
+	return s.holdings(ctx, c)
 }
 
 // protect marks what was used since began as not reclaimable.

@@ -180,7 +180,7 @@ func (s *store) settle(i runner.Isolation) (runner.Isolation, error) {
 
 // snapshotOptions say how layers are kept under the isolation of s.
 func (s *store) snapshotOptions() snapshot.Options {
-	return snapshot.Options{UserXattr: s.isolation.UserNS, RecordOwners: s.isolation.RecordsOwners(), Copy: s.isolation.NoOverlay, Boot: bootID()}
+	return snapshot.Options{UserXattr: s.isolation.UserNS, RecordOwners: s.isolation.RecordsOwners(), Copy: s.isolation.NoOverlay, Boot: bootID(), Lease: s.lease}
 }
 
 // checkFormat refuses a store that this program does not understand, or whose layers were unpacked in another form;

@@ -15,8 +15,10 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/lease"
 	"github.com/strake-build/strake/layer/rootfs"
 	"github.com/strake-build/strake/layer/snapshot"
 )
@@ -46,13 +48,13 @@ type holding struct {
 	Images []string `json:"images,omitempty"`
 	// Steps are the names of the build steps that the cache keeps it for.
 	Steps []string `json:"steps,omitempty"`
-	InUse bool     `json:"inUse,omitempty"` // by a running step
+	InUse bool     `json:"inUse,omitempty"` // by a running command
 	// Reclaimable: no image needs it.
 	Reclaimable bool `json:"reclaimable"`
 
 	superseded bool // all Images lost their names to others
 	created    time.Time
-	remove     func() error
+	remove     func() (bool, error) // false: somebody uses it
 }
 
 // holdings is what a store holds.
@@ -75,6 +77,8 @@ func (h *holdings) size(which func(*holding) bool) (sum int64) {
 // inventory is at work on holdings.
 type inventory struct {
 	*store
+	collection *lease.Collection // removes what is found; nil where nothing is removed
+
 	found  holdings
 	counts map[string]bool                // paths that Items count
 	layers map[v1.Hash][]string           // the images that need a diffID
@@ -82,20 +86,21 @@ type inventory struct {
 	old    map[v1.Hash]bool               // the images that lost their names to others
 	pinned map[v1.Hash]bool               // the diffIDs and blobs that other images need
 	known  map[v1.Hash]bool               // the diffIDs of all layers here
+	held   map[string]bool                // what running commands use
 	byID   map[snapshot.ID][]*cache.Entry // records
 }
 
-// holdings lists everything in the store.
+// holdings lists everything in the store. It can be removed by the collection, which began before.
 //
-// Preconditions: openLayers opened it.
-func (s *store) holdings(ctx context.Context) (*holdings, error) {
+// Preconditions: openLayers opened the store, and its lease was released.
+func (s *store) holdings(ctx context.Context, c *lease.Collection) (*holdings, error) {
 	inv := &inventory{
-		store: s, found: holdings{Root: s.root}, counts: make(map[string]bool),
+		store: s, collection: c, found: holdings{Root: s.root}, counts: make(map[string]bool),
 		layers: make(map[v1.Hash][]string), blobs: make(map[v1.Hash][]string),
 		old: make(map[v1.Hash]bool), pinned: make(map[v1.Hash]bool), known: make(map[v1.Hash]bool), byID: make(map[snapshot.ID][]*cache.Entry),
 	}
 	for _, add := range []func(context.Context) error{
-		inv.readImages, inv.readRecords, inv.addLayers, inv.addBlobs, inv.addCompressed, inv.addMounts, inv.addContexts, inv.addSources, inv.addNotes, inv.addOther,
+		inv.readLeases, inv.readImages, inv.readRecords, inv.addLayers, inv.addBlobs, inv.addCompressed, inv.addMounts, inv.addContexts, inv.addSources, inv.addNotes, inv.addOther,
 	} {
 		if err := add(ctx); err != nil {
 			return nil, fmt.Errorf("reading the store %s: %w", s.root, err)
@@ -116,6 +121,11 @@ func (inv *inventory) add(h *holding, paths ...string) {
 		inv.counts[p] = true
 	}
 	inv.found.Items = append(inv.found.Items, h)
+}
+
+func (inv *inventory) readLeases(context.Context) (err error) {
+	inv.held, err = inv.lease.Held()
+	return err
 }
 
 func (inv *inventory) readImages(context.Context) error {
@@ -179,13 +189,16 @@ func (inv *inventory) addLayers(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		info, err := inv.snapshots.Info(id)
-		if errors.Is(err, snapshot.ErrNotFound) {
+		if err != nil && !inv.snapshots.Has(id) {
 			return nil // removed meanwhile
 		}
 		if err != nil {
 			return err
 		}
-		h := &holding{Kind: kindLayer, ID: string(id), Size: info.Disk, LastUsed: info.Made, created: info.Made}
+		h := &holding{
+			Kind: kindLayer, ID: string(id), Size: info.Disk, LastUsed: info.Made, created: info.Made,
+			InUse: inv.held[string(id)] || inv.held[info.DiffID.String()],
+		}
 		if info.DiffID != (v1.Hash{}) {
 			inv.known[info.DiffID] = true
 			// Of two layers with the same content the images use one.
@@ -204,14 +217,17 @@ func (inv *inventory) addLayers(ctx context.Context) error {
 			}
 		}
 		h.Steps = unique(h.Steps)
-		h.remove = func() error {
-			// A record without a layer is a miss, a layer without records is only found by the next prune.
+		h.remove = func() (bool, error) {
+			if gone, err := inv.snapshots.Collect(inv.collection, id); err != nil || !gone {
+				return false, err
+			}
+			// Without the layer they are misses. That somebody may have saved a new one meanwhile costs a miss, too.
 			for _, r := range records {
-				if err := removeFile(r)(); err != nil {
-					return err
+				if _, err := removeFile(r)(); err != nil {
+					return false, err
 				}
 			}
-			return inv.snapshots.Remove(id)
+			return true, nil
 		}
 		inv.add(h, inv.snapshots.Dir(id))
 		return nil
@@ -221,8 +237,9 @@ func (inv *inventory) addLayers(ctx context.Context) error {
 func (inv *inventory) addBlobs(context.Context) error {
 	return inv.store.blobs.Walk(func(d v1.Hash, _ int64) error {
 		return inv.addFile(kindBlob, inv.path("blobs", "sha256", d.Hex), func(h *holding) {
-			h.ID, h.Images = d.String(), unique(inv.blobs[d])
+			h.ID, h.Images, h.InUse = d.String(), unique(inv.blobs[d]), inv.held[d.String()]
 			h.superseded = len(h.Images) > 0 && !inv.pinned[d]
+			h.remove = func() (bool, error) { return inv.store.blobs.Collect(inv.collection, d) }
 		})
 	})
 }
@@ -311,7 +328,7 @@ func (inv *inventory) addMounts(context.Context) error {
 		inv.add(&holding{
 			Kind: kindMount, ID: mountName(m.ID),
 			Size: m.Disk, LastUsed: m.Used, created: m.Used, InUse: m.InUse,
-			remove: func() error { return mounts.Remove(m) },
+			remove: func() (bool, error) { return mounts.Remove(m) },
 		}, m.Dir)
 	}
 	return err
@@ -334,7 +351,7 @@ func (inv *inventory) addSources(context.Context) error {
 			}
 			inv.add(&holding{
 				Kind: kindSource, ID: by + "/" + filepath.Base(p), Size: size, LastUsed: fi.ModTime(), created: fi.ModTime(),
-				remove: func() error { return removeLocked(p) },
+				remove: func() (bool, error) { return fetch.Remove(p) },
 			}, p)
 		}
 	}
@@ -359,22 +376,12 @@ func unique(names []string) []string {
 	return slices.Compact(slices.Sorted(slices.Values(names)))
 }
 
-// removeFile is for holding.remove.
-func removeFile(path string) func() error {
-	return func() error {
+// removeFile is for holding.remove: who uses such a file can do without.
+func removeFile(path string) func() (bool, error) {
+	return func() (bool, error) {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return false, err
 		}
-		return nil
+		return true, nil
 	}
-}
-
-// removeLocked removes a folder unless somebody holds the file lock in it: builder/fetch's entries.
-func removeLocked(dir string) error {
-	held, err := lock(filepath.Join(dir, "lock"), syscall.LOCK_EX|syscall.LOCK_NB)
-	if err != nil {
-		return err
-	}
-	defer held.Close()
-	return os.RemoveAll(dir)
 }

@@ -20,6 +20,8 @@ import (
 	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/strake-build/strake/layer/lease"
 )
 
 // ErrNotFound is returned for a blob that the store does not hold.
@@ -29,7 +31,11 @@ var ErrNotFound = errors.New("blob not found")
 const maxSmall = 16 << 20
 
 // Store is a directory of blobs. It is safe for concurrent use, also by several processes.
-type Store struct{ dir string }
+type Store struct {
+	dir string
+	// Lease holds every blob that is found or stored, by its digest; nil for a store that nobody else uses.
+	Lease *lease.Lease
+}
 
 // Open opens or makes the store in dir (blobs are at dir/sha256/HEX). It removes the temporary
 // files that crashed processes left.
@@ -65,25 +71,34 @@ func (s *Store) path(h v1.Hash) (string, error) {
 // Open opens a blob for reading, or returns ErrNotFound. The content is not checked: who needs
 // to trust it hashes what it reads.
 func (s *Store) Open(h v1.Hash) (*os.File, error) {
+	var f *os.File
+	err := s.find(h, func(path string) (err error) {
+		f, err = os.Open(path)
+		return err
+	})
+	return f, err
+}
+
+// find calls look with the path of a blob. If that finds it, it is held.
+func (s *Store) find(h v1.Hash, look func(path string) error) error {
 	path, err := s.path(h)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	f, err := os.Open(path)
-	return f, notFound(h, err)
+	return notFound(h, s.Lease.Hold(func() error { return look(path) }, h.String()))
 }
 
 // Size returns the size of a blob in bytes, or ErrNotFound.
 func (s *Store) Size(h v1.Hash) (int64, error) {
-	path, err := s.path(h)
-	if err != nil {
-		return 0, err
-	}
-	fi, err := os.Lstat(path)
-	if err != nil {
-		return 0, notFound(h, err)
-	}
-	return fi.Size(), nil
+	var size int64
+	err := s.find(h, func(path string) error {
+		fi, err := os.Lstat(path)
+		if err == nil {
+			size = fi.Size()
+		}
+		return err
+	})
+	return size, err
 }
 
 // ReadAll returns a small blob (at most 16 MiB: manifests and configs), its digest checked.
@@ -148,7 +163,7 @@ func (s *Store) PutBytes(b []byte) (v1.Hash, error) {
 	return h, err
 }
 
-// Remove deletes a blob; one that is not there is no error.
+// Remove deletes a blob, whoever uses it; one that is not there is no error.
 func (s *Store) Remove(h v1.Hash) error {
 	path, err := s.path(h)
 	if err != nil {
@@ -158,6 +173,11 @@ func (s *Store) Remove(h v1.Hash) error {
 		return fmt.Errorf("removing blob %s: %w", h, err)
 	}
 	return nil
+}
+
+// Collect deletes a blob, but not, and it returns false, if somebody uses it.
+func (s *Store) Collect(c *lease.Collection, h v1.Hash) (bool, error) {
+	return c.Take(func() error { return s.Remove(h) }, h.String())
 }
 
 // Walk calls f for every blob, and stops at f's first error. f may remove blobs.

@@ -81,7 +81,7 @@ func (w *Writer) Commit(want v1.Hash) (v1.Hash, int64, error) {
 	}
 	path, err := w.s.path(got)
 	if err == nil {
-		err = os.Rename(w.f.Name(), path)
+		err = w.s.Lease.Hold(func() error { return os.Rename(w.f.Name(), path) }, got.String())
 	}
 	if err != nil {
 		return v1.Hash{}, 0, fmt.Errorf("storing blob %s: %w", got, err)

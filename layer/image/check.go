@@ -42,12 +42,12 @@ func (s *Store) Check(have func(Layer) error) ([]Problem, error) {
 				what += " (" + familiar(r.Name) + ")"
 			}
 		}
-		problems = append(problems, Problem{what, err, func() error { return s.Forget(id) }})
+		problems = append(problems, Problem{what, err, s.repairImage(id, have)})
 		good[id] = true // its names go with it
 	}
 	for _, r := range refs {
 		if !good[r.ID] {
-			problems = append(problems, Problem{"name " + familiar(r.Name), fmt.Errorf("image %s: %w", r.ID, ErrNotFound), s.removeFile(s.refPath(r.Name))})
+			problems = append(problems, Problem{"name " + familiar(r.Name), fmt.Errorf("image %s: %w", r.ID, ErrNotFound), s.repairRef(s.refPath(r.Name))})
 		}
 	}
 	return problems, nil
@@ -71,7 +71,7 @@ func (s *Store) checkRefs() (refs []refRecord, problems []Problem, err error) {
 			err = fmt.Errorf("the file %s is of another name", path)
 		}
 		if err != nil {
-			problems = append(problems, Problem{"name " + e.Name(), err, s.removeFile(path)})
+			problems = append(problems, Problem{"name " + e.Name(), err, s.repairRef(path)})
 			continue
 		}
 		refs = append(refs, r)
@@ -102,13 +102,34 @@ func (s *Store) checkImage(id v1.Hash, have func(Layer) error) error {
 	return nil
 }
 
-func (s *Store) removeFile(path string) func() error {
+// repairImage removes an image, unless somebody made it whole meanwhile.
+func (s *Store) repairImage(id v1.Hash, have func(Layer) error) func() error {
 	return func() error {
 		unlock, err := s.lock()
 		if err != nil {
 			return err
 		}
 		defer unlock()
+		if s.checkImage(id, have) == nil {
+			return nil
+		}
+		return s.forget(id)
+	}
+}
+
+// repairRef removes the file of a name, unless somebody gave it to an image meanwhile.
+func (s *Store) repairRef(path string) func() error {
+	return func() error {
+		unlock, err := s.lock()
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		if r, err := readRef(path); err == nil && s.refPath(r.Name) == path {
+			if _, err := s.record(r.ID); !errors.Is(err, ErrNotFound) {
+				return nil
+			}
+		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -1,12 +1,10 @@
 package image
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,41 +57,6 @@ func (s *Store) lock() (unlock func(), err error) {
 		}
 	}
 	return func() { _ = f.Close() }, nil
-}
-
-// Use keeps the layers and blobs of images, and those that a build is about to give to an image, until
-// release is called or the process ends: removing images meanwhile takes their names and
-// records, and what they were made of goes with a later Remove or Collect. Everybody who
-// unpacks, mounts, commits or reads layers holds it, from before the first look at the store.
-// Any number may; it waits only while somebody deletes.
-func (s *Store) Use(ctx context.Context) (release func(), err error) {
-	for {
-		f, err := lockFile(filepath.Join(s.dir, "use"), unix.LOCK_SH|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("locking the layers: %w", err)
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-// Alone keeps everybody out who holds Use, until release is called or the process ends. It does not wait: ok is false while
-// others use the store.
-func (s *Store) Alone() (release func(), ok bool, err error) {
-	f, err := lockFile(filepath.Join(s.dir, "use"), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, fmt.Errorf("locking the layers: %w", err)
-	}
-	return func() { _ = f.Close() }, true, nil
 }
 
 // lockFile makes a file that stays and takes its lock, which its closing (so also the process's death) releases.

@@ -6,7 +6,6 @@
 //	DIR/removed/HEX.json an image that was removed, whose layers and blobs are still to go
 //	DIR/superseded/HEX   marks an image that lost a name to another
 //	DIR/lock             held (flock) while records change
-//	DIR/use              held shared by who uses layers, exclusively by who deletes them
 //
 // Records appear by rename. Images and names are synced to the disk; a name that the
 // user was told of is there after a power failure.
@@ -159,24 +158,49 @@ func (r *record) merge(old record) {
 	}
 }
 
-// Get returns the image with the given ID, or ErrNotFound.
+// Get returns the image with the given ID, or ErrNotFound. The lease of the blobs holds all that it consists of.
 func (s *Store) Get(id v1.Hash) (*Image, error) {
-	path, err := s.path(id)
+	r, err := s.record(id)
 	if err != nil {
 		return nil, err
 	}
+	var names []string
+	for h := range r.needs(id) {
+		names = append(names, h.String())
+	}
+	err = s.blobs.Lease.Hold(func() error { // unless it was removed meanwhile
+		_, err := s.record(id)
+		return err
+	}, names...)
+	if err != nil {
+		return nil, err
+	}
+	return load(id, r, s.blobs)
+}
+
+// record reads the record of an image, or returns ErrNotFound.
+func (s *Store) record(id v1.Hash) (record, error) {
+	path, err := s.path(id)
+	if err != nil {
+		return record{}, err
+	}
 	r, err := readRecord(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w", id, ErrNotFound)
+		return r, fmt.Errorf("%s: %w", id, ErrNotFound)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading image %s: %w", id, err)
+		return r, fmt.Errorf("reading image %s: %w", id, err)
 	}
+	return r, nil
+}
+
+// load makes an image of its record and its configuration.
+func load(id v1.Hash, r record, blobs *blob.Store) (_ *Image, err error) {
 	img := &Image{ID: id, Layers: r.Layers}
 	if r.Manifest != nil {
 		img.Manifest = *r.Manifest
 	}
-	if img.RawConfig, err = s.blobs.ReadAll(id); err != nil {
+	if img.RawConfig, err = blobs.ReadAll(id); err != nil {
 		return nil, fmt.Errorf("reading the configuration of image %s: %w", id, err)
 	}
 	config, err := v1.ParseConfigFile(bytes.NewReader(img.RawConfig))
@@ -193,7 +217,7 @@ type Named struct {
 	Names []string // familiar names, sorted; empty for an image without
 }
 
-// List returns every image, newest first. If some cannot be read, it returns the others and an error that says which.
+// List returns every image, newest first, and holds none. If some cannot be read, it returns the others and an error that says which.
 func (s *Store) List() ([]Named, error) {
 	refs, err := s.allRefs()
 	if err != nil {
@@ -207,10 +231,12 @@ func (s *Store) List() ([]Named, error) {
 	if err != nil {
 		return nil, err
 	}
+	unheld := *s.blobs
+	unheld.Lease = nil
 	var list []Named
 	var failed []error
 	for _, id := range ids {
-		img, err := s.Get(id)
+		img, err := s.open(id, &unheld)
 		if errors.Is(err, ErrNotFound) {
 			continue // removed meanwhile
 		}
@@ -229,6 +255,21 @@ func (s *Store) List() ([]Named, error) {
 		return strings.Compare(a.Image.ID.Hex, b.Image.ID.Hex)
 	})
 	return list, errors.Join(failed...)
+}
+
+// open reads the image id.
+func (s *Store) open(id v1.Hash, blobs *blob.Store) (*Image, error) {
+	r, err := s.record(id)
+	if err != nil {
+		return nil, err
+	}
+	img, err := load(id, r, blobs)
+	if err != nil {
+		if _, gone := s.record(id); errors.Is(gone, ErrNotFound) {
+			return nil, gone // removed meanwhile
+		}
+	}
+	return img, err
 }
 
 // ids lists the IDs of all images, sorted.
@@ -250,6 +291,21 @@ func listRecords(dir string) ([]v1.Hash, error) {
 		}
 	}
 	return ids, nil
+}
+
+// needs are the digests of the blobs and the diffIDs of the layers that the image id of this record consists of.
+func (r record) needs(id v1.Hash) map[v1.Hash]bool {
+	needs := map[v1.Hash]bool{id: true}
+	if r.Manifest != nil {
+		needs[*r.Manifest] = true
+	}
+	for _, l := range r.Layers {
+		needs[l.DiffID] = true
+		if l.Blob != nil {
+			needs[l.Blob.Digest] = true
+		}
+	}
+	return needs
 }
 
 func readRecord(path string) (record, error) {

@@ -22,6 +22,7 @@ import (
 	"github.com/strake-build/strake/layer/blob"
 	"github.com/strake-build/strake/layer/compress"
 	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/layer/lease"
 	"github.com/strake-build/strake/layer/snapshot"
 )
 
@@ -112,6 +113,31 @@ func newWorld(t testing.TB) *world {
 	}
 	r := &remote{blobs: map[v1.Hash][]byte{}}
 	return &world{dir, images, blobs, &image.Layers{Blobs: blobs, Snapshots: snapshots, Remote: r, Dir: filepath.Join(dir, "compressed")}, r}
+}
+
+// process is the same store as another process sees it, with a lease of its own.
+func (w *world) process(t testing.TB) *world {
+	t.Helper()
+	l, err := lease.Open(filepath.Join(w.dir, "leases"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := blob.Open(filepath.Join(w.dir, "blobs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs.Lease = l
+	images, err := image.Open(filepath.Join(w.dir, "images"), blobs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snapshots, err := snapshot.Open(filepath.Join(w.dir, "layers"), snapshot.Options{Lease: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers := *w.layers
+	layers.Blobs, layers.Snapshots = blobs, snapshots
+	return &world{w.dir, images, blobs, &layers, w.remote}
 }
 
 // remoteLayer puts a layer into the registry.
@@ -368,7 +394,7 @@ func TestMadeLayer(t *testing.T) {
 func TestRemove(t *testing.T) {
 	w := newWorld(t)
 	shared, own := w.remoteLayer(t, compress.Gzip, "shared"), w.remoteLayer(t, compress.Gzip, "own")
-	made, madeID := w.madeLayer(t, "made")
+	made, _ := w.madeLayer(t, "made")
 	cached, cachedID := w.madeLayer(t, "cached")
 	for _, l := range []image.Layer{shared, own} {
 		if _, err := w.layers.Unpacked(t.Context(), l, nil); err != nil {
@@ -389,24 +415,33 @@ func TestRemove(t *testing.T) {
 	tag(t, w.images, "other", two)
 	keep := func(id snapshot.ID) bool { return id == cachedID }
 
-	// Somebody uses the store: the image goes, the rest stays.
-	release, err := w.images.Use(t.Context())
-	if err != nil {
+	// Somebody uses the image: it goes, and what it consists of stays.
+	user := w.process(t)
+	if _, err := user.images.Find("app"); err != nil {
 		t.Fatal(err)
 	}
+	w = w.process(t)
+	w.blobs.Lease.Release()
 	if err := w.images.Remove(one, w.layers, keep); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.images.Find("app"); !errors.Is(err, image.ErrNotFound) {
 		t.Errorf("the name is there: %v", err)
 	}
-	if !w.layers.Snapshots.Has(madeID) {
-		t.Error("a layer went while the store was used")
+	for _, h := range []v1.Hash{shared.Blob.Digest, own.Blob.Digest, manifest, one} {
+		if _, err := w.blobs.Size(h); err != nil {
+			t.Errorf("a blob of an image in use went: %v", err)
+		}
+	}
+	for _, h := range []v1.Hash{own.DiffID, made.DiffID} {
+		if _, err := w.layers.Snapshots.ByDiffID(h); err != nil {
+			t.Errorf("a layer of an image in use went: %v", err)
+		}
 	}
 	if done, err := w.images.Collect(w.layers, keep); done || err != nil {
 		t.Errorf("Collect beside a user: %v, %v", done, err)
 	}
-	release()
+	user.blobs.Lease.Release()
 	if done, err := w.images.Collect(w.layers, keep); !done || err != nil {
 		t.Errorf("Collect: %v, %v", done, err)
 	}

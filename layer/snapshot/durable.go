@@ -35,7 +35,7 @@ func (s *Store) publish(t *temporary, id ID) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	return t.keep(s.path(id))
+	return s.lease.Hold(func() error { return t.keep(s.path(id)) }, string(id))
 }
 
 // Sync makes all layers that the store has durable, and returns how many were not yet. If there is none it does nothing.

@@ -33,6 +33,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/layer"
+	"github.com/strake-build/strake/layer/lease"
 )
 
 // ErrNotFound is returned for a layer that the store does not hold.
@@ -71,6 +72,7 @@ type Store struct {
 	recordOwners bool
 	copies       bool
 	locks        locks
+	lease        *lease.Lease
 	driver       driver
 	known        known
 	disposing    sync.WaitGroup // what is removed while others go on
@@ -86,6 +88,8 @@ type Options struct {
 	// Boot tells this boot of the machine from others (/proc/sys/kernel/random/boot_id): layers of another one that no Sync
 	// followed may be torn, and Open removes them. Empty if that is not known: they stay.
 	Boot string
+	// Lease holds every layer that is found or made through the store, by its ID; nil for a store that nobody else uses.
+	Lease *lease.Lease
 }
 
 // Open opens or makes the store in dir, and removes what crashed processes left in it.
@@ -94,7 +98,7 @@ func Open(dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the layers: %w", err)
 	}
-	s := &Store{dir: dir, userXattr: opt.UserXattr, recordOwners: opt.RecordOwners, copies: opt.Copy, locks: newLocks(filepath.Join(dir, "lock"))}
+	s := &Store{dir: dir, userXattr: opt.UserXattr, recordOwners: opt.RecordOwners, copies: opt.Copy, lease: opt.Lease, locks: newLocks(filepath.Join(dir, "lock"))}
 	folders := []string{s.temp(), s.index(), s.locks.dir, s.unsynced()}
 	if opt.Copy {
 		s.driver = &copies{s: s}
@@ -156,20 +160,20 @@ func (s *Store) options() layer.Options {
 }
 
 // Has says whether the store holds the complete layer id.
-func (s *Store) Has(id ID) bool {
-	if !id.valid() {
-		return false
-	}
-	fi, err := os.Lstat(s.fs(id))
-	return err == nil && fi.IsDir()
-}
+func (s *Store) Has(id ID) bool { return s.check(id) == nil }
 
 // check is Has with an error.
 func (s *Store) check(id ID) error {
-	if !s.Has(id) {
-		return fmt.Errorf("layer %q: %w", string(id), ErrNotFound)
+	missing := fmt.Errorf("layer %q: %w", string(id), ErrNotFound)
+	if !id.valid() {
+		return missing
 	}
-	return nil
+	return s.lease.Hold(func() error {
+		if fi, err := os.Lstat(s.fs(id)); err != nil || !fi.IsDir() {
+			return missing
+		}
+		return nil
+	}, string(id))
 }
 
 // ByDiffID finds an unpacked layer by the digest of its tar, or returns ErrNotFound.
@@ -197,36 +201,53 @@ func (s *Store) indexEntry(diffID v1.Hash) (string, error) {
 	return filepath.Join(s.index(), diffID.Hex), nil
 }
 
-// Remove deletes a layer; one that is not there is no error. It must not be in use: the caller
-// keeps builds from it (image.Store.Use).
+// Remove deletes a layer, whoever uses it; one that is not there is no error.
 func (s *Store) Remove(id ID) error {
-	if !s.Has(id) {
-		return nil
+	_, err := s.remove(id, func(detach func() error, _ ...string) (bool, error) { return true, detach() })
+	return err
+}
+
+// Collect deletes a layer, but not, and it returns false, if somebody uses it or its diffID.
+func (s *Store) Collect(c *lease.Collection, id ID) (bool, error) { return s.remove(id, c.Take) }
+
+// remove deletes a layer. take calls what it is given, which makes that nobody finds the layer any more; or it returns false.
+func (s *Store) remove(id ID, take func(detach func() error, names ...string) (bool, error)) (bool, error) {
+	if !id.valid() {
+		return true, nil
 	}
-	if m, err := s.readMeta(id); err == nil && m.DiffID != (v1.Hash{}) {
-		// A reader between this and the next call finds no layer: it is one that is not unpacked.
-		if entry, err := s.indexEntry(m.DiffID); err == nil {
-			if target, err := os.Readlink(entry); err == nil && ID(target) == id {
-				_ = os.Remove(entry)
-			}
-		}
+	names := []string{string(id)}
+	m, err := s.readMeta(id)
+	if err == nil && m.DiffID != (v1.Hash{}) {
+		names = append(names, m.DiffID.String())
 	}
-	if err := s.driver.forget(id); err != nil {
-		return fmt.Errorf("removing layer %s: %w", id, err)
-	}
-	s.known.looks.Delete(id)
-	t, err := s.adopt(s.path(id))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
-		return nil // somebody else removes it
+	var t *temporary
+	taken, err := take(func() (err error) {
+		t, err = s.detach(id, m.DiffID)
+		return err
+	}, names...)
+	if err == nil && t != nil {
+		s.known.looks.Delete(id)
+		_ = os.Remove(s.mark(id)) // one without a layer means nothing
+		err = errors.Join(s.driver.forget(id), t.remove())
 	}
 	if err != nil {
-		return fmt.Errorf("removing layer %s: %w", id, err)
+		return false, fmt.Errorf("removing layer %s: %w", id, err)
 	}
-	_ = os.Remove(s.mark(id)) // one without a layer means nothing
-	if err := t.remove(); err != nil {
-		return fmt.Errorf("removing layer %s: %w", id, err)
+	return taken, nil
+}
+
+// detach takes a layer out of the store. It returns nil if somebody else does, or did.
+func (s *Store) detach(id ID, diffID v1.Hash) (*temporary, error) {
+	if entry, err := s.indexEntry(diffID); err == nil {
+		if target, err := os.Readlink(entry); err == nil && ID(target) == id {
+			_ = os.Remove(entry)
+		}
 	}
-	return nil
+	t, err := s.adopt(s.path(id))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, nil //nolint:nilnil // there is nothing to do
+	}
+	return t, err
 }
 
 // Walk calls f for every layer, and stops at f's first error. f may remove layers.

@@ -1,0 +1,253 @@
+// Package lease says what running processes use of a store, so that others may remove the rest meanwhile.
+//
+//	DIR/gate        held shared by who takes something into use, alone by who removes something; for moments
+//	DIR/collector   held alone by who collects
+//	DIR/lease-NAME  what a process uses, a name to a line; held alone while the process lives
+//
+// All are locks of flock(2), so that a process lets go of everything when it dies, however it dies.
+//
+// What is looked up and what is removed are looked up and removed at the gate, so nobody finds a thing that somebody is
+// about to remove. A process may end between a collector's look at who needs what and the moment at which something is
+// removed, and have given what it used to an image: so a lease counts until a collection begins after its end.
+package lease
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrBusy is returned to who wants to collect while somebody does.
+var ErrBusy = errors.New("another strake command removes things from the store")
+
+// Lease is what this process uses. It is safe for concurrent use. A nil Lease is that of who has the store alone.
+type Lease struct {
+	dir string
+
+	mu       sync.Mutex // held also where the gate is: its lock belongs to the open file
+	gate     *os.File
+	file     *os.File        // nil before the first name, and after Release
+	names    map[string]bool // that are in file
+	released bool
+}
+
+// Open opens or makes the folder dir of leases. This process uses nothing yet.
+func Open(dir string) (*Lease, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("opening the leases: %w", err)
+	}
+	gate, err := os.OpenFile(filepath.Join(dir, "gate"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the leases: %w", err)
+	}
+	return &Lease{dir: dir, gate: gate, names: make(map[string]bool)}, nil
+}
+
+// Hold calls find, which looks for something or makes it, and must be quick. If it returns nil nobody removes what the names
+// stand for until Release, or the death of this process. After Release it only calls find.
+func (l *Lease) Hold(find func() error, names ...string) error {
+	if l == nil {
+		return find()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	more := l.unheld(names)
+	if l.released || len(more) == 0 {
+		return find()
+	}
+	return l.pass(unix.LOCK_SH, func() error {
+		if err := find(); err != nil {
+			return err
+		}
+		return l.note(more)
+	})
+}
+
+// unheld are those of names that are not in the file.
+func (l *Lease) unheld(names []string) (more []string) {
+	for _, n := range names {
+		if !l.names[n] {
+			more = append(more, n)
+		}
+	}
+	return more
+}
+
+// note writes names to the file.
+//
+// Preconditions: the gate is held.
+func (l *Lease) note(names []string) (err error) {
+	if l.file == nil {
+		if l.file, err = l.create(); err != nil {
+			return fmt.Errorf("making a lease: %w", err)
+		}
+	}
+	if _, err := l.file.WriteString(strings.Join(names, "\n") + "\n"); err != nil {
+		return fmt.Errorf("noting what is used: %w", err)
+	}
+	for _, n := range names {
+		l.names[n] = true
+	}
+	return nil
+}
+
+// create makes and locks the file, after it removed those of processes that have ended.
+func (l *Lease) create() (*os.File, error) {
+	if err := l.sweepUnlessCollected(); err != nil {
+		return nil, err
+	}
+	for {
+		f, err := os.CreateTemp(l.dir, "lease-")
+		if err != nil {
+			return nil, err
+		}
+		var st unix.Stat_t
+		if err := errors.Join(flock(f, unix.LOCK_EX), unix.Fstat(int(f.Fd()), &st)); err != nil {
+			return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
+		}
+		if st.Nlink > 0 {
+			return f, nil
+		}
+		_ = f.Close() // a sweep came between the two calls
+	}
+}
+
+// Release lets go of everything, for good.
+func (l *Lease) Release() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.released {
+		return
+	}
+	l.released = true
+	if l.file == nil {
+		return
+	}
+	_ = l.file.Close()
+	l.file = nil
+	_ = l.pass(unix.LOCK_SH, l.sweepUnlessCollected) // a file that stays is removed by who comes next
+}
+
+// Held returns the names that living processes use.
+func (l *Lease) Held() (map[string]bool, error) {
+	held := make(map[string]bool)
+	if l == nil {
+		return held, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.pass(unix.LOCK_SH, func() error {
+		return l.each(func(f *os.File) error {
+			if flock(f, unix.LOCK_SH|unix.LOCK_NB) == nil {
+				return nil // nobody's any more
+			}
+			return readNames(f, held)
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading what is in use: %w", err)
+	}
+	return held, nil
+}
+
+// pass calls do at the gate.
+//
+// Preconditions: mu is held.
+func (l *Lease) pass(how int, do func() error) error {
+	if err := flock(l.gate, how); err != nil {
+		return fmt.Errorf("locking the leases: %w", err)
+	}
+	err := do()
+	return errors.Join(err, flock(l.gate, unix.LOCK_UN))
+}
+
+// lockCollector takes the lock of who collects, or returns ErrBusy.
+func (l *Lease) lockCollector(how int) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(l.dir, "collector"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f, how|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrBusy
+		}
+		return nil, err
+	}
+	return f, nil
+}
+
+// sweepUnlessCollected is sweep where somebody may collect, who needs to see what was used.
+//
+// Preconditions: the gate is held.
+func (l *Lease) sweepUnlessCollected() error {
+	c, err := l.lockCollector(unix.LOCK_SH)
+	if errors.Is(err, ErrBusy) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close() // only a lock
+	return l.sweep()
+}
+
+// sweep removes the leases of processes that have ended.
+//
+// Preconditions: the gate is held, and nobody collects.
+func (l *Lease) sweep() error {
+	return l.each(func(f *os.File) error {
+		if flock(f, unix.LOCK_EX|unix.LOCK_NB) != nil {
+			return nil
+		}
+		return os.Remove(f.Name())
+	})
+}
+
+// each calls do for each file of a lease, which it closes after that.
+func (l *Lease) each(do func(*os.File) error) error {
+	paths, err := filepath.Glob(filepath.Join(l.dir, "lease-*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		f, err := os.Open(p)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // swept meanwhile
+		}
+		if err == nil {
+			err = errors.Join(do(f), f.Close())
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// readNames adds to names what is in f from where it was read before.
+func readNames(f *os.File, names map[string]bool) error {
+	text, err := io.ReadAll(f)
+	for line := range strings.Lines(string(text)) {
+		names[strings.TrimSuffix(line, "\n")] = true
+	}
+	return err
+}
+
+// flock locks f with flock(2).
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
