@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ import (
 // CacheMounts keeps the directories of RUN --mount=type=cache. Several processes share it: a step holds a
 // lock on the directory that it uses.
 //
-//	DIR/HASH/N/fs     a directory of the cache whose ID has that hash; 0, and more for private sharing
+//	DIR/HASH/N/fs     a directory of the cache whose ID and Variant have that hash; 0, and more for private sharing
 //	DIR/HASH/N/lock   its lock; the file's time is that of the last use
 //	DIR/HASH/N/usage  what it took of the disk when that was last measured
 //	DIR/HASH/id       the ID, for people
@@ -41,18 +42,23 @@ type CacheMounts struct {
 // CacheMount is what a step asks for.
 type CacheMount struct {
 	ID      string
+	Variant string // keeps caches of the same ID apart that begin as something else
 	Sharing dockerfile.Sharing
 	// The following are used when the directory is made.
 	Mode     uint32
 	UID, GID int
 	Owners   *rootfs.Owners         // how owners are kept
-	Seed     func(dir string) error // fills it; nil leaves it empty
+	Seed     func(dir string) error // fills it, and gives it its owner and mode; nil leaves it empty, with UID, GID and Mode
 	Platform string                 // what it is for, on other machines
 }
 
 // Open returns a directory of the cache. It waits for others as the sharing says, and release lets them go on.
 func (c *CacheMounts) Open(ctx context.Context, m CacheMount) (dir string, release func(), err error) {
-	sum := sha256.Sum256([]byte(m.ID))
+	name := m.ID
+	if m.Variant != "" {
+		name += "\x00" + m.Variant
+	}
+	sum := sha256.Sum256([]byte(name))
 	base := filepath.Join(c.Dir, hex.EncodeToString(sum[:]))
 	if err := os.MkdirAll(base, 0o700); err != nil {
 		return "", nil, err
@@ -185,11 +191,9 @@ func (c *CacheMounts) fill(ctx context.Context, m CacheMount, place string, n in
 			_ = os.WriteFile(filepath.Join(place, "merged"), []byte(from.DiffID.String()), 0o600)
 		}
 	}
-	err = nil
 	if !restored && m.Seed != nil {
 		err = m.Seed(tmp)
-	}
-	if err == nil {
+	} else {
 		err = m.own(tmp)
 	}
 	if err == nil {
@@ -209,6 +213,22 @@ func (m CacheMount) own(dir string) error {
 	}
 	defer f.Close() // what is set is no data
 	return m.Owners.Set(f, ".", m.UID, m.GID, int(m.Mode))
+}
+
+// cacheVariant says what a cache begins as, where that is not an empty folder of root's: one of another owner or mode, or a part of
+// other layers. In BuildKit too these are caches of their own.
+func cacheVariant(m dockerfile.Mount, from filesystem) string {
+	var parts []string
+	if m.Mode != nil || m.UID != nil || m.GID != nil {
+		parts = append(parts, fmt.Sprintf("%o %d:%d", orElse(m.Mode, cacheMode), orElse(m.UID, 0), orElse(m.GID, 0)))
+	}
+	if m.From != nil {
+		parts = append(parts, m.Source)
+		for _, l := range from.layers {
+			parts = append(parts, l.identity())
+		}
+	}
+	return strings.Join(parts, "\x00")
 }
 
 // seed fills a new cache with what its from= and source= name.
@@ -232,5 +252,12 @@ func (w *runWork) seed(ctx context.Context, dir string, from filesystem, m docke
 		return err
 	}
 	defer root.Close()
-	return copier.Copy(ctx, root.With(view.Owners()), tree, items, nil, copier.Options{Dest: "/", UserXattr: w.UserXattr})
+	if err := copier.Copy(ctx, root.With(view.Owners()), tree, items, nil, copier.Options{Dest: "/", UserXattr: w.UserXattr}); err != nil {
+		return err
+	}
+	st, err := view.Stat(m.Source)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return err
+	}
+	return view.Owners().Set(root.File(), ".", int(st.Uid), int(st.Gid), int(st.Mode&0o7777))
 }

@@ -116,7 +116,7 @@ func (w *runWork) cache(ctx context.Context, all *mounts, m dockerfile.Mount, fr
 		seed = func(dir string) error { return w.seed(ctx, dir, from, m) }
 	}
 	dir, release, err := w.Mounts.Open(ctx, CacheMount{
-		ID: m.ID, Sharing: m.Sharing, Seed: seed,
+		ID: m.ID, Variant: cacheVariant(m, from), Sharing: m.Sharing, Seed: seed,
 		Mode: orElse(m.Mode, cacheMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0), Owners: w.Snapshots.Owners(),
 		Platform: w.platform.String(),
 	})

@@ -63,13 +63,18 @@ type MountTarget struct {
 // usedMount is a directory that a step of this build had.
 type usedMount struct {
 	id, platform string
+	key          cache.Key
 	place        string
 	owners       *rootfs.Owners
 }
 
 // mountKey is what a cache keeps a directory under.
-func mountKey(id, platform string) cache.Key {
-	return cache.NewKey([]cache.Part{{Name: "cache mount", Value: id}, {Name: "platform", Value: platform}})
+func mountKey(m CacheMount) cache.Key {
+	parts := []cache.Part{{Name: "cache mount", Value: m.ID}, {Name: "platform", Value: m.Platform}}
+	if m.Variant != "" {
+		parts = append(parts, cache.Part{Name: "variant", Value: m.Variant})
+	}
+	return cache.NewKey(parts)
 }
 
 func (t *MountTravel) warn(id string, err error) {
@@ -99,13 +104,13 @@ func (t *MountTravel) use(m CacheMount, place string) {
 			return
 		}
 	}
-	t.used = append(t.used, &usedMount{m.ID, m.Platform, place, m.Owners})
+	t.used = append(t.used, &usedMount{m.ID, m.Platform, mountKey(m), place, m.Owners})
 }
 
 // fetch fills the empty directory tmp with what another machine's cache has of a mount, and returns its entry. It returns nil, and
 // leaves tmp empty, if none has it or wanted does not want it by its diffID; the error then is trouble with those that were asked.
 func (t *MountTravel) fetch(ctx context.Context, m CacheMount, tmp string, wanted func(diffID string) bool) (*remote.Entry, error) {
-	key := mountKey(m.ID, m.Platform)
+	key := mountKey(m)
 	var errs []error
 	for _, b := range t.From {
 		e, ok, err := findMount(ctx, b, key)
@@ -291,7 +296,7 @@ func (t *MountTravel) export(ctx context.Context, b remote.Backend, u *usedMount
 		return nil, err
 	}
 	defer p.file.Close() // it has no name
-	if old, ok, err := findMount(ctx, b, mountKey(u.id, u.platform)); err == nil && ok && old.DiffID == p.diffID {
+	if old, ok, err := findMount(ctx, b, u.key); err == nil && ok && old.DiffID == p.diffID {
 		return nil, nil
 	}
 	d := v1.Descriptor{MediaType: types.OCILayerZStd, Digest: p.digest, Size: p.size}
@@ -303,7 +308,7 @@ func (t *MountTravel) export(ctx context.Context, b remote.Backend, u *usedMount
 	}
 	name := "cache mount " + u.id
 	return &remote.Entry{
-		Key: mountKey(u.id, u.platform), Below: remote.Chain(nil), DiffID: p.diffID, Blob: d, Created: t.Now(), Name: name[:min(len(name), 200)],
+		Key: u.key, Below: remote.Chain(nil), DiffID: p.diffID, Blob: d, Created: t.Now(), Name: name[:min(len(name), 200)],
 	}, nil
 }
 

@@ -134,6 +134,9 @@ func (e *expander) mount(m *instructions.Mount, from string, agents int) (Mount,
 		mount.From = src
 		mount.cache(m, e.g.settings.BuildArgs[cacheNamespaceArg])
 	case MountTmpfs:
+		if mount.Source != "/" {
+			return Mount{}, fmt.Errorf("a tmpfs is empty: there is no %s in it", mount.Source)
+		}
 		mount.Source = ""
 	case MountSecret:
 		err = mount.secret(m)
