@@ -1,14 +1,9 @@
 package builder_test
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,158 +14,10 @@ import (
 	"github.com/strake-build/strake/builder/source"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/dockerfile"
-	"github.com/strake-build/strake/layer/blob"
 	"github.com/strake-build/strake/layer/image"
 	"github.com/strake-build/strake/layer/snapshot"
 	"github.com/strake-build/strake/runner"
 )
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Getuid() == 0 || os.Getenv(rungVariable) != "" {
-		return
-	}
-	if os.Getenv("STRAKE_TEST_REQUIRE") == "1" {
-		t.Fatal("this test mounts overlays and needs root")
-	}
-	t.Skip("needs root: it mounts overlays")
-}
-
-// world is a Builder over a real store, with a sandbox that writes files instead of running programs.
-type world struct {
-	*builder.Builder
-	t       testing.TB
-	dir     string
-	context string
-	store   *cache.Store
-	now     time.Time
-	images  map[string]*image.Image
-
-	mu     sync.Mutex
-	ran    []string
-	events []progress.Event
-}
-
-func newWorld(t testing.TB) *world {
-	needRoot(t)
-	dir := t.TempDir()
-	w := &world{t: t, dir: dir, context: t.TempDir(), now: time.Unix(1_800_000_000, 0).UTC(), images: map[string]*image.Image{}}
-	kept := layersHere()
-	snapshots, err := snapshot.Open(filepath.Join(dir, "layers"), kept)
-	must(t, err)
-	blobs, err := blob.Open(filepath.Join(dir, "blobs"))
-	must(t, err)
-	w.store, err = cache.Open(filepath.Join(dir, "cache"))
-	must(t, err)
-	w.Builder = &builder.Builder{
-		Cache: w.store, Records: w.store, Snapshots: snapshots, Layers: &image.Layers{Blobs: blobs, Snapshots: snapshots, Dir: filepath.Join(dir, "compressed")},
-		Resolver: w, Sandbox: w, UserXattr: kept.UserXattr, Stubs: filepath.Join(dir, "stubs"), Now: func() time.Time { return w.now },
-	}
-	return w
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (w *world) Resolve(_ context.Context, ref string, _ v1.Platform) (*image.Image, error) {
-	if img := w.images[ref]; img != nil {
-		return img, nil
-	}
-	return nil, fmt.Errorf("%s: %w", ref, image.ErrNotFound)
-}
-
-// Run understands "write FILE TEXT" and "fail".
-func (w *world) Run(_ context.Context, s runner.Sandbox, p runner.Process) error {
-	w.mu.Lock()
-	w.ran = append(w.ran, strings.Join(p.Args, " "))
-	w.mu.Unlock()
-	switch p.Args[0] {
-	case "write":
-		return os.WriteFile(filepath.Join(s.Root.Upper, p.Args[1]), []byte(p.Args[2]), 0o644)
-	case "env": // env FILE NAME: what the variable is
-		value := ""
-		for _, kv := range p.Env {
-			if v, ok := strings.CutPrefix(kv, p.Args[2]+"="); ok {
-				value = v
-			}
-		}
-		return os.WriteFile(filepath.Join(s.Root.Upper, p.Args[1]), []byte(value), 0o644)
-	case "fail":
-		fmt.Fprintln(p.Stderr, "it broke")
-		return &runner.ExitError{Code: 3}
-	}
-	return nil
-}
-
-func (w *world) write(name, text string) {
-	w.t.Helper()
-	path := filepath.Join(w.context, name)
-	must(w.t, os.MkdirAll(filepath.Dir(path), 0o755))
-	must(w.t, os.WriteFile(path, []byte(text), 0o644))
-}
-
-type change func(*builder.Options)
-
-func (w *world) build(text string, changes ...change) (*image.Image, error) {
-	w.t.Helper()
-	w.ran, w.events = nil, nil
-	f, err := dockerfile.Parse("Dockerfile", []byte(text))
-	if err != nil {
-		return nil, err
-	}
-	tree, err := source.Open(w.context, source.Options{ResetOwner: true, Now: w.Now})
-	must(w.t, err)
-	defer tree.Close()
-	here := v1.Platform{OS: "linux", Architecture: "amd64"}
-	opt := builder.Options{File: f, Context: tree, Settings: dockerfile.Settings{Platform: here, Build: here}, Jobs: 4, Progress: func(e progress.Event) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.events = append(w.events, e)
-	}}
-	for _, c := range changes {
-		c(&opt)
-	}
-	res, err := w.Build(w.t.Context(), opt)
-	if err != nil {
-		return nil, err
-	}
-	return res.Image, nil
-}
-
-// cached counts the steps that were found in the cache.
-func (w *world) cached() (n int) {
-	for _, e := range w.events {
-		if e.Kind == progress.Cached {
-			n++
-		}
-	}
-	return n
-}
-
-func (w *world) read(img *image.Image, name string) string {
-	w.t.Helper()
-	var ids []snapshot.ID
-	for _, l := range img.Layers {
-		id, err := w.Layers.Unpacked(w.t.Context(), l, nil)
-		must(w.t, err)
-		ids = append(ids, id)
-	}
-	root, err := w.Snapshots.OpenView(w.t.Context(), ids)
-	must(w.t, err)
-	defer root.Close()
-	f, err := root.OpenFile(name, os.O_RDONLY, 0)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	data := make([]byte, 1000)
-	n, _ := f.Read(data)
-	return string(data[:n])
-}
 
 const twoStages = `FROM scratch AS build
 COPY src /src

@@ -149,7 +149,7 @@ func TestDamagedAnswersAreMisses(t *testing.T) {
 				t.Parallel()
 				p, first := newPlaces(t), newWorld(t)
 				first.usualContext()
-				p.fill(first, "c", usual)
+				p.fillAll(first, "c", usual)
 				spoilt := p.spoil(layers, d)
 				for _, k := range kinds() {
 					spoilt.Store(0)
@@ -200,7 +200,7 @@ func (l liar) Records(ctx context.Context, keys []cache.Key) ([]remote.Entry, er
 func TestEntriesThatLie(t *testing.T) {
 	p, first := newPlaces(t), newWorld(t)
 	first.usualContext()
-	p.fill(first, "c", usual)
+	p.fillAll(first, "c", usual)
 	for _, k := range []kind{"local", "http", "s3", "gha"} { // others are wrapped, which makes them no repositories
 		w := newWorld(t)
 		w.context, w.images = first.context, first.images

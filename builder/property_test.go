@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/layer/image"
+	"github.com/strake-build/strake/runner"
 )
 
 var propertyTime = flag.Duration("property", 10*time.Second, "how long TestCachedBuildIsAClean builds random Dockerfiles")
@@ -88,7 +88,7 @@ func (r *random) edit() string {
 		}
 		return "a step less"
 	case 5:
-		r.w.images["base"] = testImage(r.pick("1", "2"))
+		r.w.images["base"] = r.w.testImage(r.pick("1", "2"))
 		return "another base"
 	default:
 		steps[r.IntN(len(steps))] = r.step(n)
@@ -121,7 +121,7 @@ func TestCachedBuildIsAClean(t *testing.T) {
 		t.Logf("seed %d", seed)
 		w := newWorld(t)
 		r := &random{Rand: rand.New(rand.NewPCG(seed, 0)), w: w, value: "0"}
-		w.images["base"] = testImage("1")
+		w.images["base"] = w.testImage("1")
 		for _, f := range []string{"src/a", "src/b", "src/d/c"} {
 			w.write(f, "0")
 		}
@@ -132,11 +132,11 @@ func TestCachedBuildIsAClean(t *testing.T) {
 			}
 		}
 		var log []string
-		for i := range 8 {
+		for range 8 {
 			w.now = w.now.Add(time.Minute)
 			cached, err := w.build(r.text(), arg("V", r.value))
 			must(t, err)
-			clean := w.clean(filepath.Join(w.dir, fmt.Sprint("clean", i)), r)
+			clean := w.clean(r.text(), arg("V", r.value))
 			compare(t, w, cached, clean)
 			if t.Failed() {
 				t.Fatalf("seed %d, after %q:\n%s", seed, log, r.text())
@@ -146,17 +146,15 @@ func TestCachedBuildIsAClean(t *testing.T) {
 	}
 }
 
-// clean builds with an empty cache.
-func (w *world) clean(dir string, r *random) *image.Image {
+// clean builds with an empty cache, one step after the other.
+func (w *world) clean(text string, changes ...change) *image.Image {
 	w.t.Helper()
-	records, err := cache.Open(dir)
+	records, err := cache.Open(w.t.TempDir())
 	must(w.t, err)
 	old := *w.Builder
 	defer func() { *w.Builder = old }()
 	w.Cache, w.Records = records, nil
-	img, err := w.build(r.text(), arg("V", r.value), func(o *builder.Options) { o.Jobs = 1 })
-	must(w.t, err)
-	return img
+	return w.must(text, append(changes[:len(changes):len(changes)], func(o *builder.Options) { o.Jobs, o.Sandbox.Limits = 1, runner.Limits{} })...)
 }
 
 func compare(t *testing.T, w *world, a, b *image.Image) {

@@ -78,12 +78,12 @@ func TestMissesAreExplained(t *testing.T) {
 		{name: "a variable more", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nENV X=1\nRUN [\"write\",\"a\",\"1\"]\n", want: []string{"RUN: ENV X added"}},
 		{name: "a user", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nUSER 5\nRUN [\"write\",\"a\",\"1\"]\n", want: []string{"RUN: USER changed"}},
 		{
-			name: "another base", before: "FROM base\nRUN [\"write\",\"a\",\"1\"]\n", edit: func(w *world) { w.images["base"] = testImage("2") },
+			name: "another base", before: "FROM base\nRUN [\"write\",\"a\",\"1\"]\n", edit: func(w *world) { w.images["base"] = w.testImage("2") },
 			want: []string{"FROM: base moved sha256:111111111111… → sha256:222222222222…"},
 		},
 		{
 			name: "a base of another name", before: "FROM base\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM other\nRUN [\"write\",\"a\",\"1\"]\n",
-			edit: func(w *world) { w.images["other"] = testImage("2") }, want: []string{"FROM: other, before it was base"},
+			edit: func(w *world) { w.images["other"] = w.testImage("2") }, want: []string{"FROM: other, before it was base"},
 		},
 		{
 			name: "a step more", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nRUN [\"write\",\"n\",\"1\"]\nRUN [\"write\",\"a\",\"1\"]\n",
@@ -100,7 +100,7 @@ func TestMissesAreExplained(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
-			w.images["base"] = testImage("1")
+			w.images["base"] = w.testImage("1")
 			w.write("src/a.go", "1")
 			w.write("src/b.go", "1")
 			_, err := w.build(c.before, c.first...)
@@ -124,9 +124,12 @@ func TestMissesAreExplained(t *testing.T) {
 	}
 }
 
-// testImage is an image without layers whose ID is of one digit.
-func testImage(digit string) *image.Image {
-	return &image.Image{ID: v1.Hash{Algorithm: "sha256", Hex: strings.Repeat(digit, 64)}, RawConfig: []byte("{}"), Config: v1.ConfigFile{OS: "linux", Architecture: "amd64", Config: v1.Config{Env: []string{"BASE=" + digit}}}}
+// testImage is an image of the files of w.base whose ID is of one digit.
+func (w *world) testImage(digit string) *image.Image {
+	img := *w.base
+	img.ID, img.RawConfig = v1.Hash{Algorithm: "sha256", Hex: strings.Repeat(digit, 64)}, []byte("{}")
+	img.Config.OS, img.Config.Architecture, img.Config.Config.Env = "linux", "amd64", []string{"BASE=" + digit}
+	return &img
 }
 
 func (w *world) removeLayers() {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -29,21 +27,13 @@ func (c *caches) bazel(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: bazel")
 	}
-	address := remotetest.Address(c.t)
-	remotetest.Start(c.t, address, exec.Command(remotetest.Program(c.t, "bazel-remote-v2.6.2"), "--dir", filepath.Join(c.t.TempDir(), "cache"), "--max_size", "1",
-		"--http_address", address, "--grpc_address", "none"))
-	ts.Setenv("BAZEL", "http://"+address)
+	ts.Setenv("BAZEL", remotetest.StartBazel(c.t, filepath.Join(c.t.TempDir(), "cache")))
 }
 
-// s3 sets S3 to the url of a server with the bucket "bucket", the access key "KEY" with "very-secret", and the region "eu-test-1".
+// s3 sets S3 to the url of a server with the bucket, the region and the user of remotetest.StartS3.
 func (c *caches) s3(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 {
 		ts.Fatalf("usage: s3")
 	}
-	dir := c.t.TempDir()
-	ts.Check(os.Mkdir(filepath.Join(dir, "bucket"), 0o755))
-	address := remotetest.Address(c.t)
-	remotetest.Start(c.t, address, exec.Command(remotetest.Program(c.t, "versitygw-v1.8.0"), "--access", "KEY", "--secret", "very-secret", "--region", "eu-test-1",
-		"--port", address, "posix", dir))
-	ts.Setenv("S3", "http://"+address)
+	ts.Setenv("S3", remotetest.StartS3(c.t))
 }

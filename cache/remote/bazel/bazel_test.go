@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -78,15 +77,12 @@ func TestPlainServer(t *testing.T) {
 
 // bazel-remote checks blobs by their digest, and entries for being ActionResults whose files are there.
 func TestBazelRemote(t *testing.T) {
-	program := remotetest.Program(t, "bazel-remote-v2.6.2")
 	for _, mode := range []string{"zstd", "uncompressed"} {
 		t.Run(mode, func(t *testing.T) {
-			address := remotetest.Address(t)
-			remotetest.Start(t, address, exec.Command(program, "--dir", t.TempDir(), "--max_size", "1", "--storage_mode", mode,
-				"--http_address", address, "--grpc_address", "none"))
-			remotetest.Exercise(t, func() remote.Backend { return open(t, bazel.Options{URL: "http://" + address}) })
+			url := remotetest.StartBazel(t, t.TempDir(), "--storage_mode", mode)
+			remotetest.Exercise(t, func() remote.Backend { return open(t, bazel.Options{URL: url}) })
 			// An entry whose blob is not there is not given.
-			b := open(t, bazel.Options{URL: "http://" + address})
+			b := open(t, bazel.Options{URL: url})
 			_, d := remotetest.Blob(t, 99, 100)
 			e := remotetest.Entry("lost", d)
 			if err := b.Commit(t.Context(), []remote.Entry{e}, true); err != nil {

@@ -8,9 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,22 +21,14 @@ import (
 )
 
 const (
-	keyID  = "AKIDTEST"
-	secret = "a/very+secret/key"
+	keyID  = remotetest.S3Key
+	secret = remotetest.S3Secret
 )
 
 // gateway runs a server that checks signatures.
 func gateway(t testing.TB) Options {
-	program := remotetest.Program(t, "versitygw-v1.8.0")
-	address := remotetest.Address(t)
-	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "bucket"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	remotetest.Start(t, address, exec.Command(program, "--access", keyID, "--secret", secret, "--region", "eu-test-1", "--port", address,
-		"posix", dir))
 	return Options{
-		Bucket: "bucket", Region: "eu-test-1", Endpoint: "http://" + address, Prefix: "a b/ü+",
+		Bucket: remotetest.S3Bucket, Region: remotetest.S3Region, Endpoint: remotetest.StartS3(t), Prefix: "a b/ü+",
 		Credentials: Credentials{AccessKeyID: keyID, SecretAccessKey: secret}, Now: time.Now,
 	}
 }

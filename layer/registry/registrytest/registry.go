@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -83,6 +84,12 @@ func Start(t testing.TB, cfg Config) *Registry {
 	}
 	t.Fatalf("docker-registry did not start:\n%s", last)
 	return nil
+}
+
+// Auth is a credential file with User for the registry, as docker keeps one.
+func (r *Registry) Auth() []byte {
+	auth := base64.StdEncoding.EncodeToString([]byte(User + ":" + Password))
+	return fmt.Appendf(nil, `{"auths":{%q:{"auth":%q}}}`, r.Host, auth)
 }
 
 // find looks the program up.
