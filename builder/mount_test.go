@@ -164,14 +164,15 @@ func TestCacheMountStays(t *testing.T) {
 		_, err = f.WriteString("x")
 		return err
 	}
-	for i, text := range []string{
-		"FROM scratch\nRUN --mount=type=cache,target=/c,mode=0711,uid=5 [\"one\"]\n",
-		"FROM scratch\nRUN --mount=type=cache,target=/c [\"two\"]\n",
+	for i, c := range []struct{ text, log string }{
+		{"FROM scratch\nRUN --mount=type=cache,target=/c,mode=0711,uid=5 [\"one\"]\n", "x"},
+		{"FROM scratch\nRUN --mount=type=cache,target=/c,mode=0711,uid=5 [\"two\"]\n", "xx"},
+		{"FROM scratch\nRUN --mount=type=cache,target=/c [\"three\"]\n", "x"}, // begins as something else
 	} {
-		_, err := w.build(text)
+		_, err := w.build(c.text)
 		must(t, err)
 		data, _ := os.ReadFile(filepath.Join(b.seen[i].Mounts[0].Source, "log"))
-		if len(data) != i+1 {
+		if string(data) != c.log {
 			t.Errorf("step %d sees %q", i, data)
 		}
 	}
