@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -107,7 +108,7 @@ func absent(err error) error {
 func (r *Registry) Put(ctx context.Context, d v1.Descriptor, open func(context.Context) (io.ReadCloser, error)) error {
 	r.start.Do(func() {
 		r.there = map[v1.Hash]bool{}
-		have, err := r.current(ctx)
+		have, _, err := r.current(ctx)
 		if err != nil {
 			return // it comes again with Commit
 		}
@@ -126,11 +127,18 @@ func (r *Registry) push(ctx context.Context, d v1.Descriptor, open func(context.
 	return err
 }
 
-// races is how often a manifest is written anew because another build wrote it at the same time.
-const races = 4
+const (
+	races = 10 // how often a manifest is written anew because another build wrote it at the same time
+	// settled is how long another build may take to write what it merged before this one wrote; at least that, and
+	// twice the time that this one took.
+	settled = 20 * time.Millisecond
+)
 
-// Commit implements Backend. What others wrote since stays: it is read, merged and written, and read again, for there is no way
-// to write a tag only if it has not changed. Of two builds that end within the same moment one may lose its entries.
+// errMoved says that another build has written the tag since it was read.
+var errMoved = errors.New("the cache has changed meanwhile")
+
+// Commit implements Backend. What others wrote since stays. There is no way to write a tag only if it has not changed: it is
+// read, merged, looked at again just before it is written, and once more when another build that did the same has written, too.
 func (r *Registry) Commit(ctx context.Context, entries []Entry, _ bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -138,79 +146,98 @@ func (r *Registry) Commit(ctx context.Context, entries []Entry, _ bool) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	for try := 0; ; try++ {
-		have, err := r.current(ctx)
+	for try := range races {
+		have, was, err := r.current(ctx)
 		if err != nil {
 			return err
 		}
 		if Holds(have, r.own, r.Now()) {
 			return nil
 		}
-		digest, err := r.write(ctx, Merge(have, r.own, r.Now()))
+		digest, took, err := r.write(ctx, Merge(have, r.own, r.Now()), was)
 		var status *registry.StatusError
 		if errors.As(err, &status) && status.Status/100 == 4 && status.Status != http.StatusUnauthorized && len(have) > 0 {
 			// Blobs of what was there may be gone: then the registry does not take a manifest that names them.
-			digest, err = r.write(ctx, Merge(nil, r.own, r.Now()))
+			digest, took, err = r.write(ctx, Merge(nil, r.own, r.Now()), was)
 		}
-		if err != nil {
+		wait := max(settled, 2*took)
+		if errors.Is(err, errMoved) {
+			wait = rand.N(wait * time.Duration(try+1)) //nolint:gosec // keeps builds apart, no secret
+		} else if err != nil {
 			return err
 		}
-		if now, err := r.Client.ResolveDigest(ctx, r.Ref); err != nil || now.Digest == digest || try == races {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return err
+		}
+		if err != nil {
+			continue
+		}
+		if now, err := r.Client.ResolveDigest(ctx, r.Ref); err != nil || now.Digest == digest {
 			return nil // it was written
 		}
 	}
+	return fmt.Errorf("%w, %d times: too many builds write it at once", errMoved, races)
 }
 
-// current returns what the registry has under the reference.
-func (r *Registry) current(ctx context.Context) ([]Held, error) {
+// current returns what the registry has under the reference, and its digest.
+func (r *Registry) current(ctx context.Context) (have []Held, digest v1.Hash, err error) {
 	raw, d, err := r.Client.FetchManifest(ctx, r.Ref)
 	if errors.Is(err, registry.ErrNotFound) {
-		return nil, nil
+		return nil, digest, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, digest, err
 	}
 	foreign := fmt.Errorf("%s is there and is not a cache of strake's: give the cache a tag of its own", r.Ref.Name())
 	var m v1.Manifest
 	if !d.MediaType.IsImage() || json.Unmarshal(raw, &m) != nil || m.Config.Size > MaxDocument {
-		return nil, foreign
+		return nil, digest, foreign
 	}
 	body, err := r.Open(ctx, m.Config)
 	if err != nil {
-		return nil, err
+		return nil, digest, err
 	}
 	defer body.Close()
 	config, err := readAll(body, m.Config.Size)
 	if err != nil {
-		return nil, err
+		return nil, digest, err
 	}
 	if !isCache(config) {
-		return nil, foreign
+		return nil, digest, foreign
 	}
-	have, err := decodeImage(config, m.Layers)
-	if err != nil {
-		return nil, nil // a cache that cannot be read is replaced
+	if have, err = decodeImage(config, m.Layers); err != nil {
+		return nil, d.Digest, nil // a cache that cannot be read is replaced
 	}
-	return have, nil
+	return have, d.Digest, nil
 }
 
-// write stores the image of entries.
-func (r *Registry) write(ctx context.Context, entries []Held) (v1.Hash, error) {
+// write stores the image of entries, unless the tag is another one than it was. took is the time from that look to the end.
+func (r *Registry) write(ctx context.Context, entries []Held, was v1.Hash) (digest v1.Hash, took time.Duration, err error) {
 	config, manifest, err := encodeImage(entries)
 	if err != nil {
-		return v1.Hash{}, err
+		return digest, 0, err
 	}
 	var m v1.Manifest
 	if err := json.Unmarshal(manifest, &m); err != nil {
-		return v1.Hash{}, err
+		return digest, 0, err
 	}
 	err = r.push(ctx, m.Config, func(context.Context) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(config)), nil })
 	if err != nil {
-		return v1.Hash{}, err
+		return digest, 0, err
 	}
-	digest, _, err := v1.SHA256(bytes.NewReader(manifest))
-	if err != nil {
-		return v1.Hash{}, err
+	if digest, _, err = v1.SHA256(bytes.NewReader(manifest)); err != nil {
+		return digest, 0, err
 	}
-	return digest, r.Client.PushManifest(ctx, r.Ref, manifest, types.OCIManifestSchema1)
+	began := r.Now()
+	is, err := r.Client.ResolveDigest(ctx, r.Ref)
+	switch {
+	case err != nil && !errors.Is(err, registry.ErrNotFound):
+		return digest, 0, err
+	case is.Digest != was:
+		return digest, 0, errMoved
+	}
+	err = r.Client.PushManifest(ctx, r.Ref, manifest, types.OCIManifestSchema1)
+	return digest, r.Now().Sub(began), err
 }

@@ -6,14 +6,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	reg "github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -151,17 +156,119 @@ func TestRegistryMerges(t *testing.T) {
 	}
 }
 
-// At the same moment one may lose; the cache is whole and holds one of them at least.
+// Builds that write at the same moment keep each other's entries, all the more if they go on.
 func TestRegistryTogether(t *testing.T) {
 	r := registrytest.Start(t, registrytest.Config{})
 	c := registry.New(registry.Options{})
 	var wg sync.WaitGroup
 	for i := range 4 {
-		wg.Go(func() { commit(t, openRegistry(t, c, r.Host+"/together:c"), fmt.Sprint(i)) })
+		wg.Go(func() {
+			b := openRegistry(t, c, r.Host+"/together:c")
+			b.Now = time.Now // waits for others are measured with it
+			for j := range 3 {
+				commit(t, b, fmt.Sprint(i, "-", j))
+			}
+		})
 	}
 	wg.Wait()
-	if got := namesOf(t, openRegistry(t, c, r.Host+"/together:c")); len(got) == 0 {
-		t.Error("nothing is left")
+	if got := namesOf(t, openRegistry(t, c, r.Host+"/together:c")); len(got) != 12 {
+		t.Errorf("of 12 entries are left %v", got)
+	}
+}
+
+// Whatever another build writes between what this one reads and what it writes stays.
+func TestRegistryBetween(t *testing.T) {
+	inner := reg.New(reg.Logger(log.New(io.Discard, "", 0)))
+	var before atomic.Pointer[func(*http.Request)]
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if f := before.Load(); f != nil {
+			(*f)(r)
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	defer s.Close()
+	c, ref := registry.New(registry.Options{}), strings.TrimPrefix(s.URL, "http://")+"/between:c"
+	commit(t, openRegistry(t, c, ref), "old")
+	for _, at := range []struct {
+		method, path string
+		n            int
+	}{
+		{http.MethodPost, "/blobs/uploads", 2}, // of the configuration: the first was the layer
+		{http.MethodPut, "/blobs/uploads", 2},
+		{http.MethodHead, "/manifests/", 1},
+	} {
+		n := 0
+		other := func(r *http.Request) {
+			if r.Method == at.method && strings.Contains(r.URL.Path, at.path) {
+				if n++; n == at.n {
+					before.Store(nil)
+					commit(t, openRegistry(t, c, ref), "between "+at.method)
+				}
+			}
+		}
+		before.Store(&other)
+		commit(t, openRegistry(t, c, ref), "at "+at.method)
+	}
+	want := []string{"at HEAD", "at POST", "at PUT", "between HEAD", "between POST", "between PUT", "old"}
+	if got := namesOf(t, openRegistry(t, c, ref)); !slices.Equal(got, want) {
+		t.Errorf("got %v", got)
+	}
+}
+
+// strict takes manifests as the narrowest of registries do (Amazon ECR, Harbor): images of OCI's media types whose
+// configurations list as many layers, and at most 4 MiB.
+func strict(t *testing.T, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPut || !strings.Contains(r.URL.Path, "/manifests/") {
+			next.ServeHTTP(w, r)
+			return
+		}
+		raw, err := io.ReadAll(r.Body)
+		var m v1.Manifest
+		if err != nil || json.Unmarshal(raw, &m) != nil || r.Header.Get("Content-Type") != string(types.OCIManifestSchema1) || m.MediaType != types.OCIManifestSchema1 ||
+			m.Config.MediaType != types.OCIConfigJSON || len(m.Annotations) != 0 || len(raw) > 4<<20 {
+			t.Errorf("a manifest of %d bytes, %s with %s: %v", len(raw), m.MediaType, m.Config.MediaType, err)
+		}
+		for _, l := range m.Layers {
+			if l.MediaType != types.OCILayer {
+				t.Errorf("a layer of %s", l.MediaType)
+			}
+		}
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(rec, httptest.NewRequestWithContext(r.Context(), http.MethodGet, "/v2/big/blobs/"+m.Config.Digest.String(), nil))
+		var config v1.ConfigFile
+		if err := json.Unmarshal(rec.Body.Bytes(), &config); err != nil || len(config.RootFS.DiffIDs) != len(m.Layers) || rec.Body.Len() > 4<<20 {
+			t.Errorf("a configuration of %d bytes with %d layers of %d: %v", rec.Body.Len(), len(config.RootFS.DiffIDs), len(m.Layers), err)
+		}
+		t.Logf("a manifest of %d bytes and a configuration of %d for %d layers", len(raw), rec.Body.Len(), len(m.Layers))
+		r.Body = io.NopCloser(bytes.NewReader(raw))
+		next.ServeHTTP(w, r)
+	})
+}
+
+// A cache of two thousand steps, with two keys each, is an image that every registry takes, and comes back whole.
+func TestManySteps(t *testing.T) {
+	s := httptest.NewServer(strict(t, reg.New(reg.Logger(log.New(io.Discard, "", 0)))))
+	defer s.Close()
+	c, ref := registry.New(registry.Options{}), strings.TrimPrefix(s.URL, "http://")+"/big:c"
+	var entries []remote.Entry
+	var keys []cache.Key
+	for i := range 2_000 {
+		_, d := blobOf(t, fmt.Sprint(i))
+		e := remotetest.Entry(fmt.Sprintf("step %d of a build with many", i), d)
+		for _, name := range []string{"instruction", "parent", "environment", "user", "directory", "mounts", "network", "platform"} {
+			e.Parts = append(e.Parts, remote.Part{Name: name, Sum: remote.SumOf(fmt.Sprint(i))})
+		}
+		e.Content = d.Digest.Hex
+		content := e
+		content.Key = cache.NewKey([]cache.Part{{Name: "content", Value: fmt.Sprint(i)}})
+		entries, keys = append(entries, e, content), append(keys, e.Key, content.Key)
+	}
+	if err := openRegistry(t, c, ref).Commit(t.Context(), entries, true); err != nil {
+		t.Fatal(err)
+	}
+	if n := remotetest.Found(t, openRegistry(t, c, ref), keys); n != len(keys) {
+		t.Errorf("%d of %d entries come back", n, len(keys))
 	}
 }
 
