@@ -147,12 +147,32 @@ func (w *copyWork) list(ctx context.Context, tree *source.Tree, items []source.I
 }
 
 // listKey names the list of files of a digest, which says nothing of the folders that they are copied from.
-func (w *copyWork) listKey(sum string) cache.Key {
+func (w *copyWork) listKey(sum string) cache.Key { return listKey(sum, w.copy.Sources) }
+
+func listKey(sum string, sources []string) cache.Key {
 	parts := []cache.Part{{Name: "files", Value: sum}}
-	for _, s := range w.copy.Sources {
+	for _, s := range sources {
 		parts = append(parts, cache.Part{Name: "source", Value: s})
 	}
 	return cache.NewKey(parts)
+}
+
+// FileLists names the lists of files that explain what a record with these parts was made of.
+func FileLists(parts []cache.Part) []cache.Key {
+	var sources, sums []string
+	for _, p := range parts {
+		switch p.Name {
+		case "source":
+			sources = append(sources, p.Value)
+		case "files":
+			sums = append(sums, p.Value)
+		}
+	}
+	var keys []cache.Key
+	for _, sum := range sums {
+		keys = append(keys, listKey(sum, sources))
+	}
+	return keys
 }
 
 // lists are the lists of files of this build that list made.

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/cache"
 )
 
 // TestPruneOrder removes from a store of which some things are needed, in use, or young.
@@ -56,6 +58,34 @@ func TestPruneOrder(t *testing.T) {
 				t.Errorf("removed %q, %v; want %q", got, err, c.want)
 			}
 		})
+	}
+}
+
+// TestPruneNotes keeps what explains a layer as long as the layer.
+func TestPruneNotes(t *testing.T) {
+	records, err := cache.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &store{cache: records}
+	for name, layer := range map[string]*holding{
+		"needed by an image": {Kind: kindLayer, Images: []string{"app"}},
+		"used by the build":  {Kind: kindLayer, LastUsed: time.Unix(200, 0), Reclaimable: true},
+	} {
+		note := &holding{Kind: kindNote, of: layer, Reclaimable: true}
+		s.protect(&holdings{Items: []*holding{layer, note}}, time.Unix(100, 0))
+		if note.Reclaimable {
+			t.Errorf("%s: the note of its layer may go", name)
+		}
+	}
+	old := &holding{Kind: kindLayer, LastUsed: time.Unix(10, 0), created: time.Unix(5, 0), Reclaimable: true}
+	note := &holding{Kind: kindNote, of: old, LastUsed: old.LastUsed, created: old.created, Reclaimable: true}
+	h := &holdings{Items: []*holding{old, note}}
+	if s.protect(h, time.Unix(100, 0)); !note.Reclaimable {
+		t.Error("the note of a layer that may go may not")
+	}
+	if h.oldest()[0] != old {
+		t.Error("the note goes before what it explains")
 	}
 }
 

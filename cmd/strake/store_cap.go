@@ -160,12 +160,12 @@ func (s *store) forgetSuperseded(ctx context.Context, c *lease.Collection) (*hol
 	return s.holdings(ctx, c)
 }
 
-// protect marks what was used since began as not reclaimable.
+// protect marks what was used since began, and what explains that, as not reclaimable.
 func (s *store) protect(h *holdings, began time.Time) {
 	layers := s.cache.Used()
 	began = began.Add(-time.Second) // file systems' clocks are behind by a tick
 	for _, i := range h.Items {
-		if _, found := slices.BinarySearch(layers, i.ID); found && i.Kind == kindLayer || !i.LastUsed.Before(began) || !i.created.Before(began) {
+		if _, found := slices.BinarySearch(layers, i.ID); found && i.Kind == kindLayer || !i.LastUsed.Before(began) || !i.created.Before(began) || i.of != nil && !i.of.Reclaimable {
 			i.Reclaimable = false
 		}
 	}

@@ -52,7 +52,8 @@ type holding struct {
 	// Reclaimable: no image needs it.
 	Reclaimable bool `json:"reclaimable"`
 
-	superseded bool // all Images lost their names to others
+	superseded bool     // all Images lost their names to others
+	of         *holding // a note is kept as long as this is; nil for one of what is gone, and for all else
 	created    time.Time
 	remove     func() (bool, error) // false: somebody uses it
 }
@@ -87,6 +88,7 @@ type inventory struct {
 	pinned map[v1.Hash]bool               // the diffIDs and blobs that other images need
 	known  map[v1.Hash]bool               // the diffIDs of all layers here
 	held   map[string]bool                // what running commands use
+	noted  map[cache.Key]*holding         // the layers that notes explain, by the notes' subjects
 	byID   map[snapshot.ID][]*cache.Entry // records
 }
 
@@ -98,6 +100,7 @@ func (s *store) holdings(ctx context.Context, c *lease.Collection) (*holdings, e
 		store: s, collection: c, found: holdings{Root: s.root}, counts: make(map[string]bool),
 		layers: make(map[v1.Hash][]string), blobs: make(map[v1.Hash][]string),
 		old: make(map[v1.Hash]bool), pinned: make(map[v1.Hash]bool), known: make(map[v1.Hash]bool), byID: make(map[snapshot.ID][]*cache.Entry),
+		noted: make(map[cache.Key]*holding),
 	}
 	for _, add := range []func(context.Context) error{
 		inv.readLeases, inv.readImages, inv.readRecords, inv.addLayers, inv.addBlobs, inv.addCompressed, inv.addMounts, inv.addContexts, inv.addSources, inv.addNotes, inv.addOther,
@@ -111,7 +114,7 @@ func (s *store) holdings(ctx context.Context, c *lease.Collection) (*holdings, e
 		if h.LastUsed.After(now) { // the clock jumped
 			h.LastUsed = now
 		}
-		h.Reclaimable = len(h.Images) == 0 && !h.InUse
+		h.Reclaimable = len(h.Images) == 0 && !h.InUse && (h.of == nil || h.of.Reclaimable) // layers come first
 	}
 	return &inv.found, nil
 }
@@ -217,6 +220,13 @@ func (inv *inventory) addLayers(ctx context.Context) error {
 			}
 		}
 		h.Steps = unique(h.Steps)
+		for _, e := range inv.byID[id] {
+			for _, k := range append(builder.FileLists(e.Record.Parts), e.Key) {
+				if other := inv.noted[k]; other == nil || other.LastUsed.Before(h.LastUsed) {
+					inv.noted[k] = h
+				}
+			}
+		}
 		h.remove = func() (bool, error) {
 			if gone, err := inv.snapshots.Collect(inv.collection, id); err != nil || !gone {
 				return false, err
@@ -301,21 +311,35 @@ func (inv *inventory) addContexts(context.Context) error {
 	return err
 }
 
-// addNotes adds what the cache keeps only to explain misses.
+// addNotes adds what the cache keeps only to explain misses: lists of files, and which record a step had last.
 func (inv *inventory) addNotes(context.Context) error {
-	for _, of := range []string{"files", "steps"} {
-		folders, err := inv.files("cache", of)
+	return errors.Join(
+		inv.addNotesIn("files", filepath.Base),
+		inv.addNotesIn("steps", func(path string) string {
+			text, _ := os.ReadFile(path) // one that cannot be read is of nothing
+			return strings.TrimSuffix(string(text), "\n")
+		}),
+	)
+}
+
+// addNotesIn adds the notes of a folder. subject is the key of what a note is of.
+func (inv *inventory) addNotesIn(dir string, subject func(path string) string) error {
+	folders, err := inv.files("cache", dir)
+	if err != nil {
+		return err
+	}
+	for _, folder := range folders {
+		paths, err := inv.files("cache", dir, filepath.Base(folder))
+		for _, p := range paths {
+			err = errors.Join(err, inv.addFile(kindNote, p, func(h *holding) {
+				k, _ := cache.ParseKey(subject(p)) // nothing has the zero key
+				if h.of = inv.noted[k]; h.of != nil {
+					h.LastUsed, h.created = h.of.LastUsed, h.of.created
+				}
+			}))
+		}
 		if err != nil {
 			return err
-		}
-		for _, folder := range folders {
-			paths, err := inv.files("cache", of, filepath.Base(folder))
-			for _, p := range paths {
-				err = errors.Join(err, inv.addFile(kindNote, p, nil))
-			}
-			if err != nil {
-				return err
-			}
 		}
 	}
 	return nil
