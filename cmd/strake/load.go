@@ -61,6 +61,10 @@ func runLoad(ctx context.Context, env *environment, input string, platform v1.Pl
 		l.undo(ctx)
 		return fmt.Errorf("loading the archive: %w", err)
 	}
+	// Before an image is named, what it consists of is durable.
+	if err := s.syncLoaded(); err != nil {
+		return err
+	}
 	for _, img := range loaded {
 		if err := s.keepLoaded(img); err != nil {
 			return err

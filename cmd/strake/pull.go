@@ -79,8 +79,12 @@ func runPull(ctx context.Context, env *environment, opts pullOptions) error {
 			s.forgetPulled(ctx, everyImage))
 	}
 	bars := newTransfers(env, env.stdout, opts.quiet)
+	began := env.now()
 	err = s.fetchLayers(ctx, img, bars)
 	bars.close()
+	if err == nil {
+		err = s.syncLayers(env.now().Sub(began))
+	}
 	if err != nil {
 		return errors.Join(err, s.forgetPulled(context.WithoutCancel(ctx), everyImage))
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"os"
 	"strconv"
 	"strings"
@@ -25,22 +26,34 @@ const (
 	syncPerTime = 10 << 20 // more for each second that the build took: a twentieth of its time, on a slow disk
 )
 
-// syncLayers makes the layers of the store durable, if there are new ones, for a build that took so long. Where that would take too
-// long it is left to a later build: until then the next command after a power failure drops those that are not whole.
+// syncLayers makes the layers of the store durable, if there are new ones, for a build or a pull that took so long. Where that would take too
+// long it is left to a later command: until then the first one after a power failure drops those that are not whole.
 func (s *store) syncLayers(took time.Duration) error {
-	switch s.env.getenv("STRAKE_SYNC") {
-	case "never":
-		return nil
-	case "always":
-	case "", "auto":
-		if unwritten() > cheapSync+int64(max(took.Seconds(), 0)*syncPerTime) {
-			return nil
-		}
-	default:
-		return usagef("invalid STRAKE_SYNC %q: it is auto, always or never", s.env.getenv("STRAKE_SYNC"))
+	mode, err := s.env.syncMode()
+	if err != nil || mode == "never" || mode == "auto" && unwritten() > cheapSync+int64(max(took.Seconds(), 0)*syncPerTime) {
+		return err
 	}
-	_, err := s.snapshots.Sync()
+	_, err = s.snapshots.Sync()
 	return err
+}
+
+// syncLoaded makes everything in the store durable, however long that takes: what came from an archive may be nowhere else.
+func (s *store) syncLoaded() error {
+	mode, err := s.env.syncMode()
+	if err != nil || mode == "never" {
+		return err
+	}
+	return s.snapshots.SyncAll()
+}
+
+// syncMode is the value of STRAKE_SYNC.
+func (e *environment) syncMode() (string, error) {
+	switch mode := cmp.Or(e.getenv("STRAKE_SYNC"), "auto"); mode {
+	case "auto", "always", "never":
+		return mode, nil
+	default:
+		return "", usagef("invalid STRAKE_SYNC %q: it is auto, always or never", mode)
+	}
 }
 
 // unwritten is how many bytes the machine has not yet written to its disks; 0 if that is not known.

@@ -3,7 +3,7 @@
 //
 // A blob appears under its name only when it is complete and its digest was
 // checked, by rename; a crash leaves at most a temporary file, which Open removes
-// when nobody writes it. Nothing is synced to the disk one by one: a blob that a
+// when nobody writes it. Layers are not synced to the disk one by one: a blob that a
 // power failure tore has another digest than its name, and all readers check.
 package blob
 
@@ -143,7 +143,8 @@ func (s *Store) Put(ctx context.Context, h v1.Hash, r io.Reader) error {
 	return err
 }
 
-// PutBytes stores b and returns its digest. Nothing is written if the store has it, undamaged.
+// PutBytes stores b and returns its digest. It is synced before it appears, for it is an image's configuration or manifest: the image
+// would be lost with it. Nothing is written if the store has it, undamaged.
 func (s *Store) PutBytes(b []byte) (v1.Hash, error) {
 	h := sum(b)
 	if size, err := s.Size(h); err == nil && size == int64(len(b)) && size <= maxSmall {
@@ -158,6 +159,9 @@ func (s *Store) PutBytes(b []byte) (v1.Hash, error) {
 	defer w.Discard()
 	if _, err := w.Write(b); err != nil {
 		return v1.Hash{}, err
+	}
+	if err := w.f.Sync(); err != nil {
+		return v1.Hash{}, fmt.Errorf("storing blob %s: %w", h, err)
 	}
 	_, _, err = w.Commit(h)
 	return h, err

@@ -54,13 +54,8 @@ func (s *Store) Sync() (int, error) {
 	if len(complete) == 0 {
 		return 0, nil
 	}
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return 0, fmt.Errorf("syncing the layers: %w", err)
-	}
-	defer d.Close() // only read
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return 0, fmt.Errorf("syncing the layers: %w", err)
+	if err := s.syncfs(); err != nil {
+		return 0, err
 	}
 	for _, id := range complete {
 		if err := os.Remove(s.mark(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -68,6 +63,28 @@ func (s *Store) Sync() (int, error) {
 		}
 	}
 	return len(complete), nil
+}
+
+// SyncAll is Sync that makes also all else durable that is on the file system of the store.
+func (s *Store) SyncAll() error {
+	n, err := s.Sync()
+	if n > 0 || err != nil {
+		return err // it was
+	}
+	return s.syncfs()
+}
+
+// syncfs writes what is on the file system of the store to its disk.
+func (s *Store) syncfs() error {
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return fmt.Errorf("syncing the layers: %w", err)
+	}
+	defer d.Close() // only read
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("syncing the layers: %w", err)
+	}
+	return nil
 }
 
 // recover removes, the first time in a boot of the machine, the layers that an earlier boot left unsynced.
