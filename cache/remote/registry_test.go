@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // to silence the registry
 	"net/http"
 	"net/http/httptest"
 	"os"
