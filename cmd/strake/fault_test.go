@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -15,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/strake-build/strake/layer/registry/registrytest"
 )
 
 // faultDockerfile has what can be interrupted: a large COPY, parallel stages, RUNs that write and fork.
@@ -329,6 +332,78 @@ func TestInterruptedAtAnyMoment(t *testing.T) {
 		checkStoreIsTidy(t, f.store)
 	}
 	f.check()
+}
+
+// TestTransfersInterruptedAtAnyMoment interrupts what moves images, and wants files and the store that images come to as they were.
+func TestTransfersInterruptedAtAnyMoment(t *testing.T) {
+	f := newFaults(t)
+	f.run("build", "-t", "app", f.context)
+	image := registrytest.Start(t, registrytest.Config{}).Host + "/app:1"
+	f.run("tag", "app", image)
+	f.run("push", image)
+	archive, out, other := filepath.Join(t.TempDir(), "app.tar"), t.TempDir(), filepath.Join(t.TempDir(), "other")
+	f.run("save", "-o", archive, image)
+	for i := range 10 {
+		for _, args := range [][]string{
+			{"save", "-o", filepath.Join(out, "app.tar"), "app"},
+			{"push", image},
+			{"--root", other, "load", "-i", archive},
+			{"--root", other, "pull", image},
+		} {
+			code, text := f.signaled(syscall.SIGINT, time.Duration(i+1)*15*time.Millisecond, args...)
+			if code != 130 && code != 0 && code != -1 {
+				t.Errorf("%q: exit code %d:\n%s", args, code, text)
+			}
+			f.checkNothingIsLeft()
+			checkStoreIsTidy(t, f.store)
+			checkStoreIsTidy(t, other)
+			f.checkWhole(other, image, code)
+			for _, name := range dirNames(t, out) {
+				if name != "app.tar" || code == 130 {
+					t.Errorf("%q, exit code %d, left %s", args, code, name)
+				}
+				f.must(os.Remove(filepath.Join(out, name)))
+			}
+		}
+	}
+	f.run("--root", other, "pull", image)
+	f.checkWhole(other, image, 0)
+}
+
+// checkWhole fails unless the store root holds the whole image or, after an interrupt, nothing of it, and empties it.
+func (f *faults) checkWhole(root, image string, code int) {
+	f.t.Helper()
+	if _, err := os.Stat(root); err != nil {
+		return // the command did not come so far
+	}
+	if f.run("--root", root, "images", "-q") != "" {
+		if code == 130 {
+			f.t.Errorf("an interrupted command left its image")
+		}
+		f.run("--root", root, "fsck")
+		if got := f.run("--root", root, "run", "--pull=never", image, "cat", "/sum"); got == "" {
+			f.t.Errorf("the image is not whole")
+		}
+		f.run("--root", root, "rmi", image)
+	}
+	for _, dir := range []string{"blobs/sha256", "layers/diffid"} {
+		if left := dirNames(f.t, filepath.Join(root, dir)); len(left) > 0 {
+			f.t.Errorf("exit code %d: without an image, %s has %q", code, dir, left)
+		}
+	}
+}
+
+// dirNames lists what is in a directory, which need not be there.
+func dirNames(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
 }
 
 // checkStoreIsTidy fails if a store has temporary files of commands that ended.
