@@ -38,6 +38,14 @@ func allowed() (must, may []string) {
 	for _, p := range []string{"interrupts", "kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug"} {
 		may = append(may, "mount /proc/"+p+" tmpfs rw", "mount /proc/"+p+" devtmpfs rw", "masked /proc/"+p+" character special file 1:3")
 	}
+	// A user namespace must not see more of /sys than it did, so it sees what the host mounts there; it is root's.
+	if mounts, err := os.ReadFile("/proc/self/mounts"); err == nil {
+		for line := range strings.Lines(string(mounts)) {
+			if f := strings.Fields(line); strings.HasPrefix(f[1], "/sys/kernel/") {
+				may = append(may, "mount "+f[1]+" "+f[2]+" ro")
+			}
+		}
+	}
 	for _, d := range devicesOfBox() { // in a user namespace they are bound
 		may = append(may, "mount /dev/"+d+" devtmpfs rw", "mount /dev/"+d+" tmpfs rw", "mount /dev/"+d+" ext4 rw")
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/strake-build/strake/layer/registry/registrytest"
 )
 
-// faultDockerfile has what can be interrupted: a large COPY, parallel stages, RUNs that write and fork.
+// faultDockerfile has what can be interrupted: a large COPY, parallel stages, RUNs that write and fork. Nothing else on the machine sleeps as long.
 const faultDockerfile = `FROM scratch AS base
 COPY busybox /bin/
 RUN ["/bin/busybox", "--install", "-s", "/bin"]
@@ -28,7 +28,7 @@ FROM base AS one
 COPY many /many
 RUN for i in 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of=/f$i bs=64k count=8 2>/dev/null; done; sleep 0.05
 FROM base AS two
-RUN (sleep 1000 & sleep 1001 &) ; mkdir /d && for i in 1 2 3 4 5 6 7 8 9; do echo $i > /d/$i; sleep 0.01; done
+RUN (sleep 86413 & sleep 86413 &) ; mkdir /d && for i in 1 2 3 4 5 6 7 8 9; do echo $i > /d/$i; sleep 0.01; done
 FROM base
 COPY --from=one /many /many
 COPY --from=two /d /d
@@ -144,7 +144,7 @@ func (f *faults) leftovers() string {
 	f.must(err)
 	for _, p := range procs {
 		line, _ := os.ReadFile(p)
-		if text := strings.ReplaceAll(string(line), "\x00", " "); strings.Contains(text, "sleep 100") || strings.Contains(text, f.context) {
+		if text := strings.ReplaceAll(string(line), "\x00", " "); strings.Contains(text, "sleep 86413") || strings.Contains(text, f.context) {
 			return p + ": " + text
 		}
 	}
