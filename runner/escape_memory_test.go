@@ -58,3 +58,32 @@ func peak(pid int) (kib int) {
 	_, _ = fmt.Sscan(rest, &kib)
 	return kib
 }
+
+// What an image says is bounded, and what is wrong with it is told whatever its length.
+func TestHostileSizes(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(lower string, p *Process)
+		want   string
+	}{
+		"passwd": {func(lower string, _ *Process) {
+			if err := os.Rename(filepath.Join(lower, "large"), filepath.Join(lower, "etc/passwd")); err != nil {
+				t.Error(err)
+			}
+		}, "/etc/passwd: it is larger than 10 MiB"},
+		"directory": {func(_ string, p *Process) { p.Dir = "/" + strings.Repeat("\x01/", 100000) }, "entering the working directory"},
+		"program":   {func(_ string, p *Process) { p.Args = []string{"/" + strings.Repeat("\x01/", 60000)} }, "starting /"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			lower := w.box.Root.Lower[0]
+			tree(t, lower, map[string]string{"etc/passwd": "", "large": ""})
+			if err := os.Truncate(filepath.Join(lower, "large"), 11<<20); err != nil {
+				t.Fatal(err)
+			}
+			_, err := w.sh("true", func(_ *Sandbox, p *Process) { c.change(lower, p) })
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %.200v", err)
+			}
+		})
+	}
+}

@@ -23,7 +23,7 @@ type home struct {
 	left    int  // how many boxes may still come
 }
 
-// maxBoxes is how many boxes an init makes: most have no garbage collector.
+// maxBoxes is how many boxes an init makes, so that what one may have left in it does not last.
 const maxBoxes = 32
 
 // newHome remembers where this process is.

@@ -17,7 +17,6 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -273,8 +272,14 @@ func (b *box) unshare() error {
 	return nil
 }
 
+// maxText is how much of each text there is in a report, in bytes: it must fit into the parent's buffer, and names may be of any length.
+const maxText = 4 << 10
+
 // report sends r and returns the exit code that goes with it.
 func report(r Report, fds ...int) int {
+	for _, text := range []*string{&r.Text, &r.Path} {
+		*text = (*text)[:min(len(*text), maxText)]
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return 1
@@ -420,7 +425,7 @@ func (b *box) launch() error {
 	return nil
 }
 
-// supervise answers the calls that come from listener. From then on the init has a collector: others start faster without one (initEnv of package runner).
+// supervise answers the calls that come from listener.
 func (b *box) supervise(listener int) error {
 	served := supervisor.Box{Proc: b.proc, Sys: b.sys, Hostname: b.Hostname, Family: b.family, Owners: b.owners}
 	if slices.Contains(b.Supervise, supervisor.Proc) {
@@ -434,7 +439,6 @@ func (b *box) supervise(listener int) error {
 		return err
 	}
 	b.super = s
-	debug.SetGCPercent(100) // the step says how many calls there are
 	return s.Start()
 }
 

@@ -28,8 +28,11 @@ type Passwd struct {
 
 const maxID = 1<<31 - 1 // as Docker and BuildKit have it
 
-// maxLine limits a line of passwd and group: a group may have many members.
-const maxLine = 1 << 20
+// Limits of passwd and group: of the whole file, and of a line, since a group may have many members.
+const (
+	maxUserFile = 10 << 20 // that of COPY --chown, too
+	maxLine     = 1 << 20
+)
 
 // LookupUser resolves "user[:group]", both a name or a number, as BuildKit and runc do: passwd and group are the texts of
 // the root's files. Without a group the user's own one counts, and all groups that list the user; a number that
@@ -263,9 +266,15 @@ func (b *box) openText(name string) (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	var fs unix.Statfs_t
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() || unix.Fstatfs(fd, &fs) != nil || fs.Type == unix.PROC_SUPER_MAGIC {
-		f.Close() // of /proc, this process may read more than the step
-		return nil, fmt.Errorf("opening %s: it is not a regular file", name)
+	st, err := f.Stat()
+	switch {
+	case err != nil || !st.Mode().IsRegular() || unix.Fstatfs(fd, &fs) != nil || fs.Type == unix.PROC_SUPER_MAGIC:
+		err = errors.New("it is not a regular file") // of /proc, this process may read more than the step
+	case st.Size() > maxUserFile:
+		err = fmt.Errorf("it is larger than %d MiB", maxUserFile>>20)
+	default:
+		return f, nil
 	}
-	return f, nil
+	f.Close()
+	return nil, fmt.Errorf("opening %s: %w", name, err)
 }
