@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -314,6 +315,26 @@ func TestBridgeShared(t *testing.T) {
 	n.clean()
 }
 
+// cancelled runs boxes that are cancelled at moments of their making, and when they run.
+func cancelled(t *testing.T, box func(script string, args ...string) *exec.Cmd, check func()) {
+	t.Helper()
+	for _, after := range []string{"1ms", "5ms", "10ms", "20ms", "40ms", "80ms", "500ms"} {
+		out, err := box("sleep 324.5", "cancel="+after).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), context.DeadlineExceeded.Error()) {
+			t.Errorf("cancelled after %s: %v: %s", after, err, out)
+		}
+		gone(t, "324.5")
+		check()
+	}
+}
+
+// A box that is cancelled, whenever that is, leaves nothing on the host.
+func TestBridgeCancelled(t *testing.T) {
+	n := newInternet(t, outsideIP)
+	n.must("true") // makes the file that clean looks at
+	cancelled(t, n.box, n.clean)
+}
+
 // A box sees nothing of the host's abstract sockets, nor does it configure the host; nobody outside gets in.
 func TestBridgeIsolated(t *testing.T) {
 	n := newInternet(t, outsideIP)
@@ -354,8 +375,8 @@ func TestRootlessBridge(t *testing.T) {
 			if err := os.Symlink(path, filepath.Join(bin, program)); err != nil {
 				t.Fatal(err)
 			}
-			box := func(script string) *exec.Cmd {
-				c := n.command(n.host, "rootless", n.dir, script, "bridge")
+			box := func(script string, args ...string) *exec.Cmd {
+				c := n.command(n.host, "rootless", append([]string{n.dir, script, "bridge"}, args...)...)
 				c.Env = append(c.Env, "PATH="+bin)
 				return c
 			}
@@ -379,6 +400,7 @@ func TestRootlessBridge(t *testing.T) {
 			_ = c.Wait()
 			gone(t, "323.5")
 			gone(t, "/proc/self/fd/3")
+			cancelled(t, box, func() { gone(t, "/proc/self/fd/3") })
 		})
 	}
 }

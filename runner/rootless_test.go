@@ -116,6 +116,7 @@ func helpBox(i Isolation, args []string) error {
 			return err
 		}
 	}
+	ctx := context.Background()
 	p := Process{Args: []string{"/bin/sh", "-c", args[1]}, Env: []string{testPath}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 	for _, a := range args[2:] {
 		if user, ok := strings.CutPrefix(a, "user="); ok {
@@ -179,9 +180,19 @@ func helpBox(i Isolation, args []string) error {
 			s.Limits.CPUs, _ = strconv.ParseFloat(cpus, 64)
 			continue
 		}
+		if after, ok := strings.CutPrefix(a, "cancel="); ok {
+			d, err := time.ParseDuration(after)
+			if err != nil {
+				return err
+			}
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, d)
+			defer cancel()
+			continue
+		}
 		s.Network = Network(a)
 	}
-	err = l.Run(context.Background(), s, p)
+	err = l.Run(ctx, s, p)
 	// Only inside can the work directory be removed.
 	return errors.Join(err, os.RemoveAll(filepath.Join(dir, "work")))
 }
