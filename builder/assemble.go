@@ -41,6 +41,7 @@ func (b *build) assemble(ctx context.Context, p *planned, f filesystem, t *trave
 		base = p.base.Config.History
 	}
 	config.History, config.Created = history(base, p.history(), made, times{b.epoch, b.bound})
+	config.History = fitHistory(config.History, len(f.layers), config.Created)
 	if len(b.opt.Labels) > 0 {
 		labels := maps.Clone(config.Config.Labels)
 		if labels == nil {
@@ -105,6 +106,24 @@ func history(base, own []v1.History, made []time.Time, limits times) ([]v1.Histo
 		now = limits.of(now)
 	}
 	return all, now
+}
+
+// fitHistory makes as many entries with a layer as there are layers, as readers of images count on and as BuildKit does: what a base says too much is taken
+// for empty, and for a layer that nothing tells of, as of a folder that a stage begins with, there is an entry more at the end.
+func fitHistory(all []v1.History, layers int, now v1.Time) []v1.History {
+	for i := range all {
+		switch {
+		case all[i].EmptyLayer:
+		case layers == 0:
+			all[i].EmptyLayer = true
+		default:
+			layers--
+		}
+	}
+	for range layers {
+		all = append(all, v1.History{Created: now, CreatedBy: "a layer without history"})
+	}
+	return all
 }
 
 // marshal encodes a configuration without escaping <, > and &, which people read in histories.

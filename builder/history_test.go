@@ -1,6 +1,8 @@
 package builder
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -60,5 +62,33 @@ func TestFromHistory(t *testing.T) {
 	img.Config.History[4].EmptyLayer = false
 	if _, ok := fromHistory(img, img.Config.History[:3]); ok {
 		t.Error("an image with a history of other layers is used")
+	}
+}
+
+func TestFitHistory(t *testing.T) {
+	full, empty := v1.History{CreatedBy: "full"}, v1.History{CreatedBy: "empty", EmptyLayer: true}
+	for _, c := range []struct {
+		name   string
+		in     []v1.History
+		layers int
+		want   string
+	}{
+		{"right", []v1.History{full, empty, full}, 2, "full, empty -, full"},
+		{"too much", []v1.History{full, empty, full, full}, 1, "full, empty -, full -, full -"},
+		{"too little", []v1.History{empty, full}, 3, "empty -, full, a layer without history, a layer without history"},
+		{"none", nil, 1, "a layer without history"},
+		{"no layers", []v1.History{full}, 0, "full -"},
+	} {
+		var got []string
+		for _, h := range fitHistory(slices.Clone(c.in), c.layers, v1.Time{}) {
+			text := h.CreatedBy
+			if h.EmptyLayer {
+				text += " -"
+			}
+			got = append(got, text)
+		}
+		if s := strings.Join(got, ", "); s != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, s, c.want)
+		}
 	}
 }

@@ -62,7 +62,7 @@ func (w *runWork) mountAll(ctx context.Context, inputs []filesystem) (*mounts, e
 		case dockerfile.MountCache:
 			err = w.cache(ctx, all, m, w.mountInput(inputs, i))
 		case dockerfile.MountTmpfs:
-			all.mounts = append(all.mounts, runner.Mount{Type: runner.Tmpfs, Target: m.Target, Size: m.Size})
+			all.mounts = append(all.mounts, runner.Mount{Type: runner.Tmpfs, Target: m.Target, Size: m.Size, ReadOnly: m.ReadOnly})
 		case dockerfile.MountSecret:
 			err = w.secret(all, m)
 		case dockerfile.MountSSH:

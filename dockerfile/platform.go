@@ -17,6 +17,13 @@ var (
 	platformPart = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 )
 
+// ParsePlatform reads the platform of a build, as BuildKit does: OS, ARCH or OS/ARCH[/VARIANT], with other names and the usual variant made
+// the usual ones (linux/arm is linux/arm/v7).
+func ParsePlatform(s string) (v1.Platform, error) {
+	p, err := parsePlatform(s)
+	return normalPlatform(p), err
+}
+
 // parsePlatform reads OS[(VERSION)], ARCH or OS[(VERSION)]/ARCH[/VARIANT], with the customary other names
 // (x86_64, aarch64, armhf) made Go's.
 func parsePlatform(s string) (v1.Platform, error) {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/strake-build/strake/dockerfile"
 )
 
 // parseTags parses the values of -t.
@@ -26,7 +28,7 @@ func parseTags(env *environment, values []string) ([]name.Tag, error) {
 	return tags, nil
 }
 
-// parsePlatform parses OS/ARCH[/VARIANT] or ARCH, with the spellings that docker knows; "" and "local" are this machine's.
+// parsePlatform parses OS, OS/ARCH[/VARIANT] or ARCH, with the spellings that docker knows; "" and "local" are this machine's.
 func parsePlatform(s string) (v1.Platform, error) {
 	if s == "" || s == "local" {
 		return v1.Platform{OS: "linux", Architecture: runtime.GOARCH}, nil
@@ -34,31 +36,9 @@ func parsePlatform(s string) (v1.Platform, error) {
 	if strings.ContainsAny(s, ", ") {
 		return v1.Platform{}, usagef("invalid --platform %q: it is one platform, such as linux/arm64", s)
 	}
-	parts := strings.Split(strings.ToLower(s), "/")
-	if len(parts) == 1 {
-		parts = []string{"linux", parts[0]}
-	}
-	if len(parts) > 3 || parts[0] == "" || parts[1] == "" {
+	p, err := dockerfile.ParsePlatform(s)
+	if err != nil {
 		return v1.Platform{}, usagef("invalid --platform %q: it is OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64", s)
-	}
-	p := v1.Platform{OS: parts[0], Architecture: parts[1]}
-	if len(parts) == 3 {
-		p.Variant = parts[2]
-	}
-	switch p.Architecture {
-	case "x86_64", "x86-64":
-		p.Architecture = "amd64"
-	case "aarch64":
-		p.Architecture = "arm64"
-	case "armhf":
-		p.Architecture, p.Variant = "arm", "v7"
-	case "armel":
-		p.Architecture, p.Variant = "arm", "v6"
-	case "i386", "i686":
-		p.Architecture = "386"
-	}
-	if p.Architecture == "arm64" && p.Variant == "v8" {
-		p.Variant = ""
 	}
 	if p.OS != "linux" {
 		return v1.Platform{}, usagef("invalid --platform %q: strake builds and runs linux images only", s)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -22,14 +23,14 @@ import (
 func TestParsePlatform(t *testing.T) {
 	for in, want := range map[string]string{
 		"linux/amd64": "linux/amd64", "amd64": "linux/amd64", "x86_64": "linux/amd64", "Linux/AArch64": "linux/arm64",
-		"linux/arm64/v8": "linux/arm64", "linux/arm/v7": "linux/arm/v7", "armhf": "linux/arm/v7", "s390x": "linux/s390x",
+		"linux/arm64/v8": "linux/arm64", "linux/arm/v7": "linux/arm/v7", "linux/arm": "linux/arm/v7", "arm": "linux/arm/v7", "linux/arm/6": "linux/arm/v6", "linux": "linux/" + runtime.GOARCH, "armhf": "linux/arm/v7", "s390x": "linux/s390x",
 	} {
 		p, err := parsePlatform(in)
 		if err != nil || p.String() != want {
 			t.Errorf("%s: %s, %v; want %s", in, p, err, want)
 		}
 	}
-	for _, in := range []string{"windows/amd64", "linux/", "/", "a/b/c/d", "linux/amd64,linux/arm64"} {
+	for _, in := range []string{"windows/amd64", "linux/", "/", "a/b/c/d", "nosuch", "linux/amd64,linux/arm64"} {
 		if p, err := parsePlatform(in); err == nil {
 			t.Errorf("%s is accepted as %s", in, p)
 		}
