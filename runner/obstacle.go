@@ -110,9 +110,9 @@ func sysctl(name string) string {
 
 func (m machine) has(capability int) bool { return m.caps&(1<<capability) != 0 }
 
-// confined says whether an AppArmor profile restricts this process.
+// confined says whether an AppArmor profile restricts this process: one that only gives it a name does not ("strake (unconfined)").
 func (m machine) confined() bool {
-	return m.apparmor != "" && !strings.HasPrefix(m.apparmor, "unconfined")
+	return m.apparmor != "" && m.apparmor != "unconfined" && !strings.HasSuffix(m.apparmor, "(unconfined)")
 }
 
 // What mends a container.

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -33,53 +34,59 @@ var accesses = []string{
 	"cp private mine/copy", "cp secret mine/copy2", "cp -r closed mine/closed", "find closed theirs open group -type f",
 }
 
-// A step of another user than root is told the same with one id as on rung root, and leaves the same.
+// A step of another user than root is told the same with one id as on rung root, with a pid namespace and without one, and leaves the same.
 func TestOneIDAccess(t *testing.T) {
 	run := asUser(t, false)
-	data := run("").Args[1]
 	rootData := publicDir(t)
 	makeRoot(t, filepath.Join(rootData, "lower"))
-	must := func(err error) {
-		t.Helper()
+	for _, err := range []error{
+		os.MkdirAll(filepath.Join(rootData, "lower/etc"), 0o755),
+		os.WriteFile(filepath.Join(rootData, "lower/etc/passwd"), []byte("app:x:1000:1000::/home/app:/bin/sh\n"), 0o644),
+	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	must(os.MkdirAll(filepath.Join(rootData, "lower/etc"), 0o755))
-	must(os.WriteFile(filepath.Join(rootData, "lower/etc/passwd"), []byte("app:x:1000:1000::/home/app:/bin/sh\n"), 0o644))
+	want := tryAccesses(t, func(args ...string) *exec.Cmd {
+		return helperCommand(t, rootData, "run", append([]string{rootData}, args...)...)
+	})
+	for name, more := range pidNamespaces() {
+		for i, got := range tryAccesses(t, func(args ...string) *exec.Cmd { return run(args[0], append(args[1:], more...)...) }) {
+			if got != want[i] {
+				t.Errorf("%s pid namespace: with one id: %sas root: %s", name, got, want[i])
+			}
+		}
+	}
+}
+
+// tryAccesses tries all accesses in boxes that share a directory, and returns what came of each, and of their files. The function returns a command
+// that runs a script, its first argument, in a box.
+func tryAccesses(t *testing.T, box func(args ...string) *exec.Cmd) []string {
+	t.Helper()
+	shared := publicDir(t)
+	if cred := box("").SysProcAttr; cred != nil {
+		if err := os.Chown(shared, int(cred.Credential.Uid), int(cred.Credential.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var script strings.Builder
 	for _, a := range accesses {
 		script.WriteString("echo '## " + a + "'; (cd /c; " + a + ") 2>&1; echo \"exit code $?\"\n")
 	}
-	const state = "echo '## what is left'; cd /c; find . | sort | while read f; do stat -c '%n %u:%g %a %h' $f; done"
-	results := map[string][]string{}
-	for name, dir := range map[string]string{"one": data, "root": rootData} {
-		box := func(script string, args ...string) string {
-			args = append([]string{script, "cache=" + filepath.Join(dir, "c")}, args...)
-			c := run(args[0], args[1:]...)
-			if name == "root" {
-				c = helperCommand(t, rootData, "run", append([]string{rootData}, args...)...)
-			}
-			out, err := c.CombinedOutput()
-			if err != nil {
-				t.Fatalf("%s: %v\n%s", name, err, out)
-			}
-			return string(out)
+	var all string
+	for _, args := range [][]string{
+		{accessTree}, {script.String(), "user=app"},
+		{"echo '## what is left'; cd /c; find . | sort | while read f; do stat -c '%n %u:%g %a %h' $f; done"},
+	} {
+		out, err := box(append(args, "cache="+shared)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
 		}
-		must(os.Mkdir(filepath.Join(dir, "c"), 0o755))
-		if name == "one" {
-			cred := run("").SysProcAttr.Credential
-			must(os.Chown(filepath.Join(dir, "c"), int(cred.Uid), int(cred.Gid)))
-		}
-		results[name] = strings.Split(box(accessTree)+box(script.String(), "user=app")+box(state), "## ")
+		all += string(out)
 	}
-	one, root := results["one"], results["root"]
-	if len(one) != len(accesses)+2 || len(root) != len(one) {
-		t.Fatalf("%d accesses gave %d results with one id, %d as root", len(accesses), len(one), len(root))
+	results := strings.Split(all, "## ")
+	if len(results) != len(accesses)+2 {
+		t.Fatalf("%d accesses gave %d results:\n%s", len(accesses), len(results), all)
 	}
-	for i := range one {
-		if one[i] != root[i] {
-			t.Errorf("with one id: %sas root: %s", one[i], root[i])
-		}
-	}
+	return results
 }

@@ -183,6 +183,7 @@ func TestHints(t *testing.T) {
 		{name: "docker's defaults, user", machine: func() machine { return docker(ordinary()) }, user: true, err: unix.EPERM, call: "clone", want: "Kubernetes: securityContext.seccompProfile"},
 		{name: "SYS_ADMIN alone", machine: func() machine { m := fullRoot(); m.seccomp = true; return m }, out: at(11, unix.EPERM), call: "pivot_root", want: "seccomp=unconfined"},
 		{name: "docker's AppArmor", machine: func() machine { m := fullRoot(); m.apparmor = "docker-default (enforce)"; return m }, out: at(0, unix.EACCES), call: "mount", want: "apparmor=unconfined"},
+		{name: "a profile that restricts nothing", machine: func() machine { m := fullRoot(); m.seccomp, m.apparmor = true, "strake (unconfined)"; return m }, out: at(0, unix.EPERM), call: "mount", want: "seccomp=unconfined"},
 		{name: "Ubuntu 24.04", user: true, machine: func() machine {
 			m := ordinary()
 			m.sysctl = set("kernel/apparmor_restrict_unprivileged_userns", "1")

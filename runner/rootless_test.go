@@ -160,6 +160,10 @@ func helpBox(i Isolation, args []string) error {
 			s.Mounts = append(s.Mounts, Mount{Type: Bind, Target: "/c", Source: filepath.Join(args[0], "evil"), Inside: inside})
 			continue
 		}
+		if a == "sharedpid" {
+			l.Isolation.SharedPID = true
+			continue
+		}
 		if a == "null" {
 			p.Stdin = nil
 			continue
