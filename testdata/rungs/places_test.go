@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -42,6 +43,8 @@ var places = []place{
 	{name: "user-without-subids", want: isolation{Rung: "rootless", OneID: true, Overlay: true}, open: asUser(userOne), install: true},
 	{name: "docker", want: isolation{Rung: "chroot"}, open: inDocker(), install: true},
 	{name: "docker-sys-admin", want: isolation{Rung: "chroot"}, open: inDocker("--cap-add", "SYS_ADMIN")},
+	{name: "docker-sys-admin-unconfined", want: isolation{Rung: "root", Overlay: true}, open: inDocker("--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined")},
+	{name: "docker-privileged", want: isolation{Rung: "root", Overlay: true}, open: privileged(inDocker("--privileged"))},
 	{name: "docker-unconfined", want: isolation{Rung: "rootless", SharedPID: true, Overlay: true}, open: inDocker("--security-opt", "seccomp=unconfined"), install: true},
 	{name: "docker-unmasked", want: isolation{Rung: "rootless", Overlay: true}, open: inDocker("--security-opt", "seccomp=unconfined", "--security-opt", "systempaths=unconfined")},
 	{
@@ -94,6 +97,20 @@ func inDocker(flags ...string) func(*testing.T, *lab, folders) []string {
 		id := strings.TrimSpace(run(t, "docker", slices.Concat([]string{"-H", host}, l.container(t, f), flags, []string{"debian", "sleep", "infinity"})...))
 		t.Cleanup(func() { _ = exec.Command("docker", "-H", host, "kill", id).Run() })
 		return []string{"docker", "-H", host, "exec", id, "strake"}
+	}
+}
+
+// privileged is for containers that get all capabilities: only a root that has them can make one.
+func privileged(open func(*testing.T, *lab, folders) []string) func(*testing.T, *lab, folders) []string {
+	return func(t *testing.T, l *lab, f folders) []string {
+		last, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")
+		must(t, err)
+		n, err := strconv.Atoi(strings.TrimSpace(string(last)))
+		must(t, err)
+		if want := fmt.Sprintf("CapBnd:\t%016x\n", uint64(1)<<(n+1)-1); !strings.Contains(run(t, "cat", "/proc/self/status"), want) {
+			t.Skip("root lacks capabilities here, so that there can be no privileged container")
+		}
+		return open(t, l, f)
 	}
 }
 
