@@ -76,7 +76,7 @@ rungs: build ## builds on every rung of the isolation ladder, as users and in co
 	@.ci/deps all
 	STRAKE=$(CURDIR)/bin/strake $(GO) test -count=1 -timeout 15m $(TESTFLAGS) ./testdata/rungs
 
-vm: ## tests on Debian's kernel and control groups of version 2, in a virtual machine (VMTESTS chooses some)
+vm: ## tests on Debian's kernel and control groups of version 2, in a virtual machine (VMTESTS chooses some, VM_ARCH=arm64 another machine)
 	testdata/vm/run $(if $(VMTESTS),'$(VMTESTS)')
 
 deps: ## install what the targets need: Debian packages, with sudo if not root
