@@ -41,7 +41,7 @@ func allowed() (must, may []string) {
 	// A user namespace must not see more of /sys than it did, so it sees what the host mounts there; it is root's.
 	if mounts, err := os.ReadFile("/proc/self/mounts"); err == nil {
 		for line := range strings.Lines(string(mounts)) {
-			if f := strings.Fields(line); strings.HasPrefix(f[1], "/sys/kernel/") {
+			if f := strings.Fields(line); strings.HasPrefix(f[1], "/sys/") {
 				may = append(may, "mount "+f[1]+" "+f[2]+" ro")
 			}
 		}
