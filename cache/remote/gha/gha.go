@@ -2,11 +2,11 @@
 //
 // The service has entries that never change, found by their key or as the newest whose key begins with something, and
 // takes 200 new ones a minute from a repository. So blobs below 1 MiB are packed together, and what the cache knows is
-// in an index, of which each build that adds to it writes a new one:
+// in an index, of which each build that adds to it writes a new one (chain.go):
 //
-//	strake-index-SCOPE-TIME-RANDOM  entries, and where their blobs are
-//	strake-pack-SHA256              small blobs, one after the other
-//	strake-blob-SHA256              one blob
+//	strake-index-SCOPE--BRANCH-NUMBER  entries, and where their blobs are
+//	strake-pack-SHA256                 small blobs, one after the other
+//	strake-blob-SHA256                 one blob
 //
 // A job reads what jobs of its own branch wrote, then of the base branch and the default one; which of them an index is
 // from decides the service.
@@ -15,7 +15,6 @@ package gha
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -24,6 +23,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,8 +58,9 @@ type Options struct {
 
 // Backend is a remote.Backend.
 type Backend struct {
-	opt     Options
-	service service
+	opt      Options
+	service  service
+	patience time.Duration // for an index that another job is making
 
 	loading sync.Mutex // held while the index is fetched
 
@@ -97,7 +98,7 @@ func New(opt Options) (*Backend, error) {
 	client := wire.New(opt.Proxy)
 	client.Patience = opt.Timeout // as long as the limit of new entries says
 	return &Backend{
-		opt:     opt,
+		opt: opt, patience: 10 * time.Second,
 		service: service{base: u, token: opt.Token, client: client, single: 64 << 20, part: 16 << 20},
 		urls:    map[string]*url.URL{}, inPack: map[v1.Hash]int64{}, packed: map[v1.Hash]place{},
 	}, nil
@@ -105,9 +106,6 @@ func New(opt Options) (*Backend, error) {
 
 // Name is what warnings call it.
 func (b *Backend) Name() string { return "gha " + b.opt.Scope }
-
-// The "--" keeps a scope apart from others that begin with it.
-func (b *Backend) indexPrefix() string { return "strake-index-" + b.opt.Scope + "--" }
 
 func blobKey(d v1.Descriptor) string { return "strake-blob-" + d.Digest.Hex }
 
@@ -121,38 +119,13 @@ func (b *Backend) load(ctx context.Context) (index, error) {
 	if known != nil {
 		return *known, nil
 	}
-	x, err := b.fetchIndex(ctx)
+	x, _, err := b.newestIndex(ctx)
 	if err != nil {
 		return index{}, err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.known = &x
-	return x, nil
-}
-
-// fetchIndex gets the newest index. One that cannot be read is empty: the next build replaces it.
-func (b *Backend) fetchIndex(ctx context.Context) (index, error) {
-	at, err := b.service.find(ctx, "", b.indexPrefix())
-	if err != nil || at == nil {
-		return index{}, err
-	}
-	r, err := b.service.download(ctx, at, 0, 0)
-	if errors.Is(err, errGone) {
-		return index{}, nil
-	}
-	if err != nil {
-		return index{}, err
-	}
-	defer r.Close()
-	raw, err := io.ReadAll(io.LimitReader(r, maxIndex))
-	if err != nil {
-		return index{}, err
-	}
-	x, err := decodeIndex(raw)
-	if err != nil {
-		return index{}, nil // see above
-	}
 	return x, nil
 }
 
@@ -178,7 +151,7 @@ func (b *Backend) locate(ctx context.Context, key string) (*url.URL, error) {
 	if ok {
 		return u, nil
 	}
-	u, err := b.service.find(ctx, key, "")
+	u, err := b.service.find(ctx, key)
 	if err == nil {
 		b.remember(key, u)
 	}
@@ -377,25 +350,15 @@ func (b *Backend) Commit(ctx context.Context, entries []remote.Entry, last bool)
 	if err := b.storePack(ctx); err != nil {
 		return err
 	}
-	// Another job may have written one since this one began.
-	x, err := b.fetchIndex(ctx)
-	if err != nil {
-		return fmt.Errorf("looking up the index of the cache: %w", err)
-	}
 	b.mu.Lock()
-	x = x.merge(b.pending, b.packed, now)
-	n := len(b.pending)
+	pending := slices.Clone(b.pending)
 	b.mu.Unlock()
-	raw, err := encodeIndex(x)
+	x, err := b.addToIndex(ctx, pending)
 	if err != nil {
-		return err
-	}
-	key := fmt.Sprintf("%s%d-%s", b.indexPrefix(), now.UnixNano(), rand.Text()[:8])
-	if err := b.service.create(ctx, key, int64(len(raw)), wire.Bytes(raw)); err != nil {
 		return fmt.Errorf("storing the index of the cache: %w", err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.pending, b.written, b.known = b.pending[n:], now, &x
+	b.pending, b.written, b.known = b.pending[len(pending):], now, &x
 	return nil
 }

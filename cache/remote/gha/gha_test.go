@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cache/remote"
@@ -127,6 +130,93 @@ func TestTwoJobsAtOnce(t *testing.T) {
 	if n := remotetest.Found(t, open(t, a, token), append(more, keys...)); n != 8 {
 		t.Errorf("%d of 8 are found", n)
 	}
+}
+
+// Of jobs that write an index at the same moment none loses what it found out, whichever entry the service calls the newest.
+func TestManyJobsAtOnce(t *testing.T) {
+	for _, finished := range []bool{false, true} {
+		a := remotetest.NewActions(t)
+		a.Finished = finished
+		token := remotetest.Token("refs/heads/b", trunk)
+		fill(t, open(t, a, remotetest.Token(trunk)), "trunk", 2)
+		var jobs sync.WaitGroup
+		for i := range 6 {
+			jobs.Go(func() {
+				b := open(t, a, token)
+				for j := range 2 {
+					putOne(t, b, i*2+j)
+				}
+			})
+		}
+		jobs.Wait()
+		if n := remotetest.Found(t, open(t, a, token), keysOf(12)); n != 12 {
+			t.Errorf("%d of 12 are found; finished: %t", n, finished)
+		}
+		fill(t, open(t, a, remotetest.Token(trunk)), "more", 2)
+		created := a.Created
+		if putOne(t, open(t, a, token), 12); a.Created-created != 2 {
+			t.Errorf("a job alone makes %d entries", a.Created-created)
+		}
+	}
+}
+
+// putOne stores a small blob and the entry number i of keysOf.
+func putOne(t *testing.T, b *Backend, i int) {
+	data, d := remotetest.Blob(t, byte(i), 300+i)
+	err := b.Put(t.Context(), d, remotetest.From(data, nil))
+	if err == nil {
+		err = b.Commit(t.Context(), []remote.Entry{remotetest.Entry(fmt.Sprint(i), d)}, true)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A job that is killed while it makes an index is waited for, but not for ever; one that is only slow loses nothing, nor do others.
+func TestSlowJobs(t *testing.T) {
+	for _, finished := range []bool{false, true} {
+		a := remotetest.NewActions(t)
+		a.Finished = finished
+		token := remotetest.Token(trunk)
+		slow := open(t, a, token)
+		putOne(t, slow, 0)
+		began, goOn := make(chan struct{}), make(chan struct{})
+		var held atomic.Bool
+		a.Before = func(_ http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, "/FinalizeCacheEntryUpload") && held.CompareAndSwap(false, true) {
+				close(began)
+				<-goOn
+			}
+			return false
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if err := slow.Commit(t.Context(), []remote.Entry{remotetest.Entry("1", blobOf(t))}, true); err != nil {
+				t.Error(err)
+			}
+		}()
+		<-began
+		quick := open(t, a, token)
+		quick.patience = 50 * time.Millisecond
+		if err := quick.Commit(t.Context(), []remote.Entry{remotetest.Entry("2", blobOf(t))}, true); err != nil {
+			t.Error(err)
+		}
+		if n := remotetest.Found(t, open(t, a, token), keysOf(3)); n != 2 {
+			t.Errorf("%d of 2 are found beside a job that does not go on", n)
+		}
+		close(goOn)
+		<-done
+		if n := remotetest.Found(t, open(t, a, token), keysOf(3)); n != 3 {
+			t.Errorf("%d of 3 are found; finished: %t", n, finished)
+		}
+	}
+}
+
+// blobOf describes the blob of putOne(0).
+func blobOf(t *testing.T) v1.Descriptor {
+	_, d := remotetest.Blob(t, 0, 300)
+	return d
 }
 
 // While a build goes on, indexes are written now and then only.

@@ -3,7 +3,9 @@ package gha
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -78,6 +80,14 @@ func decodeIndex(packed []byte) (index, error) {
 		}
 	}
 	return x, nil
+}
+
+// over returns an index with what both have. Of entries of one key those of x come first, and merge takes these.
+func (x index) over(older index) index {
+	both := index{entries: slices.Concat(x.entries, older.entries), packed: map[v1.Hash]place{}}
+	maps.Copy(both.packed, older.packed)
+	maps.Copy(both.packed, x.packed)
+	return both
 }
 
 // merge returns x with entries that are used now, which replace those of the same keys.

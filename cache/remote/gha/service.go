@@ -110,18 +110,23 @@ func (s *service) address(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// find returns the address of the entry of that key, or of the newest whose key begins with prefix if key is empty.
-// It returns nil without an error if there is none.
-func (s *service) find(ctx context.Context, key, prefix string) (*url.URL, error) {
-	q := request{Key: key}
-	if key == "" {
-		q = request{Key: prefix, RestoreKeys: []string{prefix}}
-	}
-	r, err := s.call(ctx, "GetCacheEntryDownloadURL", q)
-	if err != nil || !r.OK || key != "" && r.MatchedKey != key || !strings.HasPrefix(r.MatchedKey, prefix) {
+// find returns the address of the entry of that key; nil without an error if there is none.
+func (s *service) find(ctx context.Context, key string) (*url.URL, error) {
+	r, err := s.call(ctx, "GetCacheEntryDownloadURL", request{Key: key})
+	if err != nil || !r.OK || r.MatchedKey != key {
 		return nil, err
 	}
 	return s.address(r.SignedDownloadURL)
+}
+
+// newest returns the address and the key of the newest entry whose key begins with prefix; nil without an error if there is none.
+func (s *service) newest(ctx context.Context, prefix string) (at *url.URL, key string, err error) {
+	r, err := s.call(ctx, "GetCacheEntryDownloadURL", request{Key: prefix, RestoreKeys: []string{prefix}})
+	if err != nil || !r.OK || !strings.HasPrefix(r.MatchedKey, prefix) {
+		return nil, "", err
+	}
+	at, err = s.address(r.SignedDownloadURL)
+	return at, r.MatchedKey, err
 }
 
 // errGone is what download returns for an address that is no good any more, or never was.

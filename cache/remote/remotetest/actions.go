@@ -23,11 +23,15 @@ type Actions struct {
 	// Limit is how many new entries are taken in a window of time; 0 takes all.
 	Limit  int
 	Window time.Duration
+	// Finished makes the newest of entries the one that was finished last; else it is the one that was begun last. The service does
+	// not say which it is.
+	Finished bool
 	// Before, if not nil, sees every request first, and says whether it answered it.
 	Before func(w http.ResponseWriter, r *http.Request) bool
 
 	mu      sync.Mutex
-	entries []*actionsEntry
+	entries []*actionsEntry // as they were begun
+	ready   int             // how many were finished
 	recent  []time.Time
 	Created int            // new entries
 	Refused int            // of those beyond the limit
@@ -38,7 +42,7 @@ type actionsEntry struct {
 	scope, key, version string
 	blocks              map[string][]byte
 	data                []byte
-	ready               bool
+	ready               int // when it was finished; 0: not yet
 }
 
 // NewActions starts the service.
@@ -192,7 +196,8 @@ func (a *Actions) service(w http.ResponseWriter, r *http.Request, method string)
 	case "FinalizeCacheEntryUpload":
 		for i, e := range a.entries {
 			if e.scope == list[0] && e.key == q.Key && e.version == q.Version && string(q.SizeBytes) == strconv.Itoa(len(e.data)) {
-				e.ready = true
+				a.ready++
+				e.ready = a.ready
 				reply = map[string]any{"ok": true, "entry_id": strconv.Itoa(i + 1)}
 			}
 		}
@@ -208,16 +213,20 @@ func (a *Actions) address(r *http.Request, i int, how string) string {
 	return fmt.Sprintf("http://%s/acct/container/%p?se=2030&sig=%s%%2Bsecret", r.Host, a.entries[i], how)
 }
 
-// find looks in each scope for the key, and then for the newest that begins with one of the others.
+// find looks in each scope for the key, then for the newest that begins with it, and then likewise for the others.
 func (a *Actions) find(list []string, q actionsRequest) int {
 	for _, scope := range list {
 		for _, want := range append([]string{q.Key}, q.RestoreKeys...) {
 			for _, exact := range []bool{true, false} {
-				for i := len(a.entries) - 1; i >= 0; i-- {
-					e := a.entries[i]
-					if e.ready && e.scope == scope && e.version == q.Version && (e.key == want || !exact && strings.HasPrefix(e.key, want)) {
-						return i
+				best := -1
+				for i, e := range a.entries {
+					fits := e.ready > 0 && e.scope == scope && e.version == q.Version && (e.key == want || !exact && strings.HasPrefix(e.key, want))
+					if fits && (best < 0 || !a.Finished || e.ready > a.entries[best].ready) {
+						best = i
 					}
+				}
+				if best >= 0 {
+					return best
 				}
 			}
 		}
