@@ -173,8 +173,8 @@ func writeFile(path string, data []byte, mode fs.FileMode) error {
 // replaceFile is writeFile; with durable, a power failure cannot tear it either.
 func replaceFile(path string, data []byte, mode fs.FileMode, durable bool) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
+	if err != nil { // the file that was asked for tells more than the temporary one
+		return &fs.PathError{Op: "writing", Path: path, Err: errors.Unwrap(err)}
 	}
 	defer os.Remove(f.Name())
 	_, err = f.Write(data)
