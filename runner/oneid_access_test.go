@@ -10,7 +10,7 @@ import (
 
 // accessTree makes files of root and of others in /c, for accesses.
 const accessTree = `cd /c; umask 022
-mkdir open closed closed/in sticky theirs group mine moved; ln -s ../closed/in open/into; ln -s /c/closed open/abs; ln -s ../secret open/link
+mkdir open closed closed/in sticky theirs group mine moved; ln -s ../closed/in open/into; ln -s /c/closed open/abs; ln -s ../secret open/link; ln -s ../closed/f open/far
 for f in secret public shared grouped closed/f closed/in/f sticky/root sticky/app theirs/f theirs/run open/victim mine/f mine/secret mine/shut old new; do echo text >$f; done
 printf '#!/bin/sh\necho ran\n' >program; cp program private; cp program closed/program
 chmod 600 secret mine/secret; chmod 666 shared; chown 0:1000 grouped; chmod 640 grouped; chmod 711 theirs; chmod 700 closed; chmod 1777 sticky
@@ -21,7 +21,7 @@ mkdir mine/dir sticky/dir; chmod 777 moved; mkdir moved/root moved/app; chown 10
 var accesses = []string{
 	"cat secret", "cat public", "cat grouped", "echo x >>grouped", "echo x >shared", "echo x >>public", "cat mine/secret", "cat mine/shut", "echo x >mine/f",
 	"cat <pipe", "dd if=mypipe iflag=nonblock of=/dev/null", "cat open/link", "cat open/into/f", "cat open/abs/in/f", "cat closed/f", "cat closed/none", "cat theirs/f", "cat none",
-	"ls theirs", "ls closed", "ls open", "ls mine", "ls -ld closed/f", "stat -c %u:%a closed/in", "readlink open/link", "readlink closed/in/x",
+	"ls theirs", "ls closed", "ls open", "ls mine", "ls -ld closed/f", "stat -c %u:%a closed/in", "readlink open/link", "test -e open/far", "stat -L -c %u open/far", "stat -c %a open/far", "ls -L open", "readlink closed/in/x",
 	"test -r secret", "test -w public", "test -w shared", "test -x program", "test -x private", "test -r closed/f", "test -e closed/f", "test -e theirs/f", "test -w theirs", "test -w mine",
 	"./program", "./private", "closed/program", "sh private", "cd closed", "cd theirs", "cd mine", "cd public",
 	"rm -f open/victim", "rm -f mine/f", "rm -f mine/secret", "rm -f sticky/root", "rm -f sticky/app", "rm -f closed/f", "rm -f theirs/none", "rmdir sticky/dir", "rmdir mine/dir", "rmdir closed/in", "rmdir none",

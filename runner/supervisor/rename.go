@@ -193,6 +193,9 @@ func (o *Ownership) access(r *request) (int64, error) {
 		return 0, errKernel
 	}
 	defer leave()
+	if t.openToAll(r, want) {
+		return 0, errKernel
+	}
 	fd, err := o.find(r, &who, t)
 	if err != nil {
 		return 0, refusal(err)

@@ -87,7 +87,7 @@ func (o *Ownership) stat(r *request) (int64, error) {
 		return 0, errKernel
 	}
 	flags := a.flags &^ unix.AT_EMPTY_PATH
-	if o.shared || who.user.fs != 0 && a.path != "" {
+	if o.shared || who.user.fs != 0 && a.path != "" && !a.openToAll(r, 0) {
 		// With magic links, a name could lead out of the box; and users may not search every directory.
 		fd, err := o.find(r, who, a.target)
 		if err != nil {

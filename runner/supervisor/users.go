@@ -82,6 +82,9 @@ func (o *Ownership) checked(r *request, who *credentials, c check) (err error) {
 			return errKernel
 		}
 	}
+	if c.of == nil && t.openToAll(r, 0) {
+		return nil
+	}
 	fd, err := o.find(r, who, t)
 	if err != nil {
 		return refusal(err)
@@ -187,10 +190,11 @@ func (c *creation) wants() uint32 {
 
 // mayOpen returns what the kernel would say to who about opening a file that is there.
 func (o *Ownership) mayOpen(r *request, who *credentials, c creation) error {
-	if who.user.fs == 0 || c.special() {
+	c.follow = c.how.Flags&unix.O_NOFOLLOW == 0
+	if who.user.fs == 0 || c.special() || c.how.Flags&unix.O_NOATIME == 0 && c.openToAll(r, c.wants()) {
 		return errKernel
 	}
-	fd, err := o.find(r, who, target{dir: c.dir, path: c.path, follow: c.how.Flags&unix.O_NOFOLLOW == 0})
+	fd, err := o.find(r, who, c.target)
 	if err != nil {
 		return refusal(err)
 	}

@@ -56,6 +56,38 @@ func (t target) special() bool {
 	return false
 }
 
+// openToAll says whether t leads, by directories that everybody may search and by no link, to what allows everybody what want says (as credentials.may).
+// That is so of most files, and found out without a descriptor. What it says of another process that has got the pid does no harm: the kernel looks itself at what is allowed.
+func (t target) openToAll(r *request, want uint32) bool {
+	full, from := t.path, 0
+	if base := t.base(r); base != "" {
+		full, from = base+"/"+t.path, len(base)
+		if allows(full[:from+1], 1) != unix.S_IFDIR {
+			return false
+		}
+	}
+	for i := from + 1; i < len(full); i++ {
+		if full[i] == '/' && full[i-1] != '/' && allows(full[:i], 1) != unix.S_IFDIR {
+			return false
+		}
+	}
+	if t.path == "" || from == 0 && allows("/", 1) != unix.S_IFDIR {
+		return false
+	}
+	typ := allows(full, want)
+	return typ == unix.S_IFDIR || typ == unix.S_IFREG || typ == unix.S_IFLNK && !t.follow
+}
+
+// allows returns the type of what has the name, a path of this thread, if that allows everybody what want says; else 0.
+func allows(name string, want uint32) uint32 {
+	var st unix.Stat_t
+	all := want | want<<3 | want<<6
+	if err := unix.Fstatat(unix.AT_FDCWD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Mode&all != all {
+		return 0
+	}
+	return st.Mode & unix.S_IFMT
+}
+
 // walk goes a path for a caller, name by name.
 type walk struct {
 	o     *Ownership
