@@ -169,7 +169,7 @@ func TestDecisions(t *testing.T) {
 }
 
 var (
-	commandLine = regexp.MustCompile(`(?m)^ {4,}(?:[A-Z_]+=\S+ |- run: |\$ )*(strake [a-z].*)$`)
+	commandLine = regexp.MustCompile(`(?m)^ {4,}(?:[A-Z_]+=\S+ |- run: |\$ |.* \| )*(strake [a-z].*)$`)
 	quoted      = regexp.MustCompile(`"([^"]*)"|'([^']*)'`)
 )
 
