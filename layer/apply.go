@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +33,7 @@ const (
 // 0:0 (or Owner) and the time of the entry that needs them. In a layer an entry for the
 // root directory sets its mode and owner, in Form Plain it is ignored, as BuildKit does.
 // An attribute that belongs to the layer and cannot be set is an error, so is an owner that the user
-// namespace does not have. After an error, what was unpacked so far is left for the caller to remove.
+// namespace does not have, and so is more than the whole disk could hold. After an error, what was unpacked so far is left for the caller to remove.
 func Apply(ctx context.Context, root *rootfs.Root, r io.Reader, opt Options) error {
 	owners := opt.owners(root)
 	if opt.RecordOwners = owners.Records(); opt.RecordOwners {
@@ -56,9 +54,9 @@ func Apply(ctx context.Context, root *rootfs.Root, r io.Reader, opt Options) err
 		root = rootfs.FromFile(dir).With(owners)
 		defer root.Close() // nothing was written through it
 	}
-	u := &unpacker{root: root, opt: opt, owners: owners, times: map[string]unix.Timespec{}, buf: make([]byte, 256<<10)}
+	u := &unpacker{root: root, opt: opt, owners: owners, room: roomOn(root), buf: make([]byte, 256<<10)}
 	defer u.leave()
-	r = bufio.NewReaderSize(r, 64<<10) // headers are read one by one
+	r = bufio.NewReaderSize(&roomReader{r, u.room}, 64<<10) // headers are read one by one
 	tr := tar.NewReader(r)
 	for {
 		if err := context.Cause(ctx); err != nil {
@@ -75,7 +73,7 @@ func Apply(ctx context.Context, root *rootfs.Root, r io.Reader, opt Options) err
 			return fmt.Errorf("unpacking %.200q: %w", hdr.Name, err)
 		}
 	}
-	if err := u.setTimes(); err != nil {
+	if err := u.flush(); err != nil {
 		return err
 	}
 	if _, err := copyAll(ctx, io.Discard, r, u.buf); err != nil {
@@ -93,8 +91,8 @@ type unpacker struct {
 	// too. What removes or replaces something makes it stale.
 	dir     *os.File
 	dirName string
-	// times are the mtimes of directories, set when nothing changes in them any more.
-	times map[string]unix.Timespec
+	times   dirTimes
+	room    room // for the content of files, holes included
 	// marks says that there are whiteouts in Form Marked, which what is made takes the place of.
 	marks bool
 	buf   []byte
@@ -113,6 +111,11 @@ func (u *unpacker) entry(ctx context.Context, hdr *tar.Header, r io.Reader) erro
 	}
 	if u.opt.Owner != nil {
 		hdr.Uid, hdr.Gid = u.opt.Owner.UID, u.opt.Owner.GID
+	}
+	if u.times.full() {
+		if err := u.flush(); err != nil {
+			return err
+		}
 	}
 	name := strings.TrimPrefix(path.Clean("/"+hdr.Name), "/")
 	if name == "" {
@@ -152,7 +155,7 @@ func (u *unpacker) rootEntry(hdr *tar.Header) error {
 	if u.opt.Form == Plain {
 		return nil
 	}
-	u.times["."] = mtime(hdr)
+	u.times.set(".", mtime(hdr))
 	return u.metadata(entry{dir: u.root.File(), base: ".", name: ".", hdr: hdr})
 }
 
@@ -170,7 +173,7 @@ func (u *unpacker) parent(name string, hdr *tar.Header) (*os.File, error) {
 		return nil, err
 	}
 	u.dir, u.dirName = dir, name
-	return dir, nil
+	return dir, u.enter(int(dir.Fd()), name)
 }
 
 // leave closes the directory that parent remembers.
@@ -209,7 +212,11 @@ func (u *unpacker) implyOne(dir *os.File, base, name string, hdr *tar.Header) (*
 	}
 	e := entry{dir: dir, base: base, name: name, hdr: &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: hdr.ModTime}}
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := u.directory(e); err != nil {
+		err := u.enter(int(dir.Fd()), path.Dir(name))
+		if err == nil {
+			err = u.directory(e)
+		}
+		if err != nil {
 			return nil, err
 		}
 		return rootfs.OpenEntry(dir, base, flags)
@@ -243,7 +250,7 @@ func (u *unpacker) throughLink(name string, e entry) (*os.File, error) {
 			return nil, err
 		}
 		for _, m := range made {
-			u.times[m] = mtime(e.hdr)
+			u.times.set(m, mtime(e.hdr))
 			if err := u.replaceMarkOf(m); err != nil {
 				return nil, err
 			}
@@ -293,26 +300,6 @@ func (u *unpacker) opaque(dir *os.File, base string) error {
 		return u.markOpaque(dir, base)
 	}
 	return rootfs.SetXattr(dir, base, u.opt.opaqueXattr(), []byte("y"))
-}
-
-// setTimes sets the times of directories.
-func (u *unpacker) setTimes() error {
-	for _, name := range slices.Sorted(maps.Keys(u.times)) {
-		t := u.times[name]
-		dir, err := u.root.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-			continue // a later entry took its place
-		}
-		if err != nil {
-			return err
-		}
-		err = rootfs.Utimes(dir, ".", t, t)
-		_ = dir.Close()
-		if err != nil {
-			return fmt.Errorf("setting the time of %s: %w", name, err)
-		}
-	}
-	return nil
 }
 
 // copyAll copies r to w until its end or that of ctx.

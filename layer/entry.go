@@ -31,7 +31,7 @@ const xattrPrefix = "SCHILY.xattr."
 
 // directory makes a directory or takes the one that is there.
 func (u *unpacker) directory(e entry) error {
-	u.times[e.name] = mtime(e.hdr)
+	u.times.set(e.name, mtime(e.hdr))
 	err := rootfs.MkdirMasked(e.dir, e.base, u.perm(e, 0o700))
 	if err == nil {
 		if err := u.replaceMark(e); err != nil {
@@ -96,11 +96,7 @@ func (u *unpacker) forget(e entry) {
 	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return
 	}
-	for name := range u.times {
-		if name == e.name || strings.HasPrefix(name, e.name+"/") {
-			delete(u.times, name)
-		}
-	}
+	u.times.forget(e.name)
 }
 
 // file makes a regular file.
@@ -125,8 +121,8 @@ func (u *unpacker) file(ctx context.Context, e entry, r io.Reader) error {
 
 // content writes size bytes of r to the new file fd, long runs of zeros as holes.
 func (u *unpacker) content(ctx context.Context, fd int, size int64, r io.Reader) error {
-	if size == 0 {
-		return nil
+	if err := u.room.take(size); err != nil || size == 0 {
+		return err
 	}
 	if size > int64(len(u.buf)) {
 		// This also refuses at once what no file system can hold.
