@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http/httptest"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	reg "github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/builder/export"
 	"github.com/strake-build/strake/layer/blob"
@@ -304,6 +306,33 @@ func TestWriteFile(t *testing.T) {
 	left, _ := os.ReadDir(dir)
 	if !errors.Is(err, broken) || len(left) != 0 {
 		t.Errorf("%v, left %v", err, left)
+	}
+}
+
+// What is no regular file is written to, and not replaced: /dev/null belongs to everybody.
+func TestWriteFileInPlace(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	must(t, unix.Mkfifo(pipe, 0o600))
+	reader, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	must(t, err)
+	defer reader.Close()
+	file, err := os.CreateTemp(t.TempDir(), "")
+	must(t, err)
+	defer file.Close()
+	for path, from := range map[string]*os.File{pipe: reader, fmt.Sprintf("/proc/self/fd/%d", file.Fd()): file} {
+		before, err := os.Stat(path)
+		must(t, err)
+		must(t, export.WriteFile(path, func(w io.Writer) error {
+			_, err := io.WriteString(w, "text")
+			return err
+		}))
+		if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
+			t.Fatalf("%s is another file now: %v", path, err)
+		}
+		got := make([]byte, 4)
+		if _, err := io.ReadFull(from, got); err != nil || string(got) != "text" {
+			t.Errorf("%s: read %q, %v", path, got, err)
+		}
 	}
 }
 

@@ -271,14 +271,29 @@ func (d dirFiles) add(name string, r sized) error {
 	if st, err := os.Lstat(path); err == nil && filepath.Dir(name) != "." && st.Size() == r.Size() {
 		return nil // a blob: its name says what it holds
 	}
-	return WriteFile(path, func(w io.Writer) error {
+	return replaceFile(path, func(w io.Writer) error {
 		_, err := io.Copy(w, r)
 		return err
 	})
 }
 
-// WriteFile writes a file by way of a temporary one beside it: it appears complete or not at all.
+// WriteFile writes a file that a person has named. It appears complete or not at all, unless there is a device, a pipe or the like, or the name is one of
+// the kernel's: /dev/null and /dev/stdout are written to, for everybody else wants to find them there too.
 func WriteFile(path string, write func(io.Writer) error) error {
+	st, err := os.Stat(path)
+	kernels := strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, "/proc/")
+	if err != nil || st.Mode().IsRegular() && !kernels || st.IsDir() {
+		return replaceFile(path, write)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return errors.Join(write(f), f.Close())
+}
+
+// replaceFile writes a file by way of a temporary one beside it.
+func replaceFile(path string, write func(io.Writer) error) error {
 	// Errors name the file that was asked for.
 	failed := func(err error) error { return &fs.PathError{Op: "writing", Path: path, Err: errors.Unwrap(err)} }
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")

@@ -183,6 +183,14 @@ func sumOf(sent func(int64)) func(v1.Hash, int64) {
 	}
 }
 
+// writeNamed writes a file that a flag names.
+func writeNamed(path string, data []byte) error {
+	return export.WriteFile(path, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
 // report prints the warnings and the ID, and writes the files that tell programs what was built.
 func (j *job) report(results []*builder.Result, made v1.Descriptor) error {
 	opts, s := j.opts, j.store
@@ -194,12 +202,12 @@ func (j *job) report(results []*builder.Result, made v1.Descriptor) error {
 		return err
 	}
 	if opts.iidFile != "" {
-		if err := writeFile(opts.iidFile, []byte(id), 0o644); err != nil {
+		if err := writeNamed(opts.iidFile, []byte(id)); err != nil {
 			return err
 		}
 	}
 	if opts.metadataFile != "" {
-		if err := writeFile(opts.metadataFile, metadata(opts, id, made, s.isolation), 0o644); err != nil {
+		if err := writeNamed(opts.metadataFile, metadata(opts, id, made, s.isolation)); err != nil {
 			return err
 		}
 	}
