@@ -36,7 +36,7 @@ func allowed() (must, may []string) {
 		may = append(may, "mount "+p+" tmpfs ro", "masked "+p+" 0")
 	}
 	for _, p := range []string{"interrupts", "kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug"} {
-		may = append(may, "mount /proc/"+p+" tmpfs rw", "mount /proc/"+p+" devtmpfs rw", "masked /proc/"+p+" character special file 1:3")
+		may = append(may, "mount /proc/"+p+" tmpfs rw", "mount /proc/"+p+" devtmpfs ro", "mount /proc/"+p+" tmpfs ro", "masked /proc/"+p+" character special file 1:3")
 	}
 	// A user namespace must not see more of /sys than it did, so it sees what the host mounts there; it is root's.
 	if mounts, err := os.ReadFile("/proc/self/mounts"); err == nil {
@@ -47,7 +47,7 @@ func allowed() (must, may []string) {
 		}
 	}
 	for _, d := range devicesOfBox() { // in a user namespace they are bound
-		may = append(may, "mount /dev/"+d+" devtmpfs rw", "mount /dev/"+d+" tmpfs rw", "mount /dev/"+d+" ext4 rw")
+		may = append(may, "mount /dev/"+d+" devtmpfs ro", "mount /dev/"+d+" tmpfs ro", "mount /dev/"+d+" ext4 ro")
 	}
 	return must, may
 }

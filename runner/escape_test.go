@@ -8,10 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/runner/sandbox"
 )
@@ -42,6 +45,7 @@ func isolations() map[string]func(*testing.T) attacked {
 	}
 	return map[string]func(*testing.T) attacked{
 		"root": asRoot("run"), "shared": asRoot("shared"), "chroot": asRoot("chroot"), "rootless": user(true), "one id": user(false),
+		"self-mapped": asRoot("rootless"),
 	}
 }
 
@@ -158,6 +162,42 @@ func TestEscapeDevices(t *testing.T) {
 		list := hostDevices(t, filepath.Join(a.dir, "lower"))
 		a.fails(t, "/bin/attack devices "+list+"\ncd /dev\n/bin/attack devices "+list)
 		a.fails(t, "test -c /dev/null && echo > /dev/null && head -c 1 /dev/zero >/dev/null && test -e /dev/full ")
+	})
+}
+
+// changeNodes does to device nodes what leaves them as they should be on any machine, but for the time of the change.
+const changeNodes = "for f in /dev/null /dev/full /dev/tty /dev/given /proc/keys /proc/interrupts; do chmod 0666 $f; chown 0:0 $f; touch $f; done 2>/dev/null; echo x >/dev/null && cat </dev/null"
+
+// nodeTimes are the times of the last change of the host's nodes.
+func nodeTimes(t *testing.T) (all []unix.Timespec) {
+	t.Helper()
+	for _, d := range devicesOfBox() {
+		var st unix.Stat_t
+		if err := unix.Stat("/dev/"+d, &st); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, st.Ctim)
+	}
+	return all
+}
+
+// Where device nodes are the host's own, they cannot be changed, only used; neither under another name.
+func TestEscapeDeviceNodes(t *testing.T) {
+	eachIsolation(t, func(t *testing.T, a attacked) {
+		before := nodeTimes(t)
+		a.fails(t, changeNodes)
+		if after := nodeTimes(t); !slices.Equal(after, before) {
+			t.Errorf("the host's nodes were changed at %v, and now at %v", before, after)
+		}
+	})
+	t.Run("given", func(t *testing.T) {
+		w, before := newWorld(t), nodeTimes(t)
+		out := w.must(changeNodes+"; head -c 1 /dev/given | wc -c", func(s *Sandbox, _ *Process) {
+			s.Mounts = append(s.Mounts, Mount{Type: Bind, Source: "/dev/full", Target: "/dev/given"})
+		})
+		if after := nodeTimes(t); !slices.Equal(after, before) || out != "1\n" {
+			t.Errorf("the step said %q; the host's nodes were changed at %v, and now at %v", out, before, after)
+		}
 	})
 }
 

@@ -181,7 +181,7 @@ func (b *box) volume(target int) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if err := setAttr(fd, b.noDev(fd)); err != nil {
+	if err := setAttr(fd, b.deviceAttr(fd)); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}

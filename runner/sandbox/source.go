@@ -60,6 +60,9 @@ func (b *box) hostTrees() (t hostTrees, err error) {
 	if b.bindsDevices() {
 		for _, d := range devices() {
 			fd, err := cloneTree(unix.AT_FDCWD, "/dev/"+d.name, false)
+			if err == nil {
+				err = setAttr(fd, nodeAttr)
+			}
 			if err != nil {
 				return t, fmt.Errorf("binding /dev/%s: %w", d.name, err)
 			}
@@ -192,7 +195,7 @@ func (b *box) sources(mounts []Mount) ([]int, error) {
 		case m.Overlay != nil:
 			fds[i], err = b.part(fds[i], m)
 		}
-		if attrs := m.attrs() | b.noDev(fds[i]); err == nil && attrs != 0 && fds[i] >= 0 {
+		if attrs := m.attrs() | b.deviceAttr(fds[i]); err == nil && attrs != 0 && fds[i] >= 0 {
 			err = setAttr(fds[i], attrs)
 		}
 		if err != nil {
@@ -205,13 +208,21 @@ func (b *box) sources(mounts []Mount) ([]int, error) {
 	return fds, nil
 }
 
-// noDev is the attribute that a bind gets which is no device itself: nodes in it cannot be opened.
-func (b *box) noDev(fd int) uint64 {
+// nodeAttr is what the bind of a device node gets: the device can be written all the same, but not the node's mode, owner and times, which are the host's.
+const nodeAttr = unix.MOUNT_ATTR_RDONLY
+
+// deviceAttr is the attribute that the bind fd gets for devices: if it is none itself, nodes in it cannot be opened where that is forbidden.
+func (b *box) deviceAttr(fd int) uint64 {
 	var st unix.Stat_t
-	if !b.NoDev || fd < 0 || unix.Fstat(fd, &st) == nil && (st.Mode&unix.S_IFMT == unix.S_IFCHR || st.Mode&unix.S_IFMT == unix.S_IFBLK) {
+	switch {
+	case fd < 0 || unix.Fstat(fd, &st) != nil:
 		return 0
+	case st.Mode&unix.S_IFMT == unix.S_IFCHR || st.Mode&unix.S_IFMT == unix.S_IFBLK:
+		return nodeAttr
+	case b.NoDev:
+		return unix.MOUNT_ATTR_NODEV
 	}
-	return unix.MOUNT_ATTR_NODEV
+	return 0
 }
 
 // attrs are the attributes that a bind gets. A file made from data that is no program is none on a file system either, as in BuildKit.
