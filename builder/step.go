@@ -2,6 +2,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/layer/snapshot"
+	"github.com/strake-build/strake/runner"
 )
 
 // work is what distinguishes RUN, COPY, ADD and WORKDIR: what they are made of, and what they do to a file system.
@@ -139,6 +141,10 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem, 
 	}
 	defer active.Discard()
 	if err := s.work.do(ctx, active, ids, inputs); err != nil {
+		var exit *runner.ExitError
+		if errors.As(err, &exit) { // nobody writes any more
+			active.Undo(ctx)
+		}
 		return none, cache.Record{}, err
 	}
 	if s.clamps() {
@@ -152,7 +158,7 @@ func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem, 
 	if same, err := s.sameAs(ctx, id, earlier); err != nil {
 		return none, cache.Record{}, err
 	} else if same {
-		s.Snapshots.Replace(id, snapshot.ID(earlier.Layer))
+		s.Snapshots.Replace(ctx, id, snapshot.ID(earlier.Layer))
 		rec.Layer, rec.Created, rec.DiffID = earlier.Layer, earlier.Created, earlier.DiffID
 		id = snapshot.ID(earlier.Layer)
 	}

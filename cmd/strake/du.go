@@ -112,6 +112,8 @@ func plural(kind string) string {
 	switch kind {
 	case kindCompressed:
 		return "compressed index"
+	case kindCopy:
+		return "copies"
 	case kindMount:
 		return "cache mounts"
 	case kindRecord:

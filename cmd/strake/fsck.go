@@ -76,7 +76,7 @@ func runFsck(ctx context.Context, env *environment, opts fsckOptions) error {
 		badBlobs: make(map[v1.Hash]bool), badLayers: make(map[snapshot.ID]bool),
 	}
 	for _, check := range []func(context.Context) error{
-		f.checkBlobs, f.checkLayers, f.checkStale, f.checkRecords, f.checkImages, f.checkFiles,
+		f.checkBlobs, f.checkLayers, f.checkCopies, f.checkStale, f.checkRecords, f.checkImages, f.checkFiles,
 	} {
 		if err := check(ctx); err != nil {
 			return fmt.Errorf("checking the store %s: %w", s.root, err)

@@ -135,6 +135,20 @@ func (f *fsck) checkLayer(ctx context.Context, id snapshot.ID) error {
 	return f.problem("layer "+string(id), err, func() (bool, error) { return f.snapshots.Collect(f.collection, id) })
 }
 
+// checkCopies looks at the files of copies of layers. One that somebody changed would not be used.
+func (f *fsck) checkCopies(ctx context.Context) error {
+	for _, c := range f.snapshots.Copies() {
+		err := f.snapshots.VerifyCopy(ctx, c.ID)
+		if errors.Is(err, snapshot.ErrDamaged) {
+			err = f.problem("copy "+c.ID, err, func() (bool, error) { return f.snapshots.RemoveCopy(c.ID) })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkStale finds what points to layers that are gone.
 func (f *fsck) checkStale(context.Context) error {
 	var failed error

@@ -50,7 +50,7 @@ func newPruneCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune [OPTIONS]",
 		Short: "Remove what no image needs: the build cache, cache mounts, downloads",
-		Long: `Remove what no image needs: layers that only the build cache has, cache mounts, stat indexes of contexts,
+		Long: `Remove what no image needs: layers that only the build cache has, copies of file systems for steps without overlayfs, cache mounts, stat indexes of contexts,
 fetched files and repositories, blobs. What was not used for longest goes first.
 
 Images stay, with all that they consist of; with --all only those that have a name do.`,
@@ -69,7 +69,7 @@ Images stay, with all that they consist of; with --all only those that have a na
 	f := cmd.Flags()
 	f.BoolVarP(&flags.all, "all", "a", false, "remove images without a name too")
 	f.BoolVarP(&flags.force, "force", "f", false, "do not ask")
-	f.StringArrayVar(&flags.filters, "filter", nil, "remove only what matches: `until=DURATION` (not used for so long), id=ID, type=layer|mount|context|source|blob|compressed|record|note (repeatable)")
+	f.StringArrayVar(&flags.filters, "filter", nil, "remove only what matches: `until=DURATION` (not used for so long), id=ID, type=layer|copy|mount|context|source|blob|compressed|record|note (repeatable)")
 	f.StringVar(&flags.keepStorage, "keep-storage", "", "keep `SIZE` of what no image needs and the filters type and id name (such as 10GB)")
 	f.StringVar(&flags.maxUsed, "max-used-space", "", "keep at most `SIZE`, as --keep-storage")
 	f.StringVar(&flags.reserved, "reserved-space", "", "keep `SIZE` in any case")

@@ -67,7 +67,12 @@ func runRun(ctx context.Context, env *environment, opts runOptions) (err error) 
 			return fmt.Errorf("making the source of -v: %w", err)
 		}
 	}
-	return s.runBox(ctx, box, process.Process, stopSignal(img.Config.Config.StopSignal))
+	err = s.runBox(ctx, box, process.Process, stopSignal(img.Config.Config.StopSignal))
+	var code *codeError
+	if err == nil || errors.As(err, &code) { // nobody writes any more
+		active.Undo(ctx)
+	}
+	return err
 }
 
 // collect deletes what images were made of that were removed while this container ran.

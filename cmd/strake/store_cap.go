@@ -165,6 +165,9 @@ func (s *store) protect(h *holdings, began time.Time) {
 	layers := s.cache.Used()
 	began = began.Add(-time.Second) // file systems' clocks are behind by a tick
 	for _, i := range h.Items {
+		if i.Kind == kindCopy {
+			continue // it saves time, and nothing that this build made needs it
+		}
 		if _, found := slices.BinarySearch(layers, i.ID); found && i.Kind == kindLayer || !i.LastUsed.Before(began) || !i.created.Before(began) || i.of != nil && !i.of.Reclaimable {
 			i.Reclaimable = false
 		}

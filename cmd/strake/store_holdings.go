@@ -26,6 +26,7 @@ import (
 // The kinds of things that a store holds.
 const (
 	kindLayer      = "layer"
+	kindCopy       = "copy"
 	kindBlob       = "blob"
 	kindCompressed = "compressed"
 	kindMount      = "mount"
@@ -36,7 +37,7 @@ const (
 )
 
 // kinds are all of them, in the order in which people see them.
-var kinds = [...]string{kindLayer, kindBlob, kindMount, kindSource, kindContext, kindCompressed, kindRecord, kindNote}
+var kinds = [...]string{kindLayer, kindCopy, kindBlob, kindMount, kindSource, kindContext, kindCompressed, kindRecord, kindNote}
 
 // holding is one thing that the store holds.
 type holding struct {
@@ -103,7 +104,7 @@ func (s *store) holdings(ctx context.Context, c *lease.Collection) (*holdings, e
 		noted: make(map[cache.Key]*holding),
 	}
 	for _, add := range []func(context.Context) error{
-		inv.readLeases, inv.readImages, inv.readRecords, inv.addLayers, inv.addBlobs, inv.addCompressed, inv.addMounts, inv.addContexts, inv.addSources, inv.addNotes, inv.addOther,
+		inv.readLeases, inv.readImages, inv.readRecords, inv.addLayers, inv.addCopies, inv.addBlobs, inv.addCompressed, inv.addMounts, inv.addContexts, inv.addSources, inv.addNotes, inv.addOther,
 	} {
 		if err := add(ctx); err != nil {
 			return nil, fmt.Errorf("reading the store %s: %w", s.root, err)
@@ -242,6 +243,17 @@ func (inv *inventory) addLayers(ctx context.Context) error {
 		inv.add(h, inv.snapshots.Dir(id))
 		return nil
 	})
+}
+
+// addCopies adds the file systems that wait for the next step, where there is no overlayfs.
+func (inv *inventory) addCopies(context.Context) error {
+	for _, c := range inv.snapshots.Copies() {
+		inv.add(&holding{
+			Kind: kindCopy, ID: c.ID, Size: c.Disk, LastUsed: c.Kept, created: c.Kept,
+			remove: func() (bool, error) { return inv.snapshots.RemoveCopy(c.ID) },
+		}, c.Dir)
+	}
+	return nil
 }
 
 func (inv *inventory) addBlobs(context.Context) error {

@@ -26,6 +26,8 @@ type writable interface {
 	open() (*rootfs.Root, error)
 	// commit makes what was written a layer, with no time in it later than epoch (seconds since 1970) unless that is nil.
 	commit(ctx context.Context, epoch *int64) (ID, error)
+	// undo takes back what was written, if another step can start from that; discard follows.
+	undo(ctx context.Context)
 	// discard may be called after commit failed, but not after it succeeded.
 	discard()
 }
@@ -88,6 +90,13 @@ func (a *Active) Commit(ctx context.Context) (ID, error) {
 	}
 	a.finished = true
 	return id, nil
+}
+
+// Undo takes back what was written, where another step can begin with the same files then. Nobody may write to the file system any more, and Discard must follow.
+func (a *Active) Undo(ctx context.Context) {
+	if !a.finished {
+		a.w.undo(ctx)
+	}
 }
 
 // Discard removes what was written; after Commit it does nothing. What cannot be removed, because something

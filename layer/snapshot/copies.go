@@ -2,12 +2,11 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/layer/rootfs"
 	"github.com/strake-build/strake/layer/snapshot/tree"
@@ -17,7 +16,8 @@ import (
 // what is only read a tree of links to them (views.go).
 //
 // To make a copy takes seconds, so it goes from step to step: when a layer was committed it is what that layer
-// over the others shows, and waits for who wants to write over these.
+// over the others shows, and waits for who wants to write over these, or over others of which most are the same (near.go). When
+// the store is closed it is kept for later processes (kept.go).
 type copies struct {
 	s *Store
 
@@ -27,6 +27,9 @@ type copies struct {
 
 // maxParked is how many copies wait at most. Each stage of a build that steps write to keeps one busy.
 const maxParked = 4
+
+// treeDir is where in its directory the files of a copy are.
+const treeDir = "tree"
 
 // workTree is a copy of layers in a temporary directory, which its process has the lock of.
 type workTree struct {
@@ -40,11 +43,9 @@ func (c *copies) prepare(ctx context.Context, layers []ID) (writable, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := c.take(layers)
-	if w == nil {
+	w, err := c.find(ctx, layers)
+	if err == nil && w == nil {
 		w, err = c.make(ctx, layers, dirs)
-	} else {
-		err = c.extend(ctx, w, layers)
 	}
 	if err != nil {
 		return nil, err
@@ -62,53 +63,16 @@ func (c *copies) make(ctx context.Context, layers []ID, dirs []string) (*workTre
 	if err != nil {
 		return nil, err
 	}
-	err = rootfs.Mkdir(t.dir, "tree", 0o755)
+	err = rootfs.Mkdir(t.dir, treeDir, 0o755)
 	var tr *tree.Tree
 	if err == nil {
-		tr, err = tree.New(ctx, filepath.Join(t.path, "tree"), dirs, c.s.Owners())
+		tr, err = tree.New(ctx, filepath.Join(t.path, treeDir), dirs, c.s.Owners())
 	}
 	if err != nil {
 		_ = t.remove()
 		return nil, err
 	}
 	return &workTree{t, tr, slices.Clone(layers)}, nil
-}
-
-// extend makes the copy, which is one of the first of the layers, one of all of them.
-func (c *copies) extend(ctx context.Context, w *workTree, layers []ID) error {
-	more := layers[len(w.layers):]
-	if len(more) == 0 {
-		return nil
-	}
-	dirs, err := c.s.dirs(more)
-	if err == nil {
-		err = w.tree.Extend(ctx, dirs)
-	}
-	if err != nil {
-		w.remove()
-		return err
-	}
-	w.layers = slices.Clone(layers)
-	return nil
-}
-
-// take returns a waiting copy of the layers, or of as many of the first of them as there is one of; or nil.
-func (c *copies) take(layers []ID) *workTree {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	best := -1
-	for i, w := range c.parked {
-		n := len(w.layers)
-		if n <= len(layers) && slices.Equal(w.layers, layers[:n]) && (best < 0 || n > len(c.parked[best].layers)) {
-			best = i
-		}
-	}
-	if best < 0 {
-		return nil
-	}
-	w := c.parked[best]
-	c.parked = slices.Delete(c.parked, best, best+1)
-	return w
 }
 
 // park has the copy wait for who wants it. Of too many, the one goes that is made again with the least work.
@@ -151,12 +115,12 @@ func (c *copies) forget(id ID) error {
 	for _, w := range c.takeAll(func(w *workTree) bool { return slices.Contains(w.layers, id) }) {
 		w.remove()
 	}
-	return c.s.removeViews(id)
+	return errors.Join(c.s.removeCopies(id), c.s.removeViews(id))
 }
 
 func (c *copies) close() {
 	for _, w := range c.takeAll(func(*workTree) bool { return true }) {
-		w.remove()
+		c.s.keep(w)
 	}
 }
 
@@ -215,6 +179,14 @@ func (t *treeCopy) commit(ctx context.Context, epoch *int64) (ID, error) {
 	return id, nil
 }
 
+func (t *treeCopy) undo(ctx context.Context) {
+	if t.broken || !t.used {
+		return
+	}
+	t.broken = t.w.tree.Reset(ctx, !t.mounted) != nil
+	t.used = t.broken
+}
+
 func (t *treeCopy) discard() {
 	if !t.broken && (!t.used || t.w.tree.Untouched()) {
 		t.c.park(t.w)
@@ -249,42 +221,4 @@ func (c *copies) view(ctx context.Context, layers []ID) (Mount, error) {
 func exists(dir string) bool {
 	fi, err := os.Lstat(dir)
 	return err == nil && fi.IsDir()
-}
-
-// instead has the waiting copy whose topmost layer is id be one of the layer by, so that a step that changed nothing needs no new
-// copy. That is so only where both say nothing but the root directory, with the same time: what is in the copy has the times of id.
-func (c *copies) instead(id, by ID) {
-	if !c.s.bareTwins(id, by) {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, w := range c.parked {
-		if last := len(w.layers) - 1; last >= 0 && w.layers[last] == id {
-			w.layers[last] = by
-			w.tree.Instead(c.s.fs(by))
-		}
-	}
-}
-
-// bareTwins says whether the directories of two layers, which are the same but for times, are empty and of the same time.
-func (s *Store) bareTwins(a, b ID) bool {
-	var times [2]unix.Timespec
-	for i, id := range []ID{a, b} {
-		entries, err := os.ReadDir(s.fs(id))
-		var st unix.Stat_t
-		if err != nil || len(entries) > 0 || unix.Lstat(s.fs(id), &st) != nil {
-			return false
-		}
-		times[i] = st.Mtim
-	}
-	return times[0] == times[1]
-}
-
-// Replace removes the layer id, in place of which by is taken, while the caller goes on. Same must have said that they are the same but for times.
-func (s *Store) Replace(id, by ID) {
-	if c, ok := s.driver.(*copies); ok {
-		c.instead(id, by)
-	}
-	s.disposing.Go(func() { _ = s.Remove(id) }) // a layer that nothing refers to is the collector's
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -15,14 +16,21 @@ import (
 
 // runHelper is what the test binary does as another process. It says "ready" and waits to be killed.
 func runHelper(name, dir string) error {
-	s, err := openStore(dir)
-	if err != nil {
-		return err
-	}
 	ctx := context.Background()
 	wait := func() {
 		fmt.Println("ready")
 		_, _ = io.Copy(io.Discard, os.Stdin) // until killed, or the test is gone
+	}
+	if base, ok := strings.CutPrefix(name, "kept "); ok {
+		err := writeKept(ctx, dir, base)
+		if err == nil {
+			wait()
+		}
+		return err
+	}
+	s, err := openStore(dir)
+	if err != nil {
+		return err
 	}
 	switch name {
 	case "prepare":

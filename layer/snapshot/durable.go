@@ -151,7 +151,7 @@ func (s *Store) dropViews() error {
 		return err
 	}
 	for _, e := range entries {
-		if err := s.removeView(filepath.Join(s.trees(), e.Name())); err != nil {
+		if err := s.removeTree(filepath.Join(s.trees(), e.Name())); err != nil {
 			return err
 		}
 	}

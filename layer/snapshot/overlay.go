@@ -94,6 +94,8 @@ func (u *upperLayer) commit(ctx context.Context, epoch *int64) (ID, error) {
 	return id, u.s.publish(u.temp, id)
 }
 
+func (u *upperLayer) undo(context.Context) {}
+
 func (u *upperLayer) discard() { _ = u.temp.remove() }
 
 // copyRoot gives the directory to what overlayfs shows of its topmost root: mode, owner, times, attributes.

@@ -12,6 +12,7 @@
 //	DIR/tmp/NAME    what is being written or removed; locked (flock) while its process lives
 //	DIR/lock/KEY    locks (flock) of diffIDs that are being unpacked
 //	DIR/trees/KEY   without overlayfs: layers stacked by hard links, and a list of them; only read
+//	DIR/copies/KEY  without overlayfs: layers copied, for the next step that writes over them
 //	DIR/empty       empty directories, because overlayfs wants at least one or two
 //	DIR/unsynced    marks of layers that Sync did not see yet; see there
 //
@@ -71,6 +72,7 @@ type Store struct {
 	userXattr    bool
 	recordOwners bool
 	copies       bool
+	boot         string
 	locks        locks
 	lease        *lease.Lease
 	driver       driver
@@ -86,7 +88,7 @@ type Options struct {
 	// Copy: overlayfs cannot be mounted. Layers have the form layer.Marked, and file systems are copies of them.
 	Copy bool
 	// Boot tells this boot of the machine from others (/proc/sys/kernel/random/boot_id): layers of another one that no Sync
-	// followed may be torn, and Open removes them. Empty if that is not known: they stay.
+	// followed may be torn, and Open removes them. Empty if that is not known: they stay, and no copies are kept.
 	Boot string
 	// Lease holds every layer that is found or made through the store, by its ID; nil for a store that nobody else uses.
 	Lease *lease.Lease
@@ -98,11 +100,11 @@ func Open(dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the layers: %w", err)
 	}
-	s := &Store{dir: dir, userXattr: opt.UserXattr, recordOwners: opt.RecordOwners, copies: opt.Copy, lease: opt.Lease, locks: newLocks(filepath.Join(dir, "lock"))}
+	s := &Store{dir: dir, userXattr: opt.UserXattr, recordOwners: opt.RecordOwners, copies: opt.Copy, boot: opt.Boot, lease: opt.Lease, locks: newLocks(filepath.Join(dir, "lock"))}
 	folders := []string{s.temp(), s.index(), s.locks.dir, s.unsynced()}
 	if opt.Copy {
 		s.driver = &copies{s: s}
-		folders = append(folders, s.trees())
+		folders = append(folders, s.trees(), s.copiesDir())
 	} else {
 		s.driver = &overlays{s}
 	}
@@ -124,14 +126,14 @@ func Open(dir string, opt Options) (*Store, error) {
 		return nil, fmt.Errorf("opening the layers: dropping what an earlier boot left unsynced: %w", err)
 	}
 	if opt.Copy {
-		if err := s.sweepViews(); err != nil {
+		if err := errors.Join(s.sweepViews(), s.sweepCopies()); err != nil {
 			return nil, fmt.Errorf("opening the layers: %w", err)
 		}
 	}
 	return s, nil
 }
 
-// Close removes what the store keeps for this process alone. What could not be removed, or is not because nobody calls
+// Close keeps or removes what the store has for this process alone. What could not be removed, or is not because nobody calls
 // it, a later Open of the store removes.
 func (s *Store) Close() {
 	s.driver.close()

@@ -80,7 +80,7 @@ func (s *Store) removeViews(id ID) error {
 		if !slices.Contains(layers, id) {
 			return nil
 		}
-		return s.removeView(dir)
+		return s.removeTree(dir)
 	})
 }
 
@@ -89,14 +89,14 @@ func (s *Store) sweepViews() error {
 	return s.eachView(func(dir string, layers []ID) error {
 		for _, id := range layers {
 			if !s.Has(id) {
-				return s.removeView(dir)
+				return s.removeTree(dir)
 			}
 		}
 		return nil
 	})
 }
 
-func (s *Store) removeView(dir string) error {
+func (s *Store) removeTree(dir string) error {
 	t, err := s.adopt(dir)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
 		return nil // somebody else removes it

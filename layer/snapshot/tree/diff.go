@@ -69,7 +69,7 @@ func (t *Tree) diff(ctx context.Context, trusted bool) (*change, error) {
 	if err := d.links(ctx); err != nil {
 		return nil, err
 	}
-	return d.root, t.prune(ctx, d.root)
+	return d.root, nil
 }
 
 // wanted are the names in a directory to look at after events. nil is all: in the directory may be recorded who owns any of them.
@@ -154,7 +154,7 @@ func (d *differ) compare(ctx context.Context, want map[*node][]string) error {
 			continue
 		}
 		if n.attrs != l.self.attrs {
-			n.attrs = l.self.attrs
+			n.become(l.self)
 			d.t.seen(n)
 			d.at(n)
 		}
@@ -198,7 +198,7 @@ func (d *differ) entry(dir *node, name string, now *node) {
 		d.add(dir, now)
 	case old.isDir() && now.isDir() && old.sameDir(now):
 		if old.attrs != now.attrs {
-			old.attrs = now.attrs
+			old.become(now)
 			d.t.seen(old)
 			d.at(old)
 		}
@@ -219,7 +219,7 @@ func (d *differ) file(old, now *node) {
 		return
 	}
 	was := old.attrs
-	old.attrs = now.attrs
+	old.become(now)
 	d.t.seen(old)
 	if now.nlink < was.nlink {
 		was.nlink, was.ctime = now.nlink, now.ctime

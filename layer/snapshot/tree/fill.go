@@ -20,7 +20,7 @@ import (
 type filler struct {
 	owners  *rootfs.Owners
 	root    *rootfs.Root // of what is filled
-	link    bool         // files by hard links, if that can be
+	how     how
 	listers listers
 	buffers sync.Pool
 	group   *errgroup.Group
@@ -30,6 +30,18 @@ type filler struct {
 	mu    sync.Mutex
 	links map[inode]*linked
 }
+
+// how says how files come into what is filled.
+type how int
+
+const (
+	byCopy   how = iota
+	byLink       // by hard links, if that can be
+	oneByOne     // copied, if they have one name: other names may be in what is there already
+)
+
+// errNames says that a file has several names.
+var errNames = errors.New("a file has several names")
 
 // inode names a file of a layer that has several names.
 type inode struct {
@@ -54,24 +66,33 @@ type job struct {
 }
 
 // build puts what layers (directories, topmost first) show into dir, over what is there.
-func build(ctx context.Context, dir string, layers []string, link bool, owners *rootfs.Owners) error {
+func build(ctx context.Context, dir string, layers []string, by how, owners *rootfs.Owners) error {
 	if len(layers) == 0 {
 		return nil
 	}
+	dirs, err := openLayers(layers)
+	if err != nil {
+		return err
+	}
+	return fill(ctx, dir, &merged{dirs: dirs}, by, owners)
+}
+
+// openLayers opens the directories of layers.
+func openLayers(layers []string) ([]layerDir, error) {
 	m := &merged{}
 	for i, l := range layers {
 		f, err := os.OpenFile(l, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			m.close()
-			return err
+			return nil, err
 		}
 		m.dirs = append(m.dirs, layerDir{f, i})
 	}
-	return fill(ctx, dir, m, link, owners)
+	return m.dirs, nil
 }
 
 // fill puts content into dir, over what is there, and closes it.
-func fill(ctx context.Context, dir string, from content, link bool, owners *rootfs.Owners) error {
+func fill(ctx context.Context, dir string, from content, by how, owners *rootfs.Owners) error {
 	root, err := rootfs.Open(dir)
 	if err != nil {
 		from.close()
@@ -83,7 +104,7 @@ func fill(ctx context.Context, dir string, from content, link bool, owners *root
 		from.close()
 		return err
 	}
-	f := &filler{root: root, link: link, owners: owners, listers: listers{owners: owners}, links: map[inode]*linked{}}
+	f := &filler{root: root, how: by, owners: owners, listers: listers{owners: owners}, links: map[inode]*linked{}}
 	f.group, ctx = errgroup.WithContext(ctx)
 	f.group.SetLimit(runtime.GOMAXPROCS(0))
 	j := &job{path: ".", dst: dst, from: from}
@@ -148,7 +169,7 @@ func (f *filler) entry(ctx context.Context, j *job, e entry) error {
 		return nil
 	case e.do == mark:
 		return f.mark(j.dst, e.name)
-	case f.link:
+	case f.how == byLink:
 		err := f.owners.Link(e.src, e.name, j.dst, e.name)
 		if !errors.Is(err, unix.EMLINK) && !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.EPERM) {
 			return err
@@ -242,6 +263,9 @@ func (f *filler) file(ctx context.Context, j *job, e entry) error {
 	}
 	if st.Nlink == 1 {
 		return f.copy(ctx, j, e, &st)
+	}
+	if f.how == oneByOne && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return errNames
 	}
 	mine, other := f.first(j, e, &st)
 	if mine != nil {

@@ -28,6 +28,7 @@ type attrs struct {
 // node is what is known of a file of the tree.
 type node struct {
 	attrs
+	blocks int64 // of the disk, of 512 bytes
 	name   string
 	parent *node            // nil for the root
 	kids   map[string]*node // of a directory
@@ -94,7 +95,11 @@ func (n *node) set(st *unix.Stat_t) {
 		ino: st.Ino, rdev: uint64(st.Rdev), nlink: uint64(st.Nlink), size: st.Size, //nolint:unconvert // differs between platforms
 		ctime: st.Ctim, mtime: st.Mtim, mode: st.Mode, uid: st.Uid, gid: st.Gid,
 	}
+	n.blocks = st.Blocks
 }
+
+// become takes over what is seen of the file now.
+func (n *node) become(now *node) { n.attrs, n.blocks = now.attrs, now.blocks }
 
 // listers lends the buffers of directory listings.
 type listers struct {

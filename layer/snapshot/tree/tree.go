@@ -17,6 +17,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,31 +50,43 @@ type Tree struct {
 
 // New fills the empty directory dir with what layers (directories, topmost first) show. owners is how they keep owners.
 // After an error dir is left for the caller to remove.
-func New(ctx context.Context, dir string, layers []string, owners *rootfs.Owners) (_ *Tree, err error) {
+func New(ctx context.Context, dir string, layers []string, owners *rootfs.Owners) (*Tree, error) {
+	t, err := newTree(dir, layers, owners)
+	if err != nil {
+		return nil, err
+	}
+	if err = build(ctx, dir, layers, byCopy, owners); err == nil {
+		err = t.start(ctx)
+	}
+	if err != nil {
+		t.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// newTree is a tree of which nothing is known.
+func newTree(dir string, layers []string, owners *rootfs.Owners) (*Tree, error) {
 	root, err := rootfs.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	t := &Tree{dir: dir, root: root, layers: layers, owners: owners}
-	defer func() {
-		if err != nil {
-			t.Close()
-		}
-	}()
-	if err := build(ctx, dir, layers, false, owners); err != nil {
-		return nil, err
-	}
+	return &Tree{dir: dir, root: root, layers: layers, owners: owners}, nil
+}
+
+// start makes the table, and watches from then on.
+func (t *Tree) start(ctx context.Context) error {
 	t.watch = newWatch()
 	if err := t.scanAll(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	return t, t.settle(ctx)
+	return t.settle(ctx)
 }
 
 // Link fills the empty directory dir with what layers (directories, topmost first) show, by hard links to their files
 // where that can be done. Nobody may write to it.
 func Link(ctx context.Context, dir string, layers []string, owners *rootfs.Owners) error {
-	return build(ctx, dir, layers, true, owners)
+	return build(ctx, dir, layers, byLink, owners)
 }
 
 // Close forgets what is known of the tree. The directory stays.
@@ -104,11 +117,15 @@ func (t *Tree) Untouched() bool {
 
 // Extend lays further layers (directories, topmost first) over those that the tree shows.
 func (t *Tree) Extend(ctx context.Context, layers []string) error {
-	if err := build(ctx, t.dir, layers, false, t.owners); err != nil {
+	if err := build(ctx, t.dir, layers, byCopy, t.owners); err != nil {
 		return err
 	}
-	t.layers = append(append([]string{}, layers...), t.layers...)
-	// What was just done is what a step would have done, but that no layer is to come of it.
+	t.layers = slices.Concat(layers, t.layers)
+	return t.learn(ctx)
+}
+
+// learn puts into the table what this process has just done: what a step would have done, but that no layer is to come of it.
+func (t *Tree) learn(ctx context.Context) error {
 	if _, err := t.diff(ctx, true); err != nil {
 		return err
 	}
@@ -149,6 +166,9 @@ type Change struct {
 // epoch is not nil, modification times later than it (in seconds since 1970) are set back in the tree.
 func (t *Tree) Diff(ctx context.Context, trusted bool, epoch *int64) (*Change, error) {
 	root, err := t.diff(ctx, trusted)
+	if err == nil {
+		err = t.prune(ctx, root)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +186,7 @@ func (c *Change) Write(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	return fill(ctx, dir, &changed{src: src, c: c.root}, false, c.t.owners)
+	return fill(ctx, dir, &changed{src: src, c: c.root}, byCopy, c.t.owners)
 }
 
 // Commit is Diff and Write; layers says that dir is the topmost layer of the tree from now on.
@@ -180,9 +200,6 @@ func (t *Tree) Commit(ctx context.Context, dir string, trusted bool, epoch *int6
 
 // Moved tells the tree where its topmost layer, the last one that was committed, is now.
 func (t *Tree) Moved(layer string) { t.layers = append([]string{layer}, t.layers...) }
-
-// Instead tells the tree that its topmost layer is the directory layer, which says the same.
-func (t *Tree) Instead(layer string) { t.layers = append([]string{layer}, t.layers[1:]...) }
 
 // Settle waits until a change of any file can be told by its time, which is a few milliseconds after a commit.
 func (t *Tree) Settle(ctx context.Context) error { return t.settle(ctx) }

@@ -3,6 +3,7 @@ package tree
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,5 +85,146 @@ func TestCanceled(t *testing.T) {
 	}
 	if err := Link(ctx, t.TempDir(), []string{base}, nil); !errors.Is(err, stop) {
 		t.Errorf("Link: %v", err)
+	}
+}
+
+// TestRewind takes layers off a tree: it is what a new tree of the others is, but for inode numbers, and no layer comes of it.
+func TestRewind(t *testing.T) {
+	base := layerOf(t, "d/a", "d/b", "d/s/x", "gone/x", "gone/y/z", "o/old", "o/sub/old", "u/same", "file", "dir/x", "again/x")
+	lower := layerOf(t, "d/a", "d/.wh.b", ".wh.gone", "o/.wh..wh..opq", "o/new", "o/sub/new", "new/dir/f", "dir", ".wh.file", ".wh.again")
+	upper := layerOf(t, "d/b", "gone/y", "o/sub/more", "file/in", "d/s/x", "again/y")
+	for _, away := range [][]string{{lower}, {upper, lower}, {layerOf(t)}} {
+		if err := os.Chmod(away[0], 0o700); err != nil {
+			t.Fatal(err)
+		}
+		dir, fresh := t.TempDir(), t.TempDir()
+		tr, err := New(t.Context(), dir, append(slices.Clone(away), base), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		if err := tr.Rewind(t.Context(), []string{base}); err != nil {
+			t.Fatal(err)
+		}
+		other, err := New(t.Context(), fresh, []string{base}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		if got, want := described(tr.top), described(other.top); !slices.Equal(got, want) {
+			t.Errorf("without %d layers: got\n%s\nwant\n%s", len(away), strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		if again, err := Reopen(t.Context(), dir, []string{base}, nil, tr.Seal()); err != nil {
+			t.Errorf("the table is not what is there: %v", err)
+		} else {
+			again.Close()
+		}
+		out := t.TempDir()
+		if err := tr.Commit(t.Context(), out, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := files(t, out); len(got) > 0 {
+			t.Errorf("the layer has %q", got)
+		}
+	}
+}
+
+// described lists what a table says of each file, without what differs in a copy.
+func described(top *node) (list []string) {
+	top.each(func(n *node) {
+		size := n.size
+		if n.isDir() {
+			size = 0
+		}
+		list = append(list, fmt.Sprintf("%s %o %d:%d size %d links %d at %d.%d", n.path(), n.mode, n.uid, n.gid, size, n.nlink, n.mtime.Sec, n.mtime.Nsec))
+	})
+	slices.Sort(list)
+	return list
+}
+
+// TestReset takes back what somebody did to a tree.
+func TestReset(t *testing.T) {
+	base := layerOf(t, "d/a", "d/b", "d/s/x", "gone/x", "file", "dir/x", "moved/x")
+	dir, fresh := t.TempDir(), t.TempDir()
+	tr, err := New(t.Context(), dir, []string{base}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	other, err := New(t.Context(), fresh, []string{base}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	err = errors.Join(os.WriteFile(dir+"/d/a", []byte("D/A"), 0), os.Remove(dir+"/d/b"), os.MkdirAll(dir+"/new/dir", 0o755), os.WriteFile(dir+"/new/dir/.wh.f", nil, 0o600),
+		os.RemoveAll(dir+"/gone"), os.Remove(dir+"/file"), os.Mkdir(dir+"/file", 0o755), os.RemoveAll(dir+"/dir"), os.WriteFile(dir+"/dir", nil, 0o600),
+		os.Rename(dir+"/moved", dir+"/d/moved"), os.Chmod(dir+"/d/s", 0o700), os.Link(dir+"/d/s/x", dir+"/link"), os.RemoveAll(dir+"/d/s"), os.Mkdir(dir+"/d/s", 0o700))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.Reset(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := described(tr.top), described(other.top); !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if again, err := Reopen(t.Context(), dir, []string{base}, nil, tr.Seal()); err != nil {
+		t.Errorf("the table is not what is there: %v", err)
+	} else {
+		again.Close()
+	}
+	if tr.Private() {
+		t.Error("the tree is taken for one with marks in it")
+	}
+}
+
+// TestRewindRefuses takes off a layer that had a file with other names that stay: they would be names of another file then.
+func TestRewindRefuses(t *testing.T) {
+	base, top := layerOf(t, "one"), layerOf(t, "one")
+	if err := os.Link(base+"/one", base+"/two"); err != nil {
+		t.Fatal(err)
+	}
+	tr, err := New(t.Context(), t.TempDir(), []string{top, base}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	for _, stay := range [][]string{{base}, {top}, nil} {
+		if err := tr.Rewind(t.Context(), stay); !errors.Is(err, ErrRewind) {
+			t.Errorf("%d layers: %v", len(stay), err)
+		}
+	}
+}
+
+// TestReopen changes a file in every way that can be hidden: it is seen.
+func TestReopen(t *testing.T) {
+	base := layerOf(t, "d/a", "d/b")
+	dir := t.TempDir()
+	tr, err := New(t.Context(), dir, []string{base}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := tr.Seal()
+	tr.Close()
+	reopen := func() error {
+		tr, err := Reopen(t.Context(), dir, []string{base}, nil, seal)
+		if err == nil {
+			tr.Close()
+		}
+		return err
+	}
+	if err := reopen(); err != nil {
+		t.Fatal(err)
+	}
+	name := dir + "/d/a"
+	before, err := os.Stat(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(name, []byte("D/A"), 0), os.Chtimes(name, before.ModTime(), before.ModTime())); err != nil {
+		t.Fatal(err)
+	}
+	if err := reopen(); !errors.Is(err, ErrChanged) {
+		t.Errorf("a file that was written with its old time: %v", err)
 	}
 }
