@@ -78,6 +78,9 @@ func (r *Registry) Records(ctx context.Context, _ []cache.Key) ([]Entry, error) 
 		for _, h := range list {
 			r.have = append(r.have, h.Entry)
 		}
+		if m.Digest == m.RefDigest {
+			break // no index: it is the same for every platform
+		}
 	}
 	r.loaded = true
 	return r.have, errors.Join(errs...)

@@ -215,6 +215,26 @@ func TestRegistryBetween(t *testing.T) {
 	}
 }
 
+// An import is two requests, also for a build of several platforms.
+func TestRegistryIsAskedTwice(t *testing.T) {
+	inner, asked := reg.New(reg.Logger(log.New(io.Discard, "", 0))), []string{}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v2/" {
+			asked = append(asked, r.Method)
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	defer s.Close()
+	c, ref := registry.New(registry.Options{}), strings.TrimPrefix(s.URL, "http://")+"/twice:c"
+	commit(t, openRegistry(t, c, ref), "a", "b")
+	asked = nil
+	b := openRegistry(t, registry.New(registry.Options{}), ref)
+	b.Platforms = append(b.Platforms, v1.Platform{OS: "linux", Architecture: "arm64"})
+	if got := namesOf(t, b); len(got) != 2 || len(namesOf(t, b)) != 2 || len(asked) != 2 {
+		t.Errorf("%v with the requests %v", got, asked)
+	}
+}
+
 // strict takes manifests as the narrowest of registries do (Amazon ECR, Harbor): images of OCI's media types whose
 // configurations list as many layers, and at most 4 MiB.
 func strict(t *testing.T, next http.Handler) http.Handler {
