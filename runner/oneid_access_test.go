@@ -34,7 +34,7 @@ var accesses = []string{
 	"cp private mine/copy", "cp secret mine/copy2", "cp -r closed mine/closed", "find closed theirs open group -type f",
 }
 
-// A step of another user than root is told the same with one id as on rung root, with a pid namespace and without one, and leaves the same.
+// A step of another user than root is told the same with one id as on rung root, in boxes of all kinds, and leaves the same.
 func TestOneIDAccess(t *testing.T) {
 	run := asUser(t, false)
 	rootData := publicDir(t)
@@ -50,10 +50,12 @@ func TestOneIDAccess(t *testing.T) {
 	want := tryAccesses(t, func(args ...string) *exec.Cmd {
 		return helperCommand(t, rootData, "run", append([]string{rootData}, args...)...)
 	})
-	for name, more := range pidNamespaces() {
+	boxes := pidNamespaces()
+	boxes["insecure"] = []string{"insecure"}
+	for name, more := range boxes {
 		for i, got := range tryAccesses(t, func(args ...string) *exec.Cmd { return run(args[0], append(args[1:], more...)...) }) {
 			if got != want[i] {
-				t.Errorf("%s pid namespace: with one id: %sas root: %s", name, got, want[i])
+				t.Errorf("%s: with one id: %sas root: %s", name, got, want[i])
 			}
 		}
 	}
@@ -75,7 +77,8 @@ func tryAccesses(t *testing.T, box func(args ...string) *exec.Cmd) []string {
 	}
 	var all string
 	for _, args := range [][]string{
-		{accessTree}, {script.String(), "user=app"},
+		{accessTree},
+		{script.String(), "user=app"},
 		{"echo '## what is left'; cd /c; find . | sort | while read f; do stat -c '%n %u:%g %a %h' $f; done"},
 	} {
 		out, err := box(append(args, "cache="+shared)...).CombinedOutput()
