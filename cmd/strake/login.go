@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/registry"
 )
 
 // loginOptions are the decided values of strake login.
@@ -58,7 +60,12 @@ func newLogoutCommand(env *environment) *cobra.Command {
 			}
 			host := registryHost(args)
 			fmt.Fprintf(env.stdout, "Removing login credentials for %s\n", host)
-			return env.registry().Logout(host, file)
+			err = env.registry().Logout(host, file)
+			if errors.Is(err, registry.ErrNotLoggedIn) { // what was asked for is so, as docker sees it
+				fmt.Fprintf(env.stderr, "warning: %v\n", err)
+				return nil
+			}
+			return err
 		},
 	}
 }

@@ -129,7 +129,7 @@ func loginError(reg string, err error) error {
 	return fmt.Errorf("login to %s: %w", display(reg), err)
 }
 
-// Logout removes the credentials of host from file or its credential helper. Not to be logged in is an error.
+// Logout removes the credentials of host from file or its credential helper. If there are none, it is ErrNotLoggedIn.
 func (c *Client) Logout(host, file string) error {
 	reg, err := parseHost(host)
 	if err != nil {
@@ -149,7 +149,7 @@ func (c *Client) Logout(host, file string) error {
 		found = found || had
 	}
 	if !found {
-		return fmt.Errorf("not logged in to %s (%s has no credentials for it)", display(reg), file)
+		return fmt.Errorf("%w to %s (%s has no credentials for it)", ErrNotLoggedIn, display(reg), file)
 	}
 	if err := conf.write(); err != nil {
 		return fmt.Errorf("logout from %s: %w", display(reg), err)

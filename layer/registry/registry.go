@@ -29,6 +29,9 @@ var ErrUnauthorized = errors.New("not authorized")
 // ErrNotFound wraps what a registry answers for a name it does not have.
 var ErrNotFound = errors.New("not found in the registry")
 
+// ErrNotLoggedIn says that there are no credentials to remove.
+var ErrNotLoggedIn = errors.New("not logged in")
+
 // Options are decided values: no environment is read here.
 type Options struct {
 	CAFiles  []string // further certificate authorities (PEM), for every registry
