@@ -165,7 +165,7 @@ func (j *job) lint(ctx context.Context) ([]dockerfile.Warning, error) {
 		}
 		states[s] = after
 	}
-	return found, nil
+	return found, graph.Violation(found)
 }
 
 // bases returns the function that finds the configuration that a stage starts from.
