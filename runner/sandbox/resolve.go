@@ -165,6 +165,25 @@ func (b *box) mountedOn(dir string, opened int) bool {
 	return errors.Is(err, unix.EXDEV)
 }
 
+// giveUser makes the directories that were made after the first n the user's.
+func (b *box) giveUser(n int) error {
+	if b.who.UID == 0 && b.who.GID == 0 {
+		return nil
+	}
+	for _, m := range b.made[n:] {
+		fd, err := unix.Openat(m.parent, m.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		err = b.give(fd, Mount{UID: int(b.who.UID), GID: int(b.who.GID), Mode: 0o755})
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // keep lets the mount points stay that were made after the first n.
 func (b *box) keep(n int) {
 	for _, m := range b.made[n:] {

@@ -463,7 +463,7 @@ func (b *box) network() error {
 	return nil
 }
 
-// enterDir makes the working directory and enters it with all rights, as runc does: a step of an
+// enterDir makes the working directory, the user's, and enters it with all rights, as runc does: a step of an
 // ordinary user may be started in a directory that this user cannot search.
 func (b *box) enterDir() error {
 	dir := path.Join("/", b.Dir)
@@ -473,6 +473,9 @@ func (b *box) enterDir() error {
 		return fmt.Errorf("entering the working directory: %w", err)
 	}
 	defer unix.Close(fd)
+	if err := b.giveUser(made); err != nil {
+		return fmt.Errorf("making the working directory %s: %w", dir, err)
+	}
 	b.keep(made)
 	// No other name than this descriptor: what is made and entered must not be outside, as by /proc/PID/root (CVE-2024-21626).
 	if err := unix.Fchdir(fd); err != nil {
