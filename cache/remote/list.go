@@ -20,7 +20,8 @@ const (
 	maxLayers = 5_000
 	day       = 24 * time.Hour
 	keptFor   = 30 * day // what no build has used for so long is dropped
-	// roomFor is what merged entries may take, of MaxDocument: what a document says beside them is less than the rest.
+	// roomFor is what merged entries may take, of MaxDocument: what a document says beside them is less than the rest. They
+	// are fewer than MaxEntries then, as each has four digests.
 	roomFor = 7 << 20
 )
 
@@ -62,7 +63,7 @@ func fitting(all []Held) int {
 	for i, h := range all {
 		raw, err := marshal(h.stored())
 		size += len(raw) + 1
-		if blobs[h.Blob.Digest] = true; err != nil || size > roomFor || len(blobs) > maxLayers || i == MaxEntries {
+		if blobs[h.Blob.Digest] = true; err != nil || size > roomFor || len(blobs) > maxLayers {
 			return i
 		}
 	}
