@@ -25,8 +25,8 @@ const format = "strake source 1\x00"
 //
 // It covers what a copy of the items depends on: of a file its Name, type, permission bits, owner,
 // bytes or link target, device number and extended attributes; of a directory the same for
-// everything below it that is taken, but nothing of the directory itself, whose contents alone are copied. Times
-// and which files are hard links do not count.
+// everything below it that is taken, and which of these files are one, but nothing of the directory itself, whose contents alone are
+// copied. Times and names outside of the item do not count.
 func (t *Tree) Digest(ctx context.Context, items []Item) (Digest, error) {
 	sums := make([]Digest, len(items))
 	if err := t.knowFiles(ctx, items); err != nil {
@@ -128,11 +128,16 @@ func (t *Tree) digestItem(ctx context.Context, item Item) (Digest, error) {
 	if err != nil {
 		return Digest{}, &fs.PathError{Op: "digest", Path: item.Path, Err: err}
 	}
-	if n == nil {
-		return t.digestFolder(ctx, Folder{d, item.view})
-	}
-	if n.dir != nil {
-		return t.digestFolder(ctx, Folder{n.dir, item.view})
+	if n == nil || n.dir != nil {
+		if n != nil {
+			d = n.dir
+		}
+		f := Folder{d, item.view}
+		sum, err := t.digestFolder(ctx, f)
+		if err != nil {
+			return Digest{}, err
+		}
+		return t.withLinks(sum, f), nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -315,7 +320,7 @@ func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) e
 		return err
 	}
 	t.own(&st)
-	n.st, n.stated = st, true
+	t.saw(n, st)
 	if owners.Records() && n.isDevice() {
 		n.sum, n.attrs = Digest{}, Digest{}
 		return nil

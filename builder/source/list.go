@@ -11,7 +11,7 @@ import (
 // Listed is one of the files that items select.
 type Listed struct {
 	Path string // relative to the tree's root
-	// Sum covers what a digest of the file does but for its name.
+	// Sum covers what a digest of the file does but for its name, and the name that it has before this one in the item.
 	Sum Digest
 }
 
@@ -23,6 +23,7 @@ func (t *Tree) List(ctx context.Context, items []Item, limit int) ([]Listed, err
 	}
 	l := lister{tree: t, limit: limit}
 	for _, item := range items {
+		l.links = links{}
 		d, n, err := t.find(item.Path)
 		switch {
 		case err != nil:
@@ -51,12 +52,18 @@ type lister struct {
 	tree  *Tree
 	limit int
 	found []Listed
+	links links // of the item
 }
 
 func (l *lister) add(name string, n *node) {
-	if len(l.found) <= l.limit {
-		l.found = append(l.found, Listed{name, sha256.Sum256(n.append(nil, ""))})
+	if len(l.found) > l.limit {
+		return
 	}
+	about := n.append(nil, "")
+	if first, linked := l.links.see(name, n); linked {
+		about = append(about, first...)
+	}
+	l.found = append(l.found, Listed{name, sha256.Sum256(about)})
 }
 
 func (l *lister) folder(ctx context.Context, f Folder, name string) error {

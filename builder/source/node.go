@@ -244,13 +244,21 @@ func (t *Tree) stat(dir *rootfs.DirStat, d *dir, n *node) error {
 		}
 		return fmt.Errorf("looking at %s: %w", join(d.path, n.Name), err)
 	}
-	n.st, n.stated = st, true
+	t.saw(n, st)
 	if uint8(n.st.Mode&unix.S_IFMT>>12) != n.Type && !n.isDevice() {
 		n.stated = false
 		return &ChangedError{Path: join(d.path, n.Name)}
 	}
 	t.own(&n.st)
 	return nil
+}
+
+// saw keeps what an entry is.
+func (t *Tree) saw(n *node, st unix.Stat_t) {
+	n.st, n.stated = st, true
+	if st.Nlink > 1 && n.Type == unix.DT_REG {
+		t.linked.Store(true)
+	}
 }
 
 // own applies Options.ResetOwner and Unwritten.

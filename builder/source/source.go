@@ -43,6 +43,7 @@ type Tree struct {
 	clockOnce sync.Once
 	clock     int64       // the time before the first file was hashed, in nanoseconds; 0 trusts nothing
 	dirty     atomic.Bool // the index on disk is not what is known
+	linked    atomic.Bool // a file was seen that has more than one name
 }
 
 // Options configures a Tree.

@@ -217,6 +217,12 @@ func TestDigestDependsOn(t *testing.T) {
 	same("an unrelated file", func() error { return os.WriteFile(sub("other"), []byte("x"), 0o644) })
 	same("the mode of the folder itself", func() error { return os.Chmod(sub("d"), 0o700) })
 	same("a hard link's other name", func() error { return os.Link(sub("d/f"), sub("elsewhere")) })
+	differs("a hard link inside", func() error { return os.Link(sub("d/f"), sub("d/again")) })
+	differs("a copy for a hard link", func() error {
+		text, err := os.ReadFile(sub("d/f"))
+		return errors.Join(err, os.Remove(sub("d/again")), os.WriteFile(sub("d/again"), text, 0o644))
+	})
+	differs("a file less", func() error { return os.Remove(sub("d/again")) })
 	differs("content", func() error { return os.WriteFile(sub("d/s/g"), []byte("h"), 0o644) })
 	differs("mode", func() error { return os.Chmod(sub("d/f"), 0o755) })
 	differs("setuid", func() error { return unix.Chmod(sub("d/f"), 0o4755) })
