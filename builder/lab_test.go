@@ -23,8 +23,8 @@ import (
 type lab struct {
 	isolation runner.Isolation
 	box       *runner.Linux
-	files     []byte // the base's layer
-	diffID    v1.Hash
+	layers    string  // a store with the base's layer alone
+	diffID    v1.Hash // of that
 }
 
 func newLab(t testing.TB) *lab {
@@ -41,9 +41,15 @@ func newLab(t testing.TB) *lab {
 	l.box, err = runner.New(l.isolation, t.TempDir())
 	must(t, err)
 	t.Cleanup(func() { must(t, l.box.Close()) })
-	l.files = baseFiles(t)
-	sum := sha256.Sum256(l.files)
+	files := baseFiles(t)
+	sum := sha256.Sum256(files)
 	l.diffID = v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+	l.layers = t.TempDir()
+	store, err := snapshot.Open(l.layers, here.layers)
+	must(t, err)
+	_, err = store.Unpack(t.Context(), l.diffID, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(files)), nil })
+	must(t, err)
+	store.Close()
 	return l
 }
 
@@ -73,12 +79,12 @@ func baseFiles(t testing.TB) []byte {
 	return b.Bytes()
 }
 
-// world is an empty machine, but for the base.
+// world is an empty machine, but for the base, whose files all machines share.
 func (l *lab) world(t testing.TB) *world {
 	t.Helper()
-	w := newWorld(t)
-	_, err := w.Snapshots.Unpack(t.Context(), l.diffID, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(l.files)), nil })
-	must(t, err)
+	dir := t.TempDir()
+	duplicate(t, l.layers, filepath.Join(dir, "layers"), "-l")
+	w := worldIn(t, dir)
 	w.base = &image.Image{Layers: []image.Layer{{DiffID: l.diffID}}}
 	w.base.Config.RootFS = v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{l.diffID}}
 	w.box, w.NoRun = l.box, l.isolation.CheckRun()
@@ -97,9 +103,9 @@ func (w *world) fork(t testing.TB) *world {
 }
 
 // duplicate copies a folder with all that is to be known of its files.
-func duplicate(t testing.TB, from, to string) {
+func duplicate(t testing.TB, from, to string, more ...string) {
 	t.Helper()
-	if out, err := exec.Command("cp", "-aT", from, to).CombinedOutput(); err != nil {
+	if out, err := exec.Command("cp", append(more, "-aT", from, to)...).CombinedOutput(); err != nil {
 		t.Fatalf("copying %s: %v: %s", from, err, out)
 	}
 }

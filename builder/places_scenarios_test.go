@@ -27,7 +27,10 @@ func TestScenariosInEveryPlace(t *testing.T) {
 	for _, k := range append(kinds(), closed) {
 		t.Run(string(k), func(t *testing.T) {
 			p := realPlace(t, k)
-			for _, s := range scenariosOn(runner.Root) {
+			for i, s := range scenariosOn(runner.Root) {
+				if s.here || k == closed && i%4 != 0 { // that is the registry once more, but for how it is reached
+					continue
+				}
 				t.Run(strings.ReplaceAll(s.name, " ", "_"), func(t *testing.T) {
 					t.Parallel()
 					from := first.of(t, s)

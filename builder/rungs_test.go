@@ -70,7 +70,7 @@ func TestOnEveryRung(t *testing.T) {
 			if r.process.Credential != nil {
 				must(t, os.Chown(dir, firstID, firstID))
 			}
-			cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestScenarios|TestCachedBuildIsAClean|TestFullHitIsLazy|TestContentTravels|TestLostLayer)$", "-test.v", "-property=1s")
+			cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestScenarios|TestCachedBuildIsAClean|TestFullHitIsLazy|TestContentTravels|TestLostLayer)$", "-test.v", "-property=2s")
 			cmd.Dir, cmd.SysProcAttr = dir, &r.process
 			cmd.Env = append(os.Environ(), rungVariable+"="+name, "TMPDIR="+dir, "STRAKE_TEST_REQUIRE=1")
 			out, err := cmd.CombinedOutput()

@@ -58,8 +58,13 @@ type world struct {
 // newWorld is a machine whose sandbox pretends.
 func newWorld(t testing.TB) *world {
 	needRoot(t)
+	return worldIn(t, t.TempDir())
+}
+
+// worldIn is one with its store in dir.
+func worldIn(t testing.TB, dir string) *world {
+	t.Helper()
 	kept := layersHere()
-	dir := t.TempDir()
 	w := &world{t: t, dir: dir, context: t.TempDir(), now: time.Unix(1_800_000_000, 0).UTC(), images: map[string]*image.Image{}, base: &image.Image{}}
 	snapshots, err := snapshot.Open(filepath.Join(dir, "layers"), kept)
 	must(t, err)
