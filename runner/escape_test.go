@@ -201,6 +201,33 @@ func TestEscapeDeviceNodes(t *testing.T) {
 	})
 }
 
+// A pipe with a name that is given as standard input is the host's: the process gets what comes through it, not the file.
+func TestEscapeStdin(t *testing.T) {
+	w := newWorld(t)
+	for _, user := range []string{"0", "1234"} {
+		pipe := filepath.Join(t.TempDir(), "pipe")
+		if err := unix.Mkfifo(pipe, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(pipe, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString("text\n"); err != nil {
+			t.Fatal(err)
+		}
+		out := w.must("chmod 0777 /proc/self/fd/0 2>/dev/null; head -n 1", func(_ *Sandbox, p *Process) { p.Stdin, p.User = f, user })
+		var st unix.Stat_t
+		if err := unix.Stat(pipe, &st); err != nil || st.Uid != 0 || st.Mode&0o777 != 0o600 {
+			t.Errorf("as user %s: the host's pipe has mode %o and the user %d: %v", user, st.Mode, st.Uid, err)
+		}
+		if out != "text\n" {
+			t.Errorf("as user %s: the process read %q", user, out)
+		}
+	}
+}
+
 // Where no control group can be made, where there is one with limits, and where a box is given a device, other devices are out of reach too.
 func TestEscapeDevicesGuards(t *testing.T) {
 	limited := func(s *Sandbox, _ *Process) { s.Limits.Pids = 100 }

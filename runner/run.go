@@ -176,7 +176,7 @@ func (l *Linux) Close() error {
 // Run runs p in s until it ends, and returns nil, an *ExitError, a *StartError or what went wrong in strake.
 // When ctx ends, the process and everything it started are killed, and the error is context.Cause(ctx).
 //
-// A Stdin that is a pipe or a socket is handed to the process itself; any other reader is copied, and the read that waits for
+// A Stdin that is a pipe without a name, or a socket, is handed to the process itself; any other reader is copied, and the read that waits for
 // more when the process ends is left behind.
 func (l *Linux) Run(ctx context.Context, s Sandbox, p Process) error {
 	if ctx.Err() != nil {

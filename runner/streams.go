@@ -76,9 +76,13 @@ func sameWriter(a, b io.Writer) (same bool) {
 	return a == b
 }
 
-func isPipe(f *os.File) bool {
-	st, err := f.Stat()
-	return err == nil && st.Mode()&(os.ModeNamedPipe|os.ModeSocket) != 0
+// isPipe says whether f is a socket or a pipe that has no name: one with a name is a file of the host, whose owner and mode a process could change.
+func isPipe(f *os.File) (is bool) {
+	control(f, func(fd int) {
+		var fs unix.Statfs_t
+		is = unix.Fstatfs(fd, &fs) == nil && (fs.Type == unix.PIPEFS_MAGIC || fs.Type == unix.SOCKFS_MAGIC)
+	})
+	return is
 }
 
 // pipe returns a pipe whose other end is copied to w.
