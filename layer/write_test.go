@@ -99,7 +99,7 @@ func TestOthersReadIt(t *testing.T) {
 	}
 	root, top := newRoot(t)
 	apply(t, root, everything(t), layer.Options{})
-	b := write(t, root, layer.Options{Form: layer.Plain})
+	b := write(t, root, layer.Options{Form: layer.Plain, Attributes: true})
 	cmd := exec.Command("tar", "tvf", "-")
 	cmd.Stdin = bytes.NewReader(b)
 	out, err := cmd.CombinedOutput()
