@@ -96,6 +96,9 @@ func (c *CacheMounts) Remove(info CacheMountInfo) (bool, error) {
 	return gone, nil
 }
 
+// removedMark is in the name of a place that is being removed.
+const removedMark = ".removed-"
+
 // removePlace deletes a directory unless somebody has its lock. It is renamed first: who waits for the lock makes another one.
 func removePlace(place string) (bool, error) {
 	lock, err := os.Open(filepath.Join(place, "lock"))
@@ -119,7 +122,7 @@ func removePlace(place string) (bool, error) {
 		return false, err
 	}
 	defer parent.Close()                                       // only a name
-	doomed := filepath.Base(place) + ".removed-" + rand.Text() // after a crash List lists it, too
+	doomed := filepath.Base(place) + removedMark + rand.Text() // after a crash List lists it, too
 	if err := os.Rename(place, filepath.Join(base, doomed)); err != nil {
 		return false, err
 	}

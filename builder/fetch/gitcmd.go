@@ -30,11 +30,26 @@ type git struct {
 // gitTimeout is how long git and its children have to end after they were told to.
 const gitTimeout = 10 * time.Second
 
+// ErrNoGit is that of something which needs git.
+var ErrNoGit = errors.New("the program git is needed for this and was not found in PATH")
+
 // newGit prepares git for the remote.
 func (c *Client) newGit(r remote) (*git, error) {
+	g, err := c.localGit()
+	if err == nil {
+		err = c.addAuth(g, r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", r.shown, err)
+	}
+	return g, nil
+}
+
+// localGit prepares git without what a remote asks for.
+func (c *Client) localGit() (*git, error) {
 	program := findProgram(c.opt.Path, "git")
 	if program == "" {
-		return nil, fmt.Errorf("fetching %s: the program git is needed for this and was not found in PATH", r.shown)
+		return nil, ErrNoGit
 	}
 	home := filepath.Join(c.opt.Dir, "git", ".home") // empty: neither git nor ssh finds a user's files
 	if err := os.MkdirAll(home, 0o700); err != nil {
@@ -72,9 +87,6 @@ func (c *Client) newGit(r remote) (*git, error) {
 	}
 	if c.opt.SSH != nil {
 		g.env = append(g.env, "SSH_AUTH_SOCK="+c.opt.SSH.AuthSock, "GIT_SSH_VARIANT=ssh", "GIT_SSH_COMMAND="+c.sshCommand())
-	}
-	if err := c.addAuth(g, r); err != nil {
-		return nil, err
 	}
 	return g, nil
 }

@@ -74,6 +74,9 @@ func same(f *os.File, name string) bool {
 
 func (e *entry) path(name string) string { return filepath.Join(e.dir, name) }
 
+// RemovedMark is in the name of a cached thing that is being removed.
+const RemovedMark = ".removed-"
+
 // Remove deletes a cached thing, which is Options.Dir/http/NAME or Options.Dir/git/NAME. It returns false if somebody works on it.
 // The folder is renamed first: who waits for its lock makes another one.
 func Remove(dir string) (bool, error) {
@@ -90,7 +93,7 @@ func Remove(dir string) (bool, error) {
 	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !same(f, name) {
 		return false, nil
 	}
-	doomed := dir + ".removed-" + rand.Text() // after a crash it is there to be removed again
+	doomed := dir + RemovedMark + rand.Text() // after a crash it is there to be removed again
 	if err == nil {
 		err = os.Rename(dir, doomed)
 	}

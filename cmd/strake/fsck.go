@@ -36,6 +36,7 @@ type fsck struct {
 	problems   int
 	left       int // of the problems, those that --repair could not drop
 	unverified int
+	noGit      int // repositories that were not checked, for lack of git
 }
 
 func newFsckCommand(env *environment) *cobra.Command {
@@ -43,7 +44,8 @@ func newFsckCommand(env *environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "fsck [OPTIONS]",
 		Short: "Check the store, and drop what is damaged",
-		Long: `Check the store: digests of blobs and layers, checksums of records, images and their names.
+		Long: `Check the store: digests of blobs and layers, checksums of records, images and their names, objects of git
+repositories, and what cache mounts are kept in.
 
 It exits with 0 if nothing is damaged, or --repair dropped all that was, and with 1 otherwise. What is dropped
 is built or fetched again when it is needed. What running commands use is not dropped.`,
@@ -76,7 +78,7 @@ func runFsck(ctx context.Context, env *environment, opts fsckOptions) error {
 		badBlobs: make(map[v1.Hash]bool), badLayers: make(map[snapshot.ID]bool),
 	}
 	for _, check := range []func(context.Context) error{
-		f.checkBlobs, f.checkLayers, f.checkCopies, f.checkStale, f.checkRecords, f.checkImages, f.checkFiles,
+		f.checkBlobs, f.checkLayers, f.checkCopies, f.checkStale, f.checkRecords, f.checkImages, f.checkFiles, f.checkMounts, f.checkRepositories,
 	} {
 		if err := check(ctx); err != nil {
 			return fmt.Errorf("checking the store %s: %w", s.root, err)
@@ -122,11 +124,14 @@ func (f *fsck) stale(what string, drop func() (bool, error)) error {
 
 func (f *fsck) report() error {
 	if !f.opts.quiet {
-		for _, k := range []string{"blob", "layer", "record", "image", "file"} {
+		for _, k := range []string{"blob", "layer", "record", "image", "file", "cache mount", "git source"} {
 			fmt.Fprintf(f.env.stdout, "checked %s\n", count(f.checked[k], k))
 		}
 		if f.unverified > 0 {
 			fmt.Fprintf(f.env.stdout, "%s unpacked from a tar that is not here any more: their files were read and could not be compared\n", count(f.unverified, "layer"))
+		}
+		if f.noGit > 0 {
+			fmt.Fprintf(f.env.stdout, "%s not checked: the program git was not found in PATH\n", count(f.noGit, "git source"))
 		}
 	}
 	if f.left > 0 {
