@@ -134,6 +134,9 @@ func TestDetect(t *testing.T) {
 func pipe(t testing.TB, in []byte, cmd ...string) []byte {
 	t.Helper()
 	if _, err := exec.LookPath(cmd[0]); err != nil {
+		if os.Getenv("STRAKE_TEST_REQUIRE") == "1" {
+			t.Fatal(err)
+		}
 		t.Skip(err)
 	}
 	c := exec.Command(cmd[0], cmd[1:]...)

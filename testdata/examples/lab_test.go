@@ -94,11 +94,11 @@ func need(t *testing.T, programs ...string) {
 	}
 }
 
-// needRoot skips the test for an ordinary user.
+// needRoot skips the test for an ordinary user, or fails it where everything has to be there.
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		lack(t, "needs root")
 	}
 }
 
