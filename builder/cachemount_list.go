@@ -27,13 +27,13 @@ type CacheMountInfo struct {
 
 // List lists the directories of all caches. One that was used since it was last measured is measured again.
 func (c *CacheMounts) List() ([]CacheMountInfo, error) {
-	places, err := filepath.Glob(filepath.Join(c.Dir, "*", "*", "lock"))
+	places, err := fs.Glob(os.DirFS(c.Dir), "*/*/lock")
 	if err != nil {
 		return nil, fmt.Errorf("listing the caches of steps: %w", err)
 	}
 	var list []CacheMountInfo
 	for _, l := range places {
-		info, err := c.describe(filepath.Dir(l))
+		info, err := c.describe(filepath.Join(c.Dir, filepath.Dir(l)))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		}
@@ -129,7 +129,7 @@ func removePlace(place string) (bool, error) {
 	if err := rootfs.RemoveAll(parent, doomed); err != nil {
 		return false, err
 	}
-	if left, _ := filepath.Glob(filepath.Join(base, "*", "lock")); len(left) == 0 {
+	if left, _ := fs.Glob(os.DirFS(base), "*/lock"); len(left) == 0 {
 		_ = os.Remove(filepath.Join(base, "id"))
 		_ = os.Remove(base)
 	}

@@ -3,9 +3,9 @@ package fetch
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -106,13 +106,13 @@ func (e *entry) add(r record) error {
 
 // sweep removes the contents that no record names.
 func (e *entry) sweep(keep []record) {
-	names, err := filepath.Glob(e.path("sha256-*"))
+	names, err := fs.Glob(os.DirFS(e.path(".")), "sha256-*")
 	if err != nil {
 		return
 	}
 	for _, n := range names {
-		if !slices.ContainsFunc(keep, func(r record) bool { return r.content() == filepath.Base(n) }) {
-			_ = os.Remove(n)
+		if !slices.ContainsFunc(keep, func(r record) bool { return r.content() == n }) {
+			_ = os.Remove(e.path(n))
 		}
 	}
 }

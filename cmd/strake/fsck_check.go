@@ -215,19 +215,19 @@ func (f *fsck) have(l image.Layer) error {
 // checkFiles reads the small files of caches, and what was fetched.
 func (f *fsck) checkFiles(ctx context.Context) error {
 	check := func(pattern string, wrong func(path string) (bad, err error)) error {
-		paths, err := filepath.Glob(f.path(pattern))
+		names, err := fs.Glob(os.DirFS(f.root), pattern)
 		if err != nil {
 			return err
 		}
-		for _, p := range paths {
-			if strings.Contains(filepath.Base(p), ".tmp-") {
+		for _, name := range names {
+			if strings.Contains(filepath.Base(name), ".tmp-") {
 				continue
 			}
 			f.checked["file"]++
+			p := f.path(name)
 			bad, err := wrong(p)
 			if err == nil && bad != nil {
-				rel, _ := filepath.Rel(f.root, p)
-				err = f.problem(rel, bad, removeFile(p))
+				err = f.problem(name, bad, removeFile(p))
 			}
 			if err != nil {
 				return err

@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -51,9 +52,9 @@ func (s *Store) lock() (unlock func(), err error) {
 	}
 	// Who was killed while it held the lock may have left a temporary file; nobody else writes one now.
 	for _, dir := range []string{s.images(), s.refs()} {
-		left, _ := filepath.Glob(filepath.Join(dir, ".new-*"))
-		for _, path := range left {
-			_ = os.Remove(path)
+		left, _ := fs.Glob(os.DirFS(dir), ".new-*")
+		for _, name := range left {
+			_ = os.Remove(filepath.Join(dir, name))
 		}
 	}
 	return func() { _ = f.Close() }, nil

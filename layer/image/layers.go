@@ -232,12 +232,12 @@ func (l *Layers) path(diffID v1.Hash, e compress.Encoder) (string, error) {
 
 // forget removes what Remember was told of a layer.
 func (l *Layers) forget(diffID v1.Hash) error {
-	files, err := filepath.Glob(filepath.Join(l.Dir, diffID.Hex+".*"))
+	files, err := fs.Glob(os.DirFS(l.Dir), diffID.Hex+".*")
 	if err != nil {
 		return err
 	}
 	for _, f := range files {
-		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(filepath.Join(l.Dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,7 +77,7 @@ func (c *Collection) Take(take func() error, names ...string) (bool, error) {
 //
 // Preconditions: the gate is held alone. So nobody writes, and nobody removes a lease before the collection ends.
 func (c *Collection) read() error {
-	paths, err := filepath.Glob(filepath.Join(c.lease.dir, "lease-*"))
+	paths, err := c.lease.paths()
 	if err != nil {
 		return err
 	}

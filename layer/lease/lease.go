@@ -213,9 +213,20 @@ func (l *Lease) sweep() error {
 	})
 }
 
+// paths are those of all leases.
+func (l *Lease) paths() (paths []string, err error) {
+	entries, err := os.ReadDir(l.dir)
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "lease-") {
+			paths = append(paths, filepath.Join(l.dir, e.Name()))
+		}
+	}
+	return paths, err
+}
+
 // each calls do for each file of a lease, which it closes after that.
 func (l *Lease) each(do func(*os.File) error) error {
-	paths, err := filepath.Glob(filepath.Join(l.dir, "lease-*"))
+	paths, err := l.paths()
 	if err != nil {
 		return err
 	}
