@@ -55,9 +55,13 @@ func (r *Registry) Records(ctx context.Context, _ []cache.Key) ([]Entry, error) 
 		return r.have, nil
 	}
 	seen := map[v1.Hash]bool{}
-	var errs []error
+	var errs, missing []error
 	for _, p := range r.Platforms {
 		m, err := r.Client.Resolve(ctx, r.Ref, p)
+		if errors.Is(err, registry.ErrPlatform) {
+			missing = append(missing, err)
+			continue
+		}
 		if err != nil {
 			errs = append(errs, absent(err))
 			if ctx.Err() != nil || errors.Is(err, registry.ErrNotFound) {
@@ -83,6 +87,9 @@ func (r *Registry) Records(ctx context.Context, _ []cache.Key) ([]Entry, error) 
 		}
 	}
 	r.loaded = true
+	if len(seen) == 0 { // with one of several platforms it is of use
+		errs = append(errs, missing...)
+	}
 	return r.have, errors.Join(errs...)
 }
 

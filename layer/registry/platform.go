@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -9,11 +10,17 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
+// ErrPlatform is that an index has nothing for a platform.
+var ErrPlatform = errors.New("there is no image for the platform")
+
 // platformError tells that an index has nothing for a platform.
 type platformError struct {
 	want v1.Platform
 	have []v1.Platform
 }
+
+// Is makes it an ErrPlatform.
+func (e *platformError) Is(target error) bool { return target == ErrPlatform }
 
 // Error lists the platforms there are.
 func (e *platformError) Error() string {
