@@ -319,3 +319,19 @@ func FuzzApply(f *testing.F) {
 		}
 	})
 }
+
+// TestApplyLinkMetadata: what the header of a hard link says of the file is what counts.
+func TestApplyLinkMetadata(t *testing.T) {
+	needRoot(t)
+	root, _ := newRoot(t)
+	first, second := file("a", "1"), hard("b", "a")
+	first.Mode, first.Uid = 0o755, 3
+	second.Mode, second.Uid, second.Gid, second.ModTime = 0o600, 7, 8, time.Unix(300, 0)
+	apply(t, root, archive(t, first, second, symlink("l", "a"), hard("m", "l")), layer.Options{Form: layer.Plain})
+	for _, name := range []string{"a", "b"} {
+		st, err := root.Lstat(name)
+		if err != nil || st.Mode&0o7777 != 0o600 || st.Uid != 7 || st.Gid != 8 || st.Mtim.Sec != 300 || st.Nlink != 2 {
+			t.Errorf("%s: %+v, %v", name, st, err)
+		}
+	}
+}

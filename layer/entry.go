@@ -196,8 +196,8 @@ func (u *unpacker) symlink(e entry) error {
 	return u.settle(e)
 }
 
-// hardLink links an entry that is there already. Owner, mode and time are that
-// entry's; those in the header repeat them.
+// hardLink links an entry that is there already. Owner, mode and time in the header mostly repeat that entry's; if they do not, the
+// last word counts, as for docker and containerd.
 func (u *unpacker) hardLink(e entry) error {
 	target := path.Clean("/" + e.hdr.Linkname)
 	if u.opt.Form == Marked && strings.HasPrefix(path.Base(target), whiteoutPrefix) {
@@ -216,13 +216,26 @@ func (u *unpacker) hardLink(e entry) error {
 		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, fs.ErrNotExist)
 	}
 	if st, err := rootfs.StatEntry(e.dir, e.base); err == nil && st.Ino == old.Ino && st.Dev == old.Dev {
-		return nil // linked already, or to itself
+		return u.relinked(e) // linked already, or to itself
 	}
 	err = u.place(e, func() error { return u.owners.Link(oldDir, oldBase, e.dir, e.base) })
 	if err != nil {
 		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, err)
 	}
-	return nil
+	return u.relinked(e)
+}
+
+// relinked gives the file that a hard link is to what the link's header says. A change of the owner clears capabilities, so that nothing is set
+// that is so.
+func (u *unpacker) relinked(e entry) error {
+	st, err := u.owners.StatEntry(e.dir, e.base)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size == 0 && u.opt.fileDevices() {
+		return err // of a link there is no more to say, and an empty file may stand for a device
+	}
+	if int(st.Uid) == e.hdr.Uid && int(st.Gid) == e.hdr.Gid && int64(st.Mode&0o7777) == e.hdr.Mode&0o7777 {
+		return u.time(e)
+	}
+	return u.metadata(e)
 }
 
 // node makes a device or a fifo.
