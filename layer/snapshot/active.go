@@ -57,7 +57,8 @@ func (s *Store) Prepare(ctx context.Context, layers []ID) (*Active, error) {
 	return &Active{w: w}, nil
 }
 
-// Mount describes the file system for a sandbox. It can be mounted once.
+// Mount describes the file system for a sandbox. It can be mounted once. Without overlayfs it has a directory /etc, which is not in the layer if the layers below have
+// none and it is empty when the layer is committed.
 func (a *Active) Mount() Mount { return a.w.mount() }
 
 // Open returns the root of the file system: mounted detached (fsmount, no mount point, gone with the

@@ -140,6 +140,7 @@ type treeCopy struct {
 
 func (t *treeCopy) mount() Mount {
 	t.used, t.mounted = true, true
+	_ = t.w.tree.Lend("etc") // for the files that every box has there; if it cannot be, the sandbox makes it
 	return Mount{Upper: t.w.tree.Dir(), UserXattr: t.c.s.userXattr}
 }
 

@@ -60,6 +60,9 @@ func (t *Tree) diff(ctx context.Context, trusted bool) (*change, error) {
 			want[n] = t.wanted(names)
 		}
 	}
+	if err := t.takeBack(want); err != nil {
+		return nil, err
+	}
 	if err := d.compare(ctx, want); err != nil {
 		return nil, err
 	}

@@ -46,6 +46,7 @@ type Tree struct {
 	newest unix.Timespec
 	// private: a layer does not say all that is in the tree, so another tree of the same layers would not be the same.
 	private bool
+	lent    *node // nil if nothing is
 }
 
 // New fills the empty directory dir with what layers (directories, topmost first) show. owners is how they keep owners.
@@ -105,14 +106,18 @@ func (t *Tree) Len() int { return t.nodes }
 // Private says that another tree of the same layers would show something else: files that look like marks of a layer.
 func (t *Tree) Private() bool { return t.private }
 
-// Untouched says that nobody changed anything since the tree was made or committed. False if that
+// Untouched says that nobody changed anything since the tree was made or committed, and takes back what was lent. False if that
 // is not known.
 func (t *Tree) Untouched() bool {
 	if t.watch == nil {
 		return false
 	}
 	ev := t.watch.drain()
-	return !ev.lost && len(ev.dirs) == 0
+	if ev.lost || len(ev.dirs) > 0 || t.lent == nil {
+		return !ev.lost && len(ev.dirs) == 0
+	}
+	err := t.takeBack(map[*node][]string{})
+	return err == nil && !t.watch.drain().lost // but for what was just done
 }
 
 // Extend lays further layers (directories, topmost first) over those that the tree shows.

@@ -178,6 +178,54 @@ func TestReset(t *testing.T) {
 	}
 }
 
+// TestLend has a sandbox use a directory that no layer has. It is in the layer only if something is left in it, and nothing else of the tree is looked at
+// unless something was written there by a name that is gone.
+func TestLend(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   func(dir string) error
+		want []string
+	}{
+		"used":    {func(string) error { return nil }, nil},
+		"removed": {func(dir string) error { return os.Remove(dir + "/etc") }, nil},
+		"kept":    {func(dir string) error { return os.WriteFile(dir+"/etc/x", nil, 0o600) }, []string{"etc", "etc/x"}},
+		"replaced": {func(dir string) error {
+			return errors.Join(os.Remove(dir+"/etc"), os.WriteFile(dir+"/etc", nil, 0o600))
+		}, []string{"d", "d/f", "etc"}}, // a name that came and went may have been any file's
+		"linked": {func(dir string) error {
+			return errors.Join(os.Link(dir+"/d/g", dir+"/etc/l"), os.WriteFile(dir+"/etc/l", nil, 0o600), os.Remove(dir+"/etc/l"))
+		}, []string{"d", "d/f", "d/g"}},
+	} {
+		base, dir, aside := layerOf(t, "d/f", "d/g"), t.TempDir(), t.TempDir()
+		tr, err := New(t.Context(), dir, []string{base}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		// A change that no event tells: who looks at every file finds it.
+		unseen := func() error {
+			return errors.Join(os.Link(dir+"/d/f", aside+"/f"), os.WriteFile(aside+"/f", []byte("D/F"), 0), os.Remove(aside+"/f"))
+		}
+		out := t.TempDir()
+		err = errors.Join(tr.Lend("etc"), os.WriteFile(dir+"/etc/hosts", nil, 0o600), os.Remove(dir+"/etc/hosts"), c.do(dir), unseen())
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		before, err := os.Stat(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tr.Commit(t.Context(), out, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got := files(t, out); !slices.Equal(got, c.want) {
+			t.Errorf("%s: the layer has %q, want %q", name, got, c.want)
+		}
+		if after, err := os.Stat(dir); err != nil || !after.ModTime().Equal(before.ModTime()) {
+			t.Errorf("%s: the root has the time %v, %v", name, after.ModTime(), err)
+		}
+	}
+}
+
 // TestRewindRefuses takes off a layer that had a file with other names that stay: they would be names of another file then.
 func TestRewindRefuses(t *testing.T) {
 	base, top := layerOf(t, "one"), layerOf(t, "one")
