@@ -112,6 +112,8 @@ func checkOneID(t *testing.T, args []string) {
 			"f:1000:1000:640\nd:1000:1000:750\nm:1000:1000:777\np:1000:1000:640\ndang:1000:1000:640\nk:1000:1000:777\nn:1000:1000:777\n", "host"},
 		{"mkdir /g; chown 0:50 /g; chmod 2775 /g; cd /g; touch f; mkdir d; ln -s a l; stat -c %n:%u:%g:%a f d l", "f:0:50:644\nd:0:50:2755\nl:0:50:777\n", "host"},
 		{"touch /no", "EACCES", "user=app"},
+		// Of a user that a step of root becomes, some calls are reported.
+		{"mkdir /s; echo x >/s/f; cp /bin/busybox /s/run; chmod 700 /s/f /s/run; su app -c 'test -r /s/f || echo r; mv /s/f /s/g || echo mv; /s/run true || echo run; ln -s x /s/l || echo ln' 2>/dev/null", "r\nmv\nrun\nln\n", "host"},
 		{"mkdir /w; chmod 777 /w; mknod /w/d c 1 3; chown 4:5 /w/d; chmod 600 /w/d", "", "host"},
 		{"chown 0 /bin/sh", "EPERM", "user=app"},
 		{"mkdir /st; ln -s x /st/a; chown -h 5 /st/a; rm /st/a; ln -s y /st/a; stat -c %u /st/a", "0\n", "host"},
