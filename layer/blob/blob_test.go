@@ -18,6 +18,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/layer/blob"
+	"github.com/strake-build/strake/layer/lease"
 )
 
 func open(t *testing.T, dir string) *blob.Store {
@@ -265,5 +266,64 @@ func TestOpenRemovesTheDeadOnly(t *testing.T) {
 	}
 	if _, _, err := w.Commit(digest("alive")); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLease removes blobs from a store that another process uses.
+func TestLease(t *testing.T) {
+	dir := t.TempDir()
+	process := func() *blob.Store {
+		t.Helper()
+		s, err := blob.Open(dir)
+		if err == nil {
+			s.Lease, err = lease.Open(dir + "/leases")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	put := func(s *blob.Store, text string) v1.Hash {
+		t.Helper()
+		h, err := s.PutBytes([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	s := process()
+	sized, opened, again, free := put(s, "sized"), put(s, "opened"), put(s, "again"), put(s, "free")
+	s.Lease.Release()
+	user := process()
+	if _, err := user.Size(sized); err != nil {
+		t.Error(err)
+	}
+	if f, err := user.Open(opened); err != nil || f.Close() != nil {
+		t.Error(err)
+	}
+	put(user, "again")
+	w, err := user.Create()
+	if err == nil {
+		_, err = w.Write([]byte("written"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	written, _, err := w.Commit(v1.Hash{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.Lease.Collect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for h, want := range map[v1.Hash]bool{sized: false, opened: false, again: false, written: false, free: true} {
+		if gone, err := s.Collect(c, h); err != nil || gone != want {
+			t.Errorf("removed: %t, %v; want %t", gone, err, want)
+		}
+		if _, err := s.Size(h); (err != nil) != want {
+			t.Errorf("after that: %v", err)
+		}
 	}
 }

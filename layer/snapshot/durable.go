@@ -47,7 +47,7 @@ func (s *Store) Sync() (int, error) {
 	var complete []ID
 	for _, m := range marks {
 		// One that is not there yet gets its files after the syncfs, or never.
-		if id := ID(m.Name()); s.Has(id) {
+		if id := ID(m.Name()); id.valid() && exists(s.fs(id)) {
 			complete = append(complete, id)
 		}
 	}

@@ -100,7 +100,7 @@ func Open(dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the layers: %w", err)
 	}
-	s := &Store{dir: dir, userXattr: opt.UserXattr, recordOwners: opt.RecordOwners, copies: opt.Copy, boot: opt.Boot, lease: opt.Lease, locks: newLocks(filepath.Join(dir, "lock"))}
+	s := &Store{dir: dir, userXattr: opt.UserXattr, recordOwners: opt.RecordOwners, copies: opt.Copy, boot: opt.Boot, locks: newLocks(filepath.Join(dir, "lock"))}
 	folders := []string{s.temp(), s.index(), s.locks.dir, s.unsynced()}
 	if opt.Copy {
 		s.driver = &copies{s: s}
@@ -130,6 +130,7 @@ func Open(dir string, opt Options) (*Store, error) {
 			return nil, fmt.Errorf("opening the layers: %w", err)
 		}
 	}
+	s.lease = opt.Lease // what was only looked at until now is not in use
 	return s, nil
 }
 
@@ -171,7 +172,7 @@ func (s *Store) check(id ID) error {
 		return missing
 	}
 	return s.lease.Hold(func() error {
-		if fi, err := os.Lstat(s.fs(id)); err != nil || !fi.IsDir() {
+		if !exists(s.fs(id)) {
 			return missing
 		}
 		return nil
