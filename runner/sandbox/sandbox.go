@@ -428,6 +428,9 @@ func (b *box) launch() error {
 // supervise answers the calls that come from listener.
 func (b *box) supervise(listener int) error {
 	served := supervisor.Box{Proc: b.proc, Sys: b.sys, Hostname: b.Hostname, Family: b.family, Owners: b.owners}
+	if b.family != nil {
+		served.Proc = b.family.Proc() // the box's own cannot be written
+	}
 	if slices.Contains(b.Supervise, supervisor.Proc) {
 		var err error
 		if served.Tree, err = b.inRoot("/proc", unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS); err != nil {

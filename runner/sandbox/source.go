@@ -29,9 +29,10 @@ func (b *box) hostTrees() (t hostTrees, err error) {
 	}
 	switch {
 	case b.SharedPID:
-		// The one around, whose processes the box shares: a new one could not be mounted, and would show the same.
+		// The one around, whose processes the box shares: a new one could not be mounted, and would show the same. Who has the user of others could write
+		// there what the kernel keeps of them, such as how readily they are killed for want of memory.
 		if t.proc, err = cloneTree(unix.AT_FDCWD, "/proc", true); err == nil {
-			err = setAttr(t.proc, noExec)
+			err = setAttr(t.proc, noExec|unix.MOUNT_ATTR_RDONLY)
 		}
 		if err != nil {
 			err = fmt.Errorf("binding /proc: %w", err)
