@@ -135,6 +135,9 @@ func (s *store) describe(ctx context.Context, img *image.Image, rows []imageRow)
 	}
 }
 
+// tarEnd is the size in bytes of what ends every tar: one with nothing in it holds nothing.
+const tarEnd = 1024
+
 // sizes returns the unpacked size of an image in bytes, and of each of its layers. A layer that is not
 // unpacked counts with its compressed size.
 func (s *store) sizes(ctx context.Context, img *image.Image) (sum int64, layers []int64) {
@@ -146,7 +149,7 @@ func (s *store) sizes(ctx context.Context, img *image.Image) (sum int64, layers 
 		if s.snapshots != nil {
 			if id, err := s.snapshots.ByDiffID(l.DiffID); err == nil {
 				if _, n, err := s.snapshots.DiffID(ctx, id); err == nil {
-					size = n
+					size = max(n-tarEnd, 0)
 				}
 			}
 		}
