@@ -43,18 +43,16 @@ func (p *procfs) execute(a *asked) (int64, error) {
 
 // program opens the program of a's process, as the caller's user. Should that be Reexec just now, it will be another one in a moment.
 func (p *procfs) program(a *asked) (int, error) {
-	const moment = 100 * time.Millisecond
 	name := strconv.Itoa(a.who.pid) + "/exe"
-	for end := time.Now().Add(moment); ; time.Sleep(pause) {
+	for range 100 {
 		fd, err := p.reopen(a.request, name, unix.O_RDONLY)
 		if err != nil || !p.isReexec(fd) {
 			return fd, err
 		}
 		unix.Close(fd)
-		if time.Now().After(end) {
-			return -1, unix.EACCES
-		}
+		time.Sleep(pause)
 	}
+	return -1, unix.EACCES
 }
 
 // openProgram gives Reexec what its process executed before: the program, or a directory of the tree's /proc with a link to it. The process is called
