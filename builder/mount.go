@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/builder/source"
@@ -206,7 +207,7 @@ func orElse[T any](p *T, other T) T {
 	return other
 }
 
-// mountParts describe mounts in a key: what is mounted where. The contents of a cache are not in it, nor
+// mountParts describe mounts in a key: what is mounted where, and as whose. The contents of a cache are not in it, nor
 // is the value of a secret, unless the build says so.
 func (w *runWork) mountParts() ([]cache.Part, error) {
 	var parts []cache.Part
@@ -222,8 +223,21 @@ func (w *runWork) mountParts() ([]cache.Part, error) {
 			}
 		case dockerfile.MountTmpfs:
 			add("size", strconv.FormatInt(m.Size, 10))
+		case dockerfile.MountSSH:
+			add("mount-id", m.ID)
+			add("mount-owner", mountOwner(m))
+		case dockerfile.MountCache:
+			if m.Sharing != dockerfile.SharingShared || !strings.HasSuffix(m.ID, "/"+m.Target) {
+				add("mount-id", "its own") // which one, BuildKit's keys do not say either
+			}
+			add("mount-owner", mountOwner(m))
+			if m.From != nil {
+				add("mount-source", m.Source)
+			}
 		case dockerfile.MountSecret:
+			add("mount-id", m.ID)
 			add("env", m.Env)
+			add("mount-owner", mountOwner(m))
 			if w.opt.SecretKey == nil {
 				continue
 			}
@@ -234,10 +248,17 @@ func (w *runWork) mountParts() ([]cache.Part, error) {
 			if ok {
 				parts = append(parts, cache.Part{Name: "secret", Value: m.ID + "=" + key, Local: true})
 			}
-		case dockerfile.MountCache, dockerfile.MountSSH:
 		}
 	}
 	return parts, nil
+}
+
+// mountOwner is the mode and the owner that a mount asks for; empty if it asks for none.
+func mountOwner(m dockerfile.Mount) string {
+	if m.Mode == nil && m.UID == nil && m.GID == nil {
+		return ""
+	}
+	return fmt.Sprintf("%o %d:%d", orElse(m.Mode, 0), orElse(m.UID, 0), orElse(m.GID, 0))
 }
 
 // mountContent digests what the bind mounts of a RUN show of other stages.

@@ -266,7 +266,7 @@ func (x *explainer) mounts() {
 			x.add("the secret %s changed", id)
 		}
 	}
-	for _, name := range []string{"mount", "target", "read-only", "size"} {
+	for _, name := range []string{"mount", "target", "read-only", "size", "mount-id", "mount-owner", "mount-source"} {
 		if x.changed(name) {
 			x.add("--mount changed")
 			return
