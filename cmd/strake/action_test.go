@@ -33,11 +33,15 @@ func TestAction(t *testing.T) {
 		t.Fatal(err)
 	}
 	temp := t.TempDir()
+	// The settings of this machine are not the test's to change.
+	if err := os.WriteFile(filepath.Join(temp, "sysctl"), []byte("#!/bin/sh\necho 0\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	paths := filepath.Join(temp, "paths")
 	for _, s := range action.Runs.Steps {
 		cmd := exec.Command("bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", s.Run)
 		cmd.Dir = temp
-		cmd.Env = append(os.Environ(), "GITHUB_ACTION_PATH="+here, "GITHUB_PATH="+paths, "RUNNER_TEMP="+temp, "STRAKE_ROOT="+filepath.Join(temp, "store"))
+		cmd.Env = append(os.Environ(), "GITHUB_ACTION_PATH="+here, "GITHUB_PATH="+paths, "RUNNER_TEMP="+temp, "PATH="+temp+":"+os.Getenv("PATH"), "STRAKE_ROOT="+filepath.Join(temp, "store"))
 		for name, value := range s.Env {
 			cmd.Env = append(cmd.Env, name+"="+strings.NewReplacer("${{ github.action_ref }}", "v9.8.7").Replace(value))
 		}
