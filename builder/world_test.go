@@ -175,7 +175,7 @@ func (w *world) build(text string, changes ...change) (*image.Image, error) {
 	for _, dir := range named {
 		name := filepath.Base(dir)
 		tree := w.tree("contexts/" + name)
-		defer tree.Close() //nolint:revive // few
+		defer tree.Close()
 		opt.Contexts[name] = func(context.Context, v1.Platform) (builder.Context, error) { return builder.Context{Tree: tree}, nil }
 		opt.Settings.Contexts = append(opt.Settings.Contexts, name)
 	}
