@@ -63,9 +63,9 @@ func withJob(ctx context.Context, env *environment, opts buildOptions, do func(*
 	}
 	open := env.openLayers
 	if opts.call.kind != callBuild {
-		open = env.openStore
+		open = func(context.Context) (*store, error) { return env.openStore() }
 	}
-	s, err := open()
+	s, err := open(ctx)
 	if err != nil {
 		return err
 	}

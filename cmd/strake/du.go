@@ -53,7 +53,7 @@ RECLAIMABLE is what no image needs: "strake prune" removes it.`,
 }
 
 func runDu(ctx context.Context, env *environment, opts duOptions) error {
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}

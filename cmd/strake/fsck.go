@@ -61,7 +61,7 @@ is built or fetched again when it is needed. What running commands use is not dr
 }
 
 func runFsck(ctx context.Context, env *environment, opts fsckOptions) error {
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func newHistoryCommand(env *environment) *cobra.Command {
 }
 
 func runHistory(ctx context.Context, env *environment, opts historyOptions) error {
-	s, err := env.openSizes()
+	s, err := env.openSizes(ctx)
 	if err != nil {
 		return err
 	}

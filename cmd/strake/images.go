@@ -68,7 +68,7 @@ func newImagesCommand(env *environment) *cobra.Command {
 }
 
 func runImages(ctx context.Context, env *environment, opts imagesOptions) error {
-	s, err := env.openSizes()
+	s, err := env.openSizes(ctx)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func newInspectCommand(env *environment) *cobra.Command {
 }
 
 func runInspect(ctx context.Context, env *environment, format string, names []string) error {
-	s, err := env.openSizes()
+	s, err := env.openSizes(ctx)
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func runLoad(ctx context.Context, env *environment, input string, platform v1.Pl
 	if input == "" && isTerminal(env.stdin) {
 		return usagef("requested load from stdin, but stdin is a terminal: use -i FILE")
 	}
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}

@@ -154,7 +154,7 @@ func runPrune(ctx context.Context, env *environment, opts pruneOptions) error {
 			return err
 		}
 	}
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func runPull(ctx context.Context, env *environment, opts pullOptions) error {
 	if _, err := env.registry().ParseReference(opts.name); err != nil {
 		return usagef("%w", err)
 	}
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}

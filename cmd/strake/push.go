@@ -56,7 +56,7 @@ func runPush(ctx context.Context, env *environment, opts pushOptions) error {
 	if _, given, _ := splitName(opts.name); opts.allTags && given != "" {
 		return usagef("tag can't be used with --all-tags/-a")
 	}
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}

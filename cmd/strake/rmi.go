@@ -34,7 +34,7 @@ What the build cache needs of an image's layers is kept.`,
 }
 
 func runRmi(ctx context.Context, env *environment, force bool, names []string) error {
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}

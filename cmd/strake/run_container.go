@@ -21,7 +21,7 @@ import (
 
 // runRun runs a container and returns its exit code as a codeError.
 func runRun(ctx context.Context, env *environment, opts runOptions) (err error) {
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func runSave(ctx context.Context, env *environment, opts saveOptions) error {
 	if opts.output == "" && isTerminal(env.stdout) {
 		return usagef("cowardly refusing to save to a terminal. Use the -o flag or redirect")
 	}
-	s, err := env.openLayers()
+	s, err := env.openLayers(ctx)
 	if err != nil {
 		return err
 	}

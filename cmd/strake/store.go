@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,7 +77,7 @@ func (e *environment) openStore() (*store, error) {
 
 // openLayers opens the whole store. It is the one place where strake takes the privileges that layers
 // need: as an ordinary user it does not return, but runs this command again in a user namespace.
-func (e *environment) openLayers() (*store, error) {
+func (e *environment) openLayers(ctx context.Context) (*store, error) {
 	root, err := e.root()
 	if err != nil {
 		return nil, err
@@ -109,6 +110,9 @@ func (e *environment) openLayers() (*store, error) {
 	if s.isolation, err = s.settle(isolation); err != nil {
 		return nil, err
 	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	if s.lease, err = lease.Open(s.path("leases")); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}
@@ -129,7 +133,7 @@ func (e *environment) openLayers() (*store, error) {
 
 // openSizes opens the whole store for a command that can do without unpacked layers, which only tell it sizes: where
 // there are no privileges for them, it gets what openStore opens.
-func (e *environment) openSizes() (*store, error) {
+func (e *environment) openSizes(ctx context.Context) (*store, error) {
 	root, err := e.root()
 	if err != nil {
 		return nil, err
@@ -140,7 +144,7 @@ func (e *environment) openSizes() (*store, error) {
 	if _, err := e.probe(root); err != nil {
 		return e.openStore()
 	}
-	return e.openLayers()
+	return e.openLayers(ctx)
 }
 
 // writable says why nothing can be written in a store that is there.

@@ -147,10 +147,11 @@ func (l *Lease) Held() (map[string]bool, error) {
 	defer l.mu.Unlock()
 	err := l.pass(unix.LOCK_SH, func() error {
 		return l.each(func(f *os.File) error {
-			if flock(f, unix.LOCK_SH|unix.LOCK_NB) == nil {
-				return nil // nobody's any more
+			err := flock(f, unix.LOCK_SH|unix.LOCK_NB)
+			if errors.Is(err, unix.EWOULDBLOCK) {
+				err = readNames(f, held)
 			}
-			return readNames(f, held)
+			return err // those of nobody any more are not read
 		})
 	})
 	if err != nil {
@@ -206,8 +207,12 @@ func (l *Lease) sweepUnlessCollected() error {
 // Preconditions: the gate is held, and nobody collects.
 func (l *Lease) sweep() error {
 	return l.each(func(f *os.File) error {
-		if flock(f, unix.LOCK_EX|unix.LOCK_NB) != nil {
-			return nil
+		err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil // it lives
+		}
+		if err != nil {
+			return err
 		}
 		return os.Remove(f.Name())
 	})

@@ -86,7 +86,7 @@ func (b *Backend) readIndex(ctx context.Context, at *url.URL) (index, error) {
 	}
 	x, err := decodeIndex(raw)
 	if err != nil {
-		return index{}, nil //nolint:nilerr // see above
+		return index{}, nil // see above
 	}
 	return x, nil
 }
