@@ -61,10 +61,16 @@ func (b *build) assemble(ctx context.Context, p *planned, f filesystem, t *trave
 	if err != nil {
 		return nil, fmt.Errorf("encoding the image configuration: %w", err)
 	}
+	if len(raw) > maxConfig {
+		return nil, fmt.Errorf("the image configuration would have %d bytes, more than %d MiB: nobody could pull it; say less in labels, ports, variables and the history", len(raw), maxConfig>>20)
+	}
 	img.RawConfig, img.Config = raw, config
 	img.ID, _, err = v1.SHA256(bytes.NewReader(raw))
 	return img, err
 }
+
+// maxConfig is how large the configuration of an image may be, in bytes: as large as one that is pulled.
+const maxConfig = 8 << 20
 
 // times are what the build says of the times of entries, in seconds since 1970; nil is nothing.
 type times struct {

@@ -222,7 +222,7 @@ func ignoreRules(dir, beside string) (*ignore.Matcher, error) {
 	name, text := ".dockerignore", []byte(nil)
 	err := fs.ErrNotExist
 	if beside != "" {
-		if text, err = readHostFile(beside); err == nil {
+		if text, err = readBeside(beside); err == nil {
 			name = beside
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/builder/source"
@@ -167,9 +169,23 @@ func (in *input) parse() (*dockerfile.File, error) { return dockerfile.Parse(in.
 
 // readContextFile reads a small file of a context, whose links must not lead out of it.
 func readContextFile(root *rootfs.Root, name string) ([]byte, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY, 0)
+	return readPlain(name, func(flags int) (*os.File, error) { return root.OpenFile(name, flags, 0) })
+}
+
+// readBeside reads a small file that lies beside one that the user named.
+func readBeside(name string) ([]byte, error) {
+	return readPlain(name, func(flags int) (*os.File, error) { return os.OpenFile(name, flags, 0) })
+}
+
+// readPlain reads a small file that must be one: a pipe would hold the build, a device have no end.
+func readPlain(name string, open func(flags int) (*os.File, error)) ([]byte, error) {
+	f, err := open(os.O_RDONLY | unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
+	}
+	if st, err := f.Stat(); err == nil && !st.Mode().IsRegular() && !st.IsDir() {
+		f.Close()
+		return nil, &fs.PathError{Op: "reading", Path: name, Err: errors.New("it is not a regular file")}
 	}
 	return readRegular(f)
 }
