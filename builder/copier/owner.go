@@ -111,7 +111,7 @@ func number(name string) (id int, ok bool) {
 	if n == -1 {
 		return 0, true
 	}
-	return int(uint32(n)), true //nolint:gosec // two's complement is meant
+	return int(uint32(n)), true // two's complement is meant
 }
 
 // idField reads the id that is field i of a line; one that is missing is 0, as in BuildKit. The largest number of 32 bits stands

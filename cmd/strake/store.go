@@ -121,7 +121,7 @@ func (e *environment) openLayers(ctx context.Context) (*store, error) {
 	if err := runner.Sweep(s.path("run")); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}
-	if s.snapshots, err = snapshot.Open(s.path("layers"), s.snapshotOptions()); err != nil { //nolint:contextcheck // what an earlier boot left is looked at to the end
+	if s.snapshots, err = snapshot.Open(s.path("layers"), s.snapshotOptions()); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}
 	if s.cache, err = cache.Open(s.path("cache")); err != nil {
