@@ -44,8 +44,8 @@ type Active struct {
 var errFinished = errors.New("the file system was committed or discarded already")
 
 // Prepare makes a file system over layers (bottom first, possibly none) that can be written to.
-// Commit or Discard must follow. The root directory has the mode, owner and times of the
-// topmost layer's; with no layers it is 0755, 0:0.
+// Commit or Discard must follow. The root directory has the owner and times of the topmost layer's, with no layers 0:0; its mode is
+// 0755, as under BuildKit, whatever a step before made of it: the tar of a layer does not tell, so other machines would not know.
 func (s *Store) Prepare(ctx context.Context, layers []ID) (*Active, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, context.Cause(ctx)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/layer/rootfs"
+	"github.com/strake-build/strake/layer/snapshot/tree"
 )
 
 // overlays is the driver that stacks layers with overlayfs.
@@ -65,13 +66,13 @@ func (u *upperLayer) prepare(inherit bool) error {
 	if err := os.Mkdir(u.work(), 0o700); err != nil {
 		return err
 	}
-	if err := rootfs.Mkdir(u.temp.dir, "fs", 0o755); err != nil {
+	if err := rootfs.Mkdir(u.temp.dir, "fs", tree.RootMode); err != nil {
 		return err
 	}
 	if !inherit {
 		return nil
 	}
-	return copyRoot(u.lower[0], u.upper())
+	return u.s.copyRoot(u.lower[0], u.upper())
 }
 
 func (u *upperLayer) mount() Mount {
@@ -98,8 +99,8 @@ func (u *upperLayer) undo(context.Context) {}
 
 func (u *upperLayer) discard() { _ = u.temp.remove() }
 
-// copyRoot gives the directory to what overlayfs shows of its topmost root: mode, owner, times, attributes.
-func copyRoot(from, to string) error {
+// copyRoot gives the new directory to what overlayfs shows of its topmost root: owner, times, attributes; but the mode of every new root (Store.Prepare).
+func (s *Store) copyRoot(from, to string) error {
 	src, err := os.OpenFile(from, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
@@ -135,8 +136,10 @@ func copyRoot(from, to string) error {
 			return err
 		}
 	}
-	if err := rootfs.Chmod(dst, ".", st.Mode&0o7777); err != nil {
-		return err
+	if s.recordOwners { // the mode may be in an attribute
+		if err := s.Owners().Chmod(dst, ".", tree.RootMode); err != nil {
+			return err
+		}
 	}
 	return rootfs.Utimes(dst, ".", st.Atim, st.Mtim)
 }

@@ -101,7 +101,7 @@ func TestRootAttributes(t *testing.T) {
 			color := make([]byte, 8)
 			n, xerr := unix.Getxattr(root, "user.color", color)
 			err := unix.Stat(root, &st)
-			if err != nil || xerr != nil || st.Mode&0o7777 != 0o1751 || st.Uid != 12 || st.Gid != 34 || st.Mtim.Sec != 2000 || string(color[:n]) != "red" {
+			if err != nil || xerr != nil || st.Mode&0o7777 != 0o755 || st.Uid != 12 || st.Gid != 34 || st.Mtim.Sec != 2000 || string(color[:n]) != "red" {
 				return fmt.Errorf("mode %o, owner %d:%d, mtime %d, %q, %w, %w", st.Mode, st.Uid, st.Gid, st.Mtim.Sec, color[:n], err, xerr)
 			}
 			return nil

@@ -206,8 +206,34 @@ func (t *Tree) Commit(ctx context.Context, dir string, trusted bool, epoch *int6
 // Moved tells the tree where its topmost layer, the last one that was committed, is now.
 func (t *Tree) Moved(layer string) { t.layers = append([]string{layer}, t.layers...) }
 
-// Settle waits until a change of any file can be told by its time, which is a few milliseconds after a commit.
-func (t *Tree) Settle(ctx context.Context) error { return t.settle(ctx) }
+// RootMode is the mode of the root directory for whoever begins to write.
+const RootMode = 0o755
+
+// Settle readies the tree for who writes to it next: the root has RootMode, and a change of any file can be told by its time, which is so a few
+// milliseconds after a commit.
+func (t *Tree) Settle(ctx context.Context) error {
+	dir, err := t.open(".")
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // only read
+	st, err := t.owners.StatEntry(dir, ".")
+	if err != nil {
+		return err
+	}
+	if st.Mode&0o7777 != RootMode {
+		if err := t.owners.Chmod(dir, ".", RootMode); err != nil {
+			return err
+		}
+		if t.watch.drain().lost { // else it is what was just done
+			t.watch.close()
+		}
+		if err := t.lookAtRoot(dir); err != nil {
+			return err
+		}
+	}
+	return t.settle(ctx)
+}
 
 // open opens a directory of the tree for listing.
 func (t *Tree) open(path string) (*os.File, error) {
