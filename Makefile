@@ -50,7 +50,7 @@ test: ## all tests; what needs root is skipped without it
 
 race: ## the tests under the race detector (needs gcc)
 	@.ci/deps all
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m $(TESTFLAGS) $(RACE)
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -timeout 15m $(TESTFLAGS) $(RACE)
 
 fuzz: ## every fuzz target, FUZZTIME (30s) each
 	@GO=$(GO) .ci/fuzz '$(FUZZTIME)' '$(FUZZLONG)'

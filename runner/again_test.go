@@ -106,8 +106,10 @@ func TestInitIsReplaced(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for range 100 { // until it is a zombie, whose socket is closed
-		if stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(stat), ") Z ") {
+	for range 100 { // until it is a zombie of one thread, whose socket is closed
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		_, fields, _ := strings.Cut(string(stat), ") ")
+		if f := strings.Fields(fields); len(f) > 17 && f[0] == "Z" && f[17] == "1" {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)

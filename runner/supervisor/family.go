@@ -102,6 +102,12 @@ func (f *Family) all() ([]relative, error) {
 // maxDepth limits how many parents of a process are looked at.
 const maxDepth = 1 << 16
 
+// alive says whether there is a process pid, whosever.
+func (f *Family) alive(pid int) bool {
+	_, err := f.read(pid)
+	return err == nil
+}
+
 // has says whether pid is a descendant of this process.
 func (f *Family) has(pid int) bool {
 	for range maxDepth {

@@ -124,7 +124,8 @@ func (p *procfs) list() {
 		return
 	}
 	for _, n := range names {
-		if _, err := strconv.Atoi(n); err == nil && !live[n] {
+		// It may be of one that was born after the look, and executes itself just now.
+		if pid, err := strconv.Atoi(n); err == nil && !live[n] && !p.Family.alive(pid) {
 			p.remove(n)
 		}
 	}

@@ -25,7 +25,7 @@ func (p *procfs) execute(a *asked) (int64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for old, f := range p.programs {
-		if old == a.own || !p.Family.has(old) {
+		if old == a.own || !p.Family.alive(old) {
 			unix.Close(f)
 			delete(p.programs, old)
 		}
