@@ -32,6 +32,7 @@ func TestCheckCacheMounts(t *testing.T) {
 		"half removed": {func(p string) error { return os.Rename(p, p+".removed-X") }, "-", "0.removed-X"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			needRoot(t)
 			c := &builder.CacheMounts{Dir: t.TempDir()}
 			_, release, err := c.Open(t.Context(), builder.CacheMount{ID: "/c", Mode: 0o755})
 			if err != nil {

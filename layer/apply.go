@@ -211,6 +211,9 @@ func (u *unpacker) implyOne(dir *os.File, base, name string, hdr *tar.Header) (*
 		return next, nil
 	}
 	e := entry{dir: dir, base: base, name: name, hdr: &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: hdr.ModTime}}
+	if u.opt.Implied != nil {
+		e.hdr.Uid, e.hdr.Gid = u.opt.Implied.UID, u.opt.Implied.GID
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err := u.enter(int(dir.Fd()), path.Dir(name))
 		if err == nil {

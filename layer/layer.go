@@ -52,8 +52,8 @@ type Options struct {
 	// Dir is where in the root Apply puts the entries; "" is the root itself. It is made if
 	// missing. It is the "/" of the archive: links in it lead to nothing outside Dir.
 	Dir string
-	// Owner, if not nil, replaces the owner of every entry that Apply makes; directories that no entry names stay root's.
-	Owner *Owner
+	// Owner, if not nil, replaces the owner of every entry that Apply makes, and Implied that of directories that no entry names, which is root.
+	Owner, Implied *Owner
 	// Attributes: Write keeps all extended attributes of an image's files. The tar of a layer has file capabilities only, as BuildKit's has.
 	Attributes bool
 	// Epoch, if not nil, is the modification time that Write gives to every file, in seconds since 1970.

@@ -61,7 +61,7 @@ func TestStdin(t *testing.T) {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		df, err := Stdin(ctx, bytes.NewReader(b), dir, layer.Options{Owner: me})
+		df, err := Stdin(ctx, bytes.NewReader(b), dir, layer.Options{Owner: me, Implied: me})
 		if err != nil || df != nil {
 			t.Errorf("%s: %q, %v", name, df, err)
 			continue
@@ -78,12 +78,12 @@ func TestStdin(t *testing.T) {
 	}
 	text := "FROM scratch\n" + strings.Repeat("# a comment that makes it longer than a header of an archive\n", 100)
 	for _, s := range []string{"FROM scratch", text, "x"} {
-		df, err := Stdin(ctx, strings.NewReader(s), t.TempDir(), layer.Options{Owner: me})
+		df, err := Stdin(ctx, strings.NewReader(s), t.TempDir(), layer.Options{Owner: me, Implied: me})
 		if err != nil || string(df) != s {
 			t.Errorf("%.20q: %.20q, %v", s, df, err)
 		}
 	}
-	if df, err := Stdin(ctx, bytes.NewReader(archive(t)), t.TempDir(), layer.Options{Owner: me}); err != nil || df != nil {
+	if df, err := Stdin(ctx, bytes.NewReader(archive(t)), t.TempDir(), layer.Options{Owner: me, Implied: me}); err != nil || df != nil {
 		t.Errorf("an archive without members: %q, %v", df, err)
 	}
 }
@@ -101,18 +101,18 @@ func TestStdinErrors(t *testing.T) {
 		"gzip magic": {[]byte{0x1f, 0x8b, 8}, "standard input"},
 		"long text":  {bytes.Repeat([]byte("RUN x\n"), maxDockerfile/6+1), "too long for a Dockerfile"},
 	} {
-		df, err := Stdin(context.Background(), bytes.NewReader(c.b), t.TempDir(), layer.Options{Owner: me})
+		df, err := Stdin(context.Background(), bytes.NewReader(c.b), t.TempDir(), layer.Options{Owner: me, Implied: me})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %.20q, %v, want %s", name, df, err, c.want)
 		}
 	}
 	broken := io.MultiReader(strings.NewReader("FROM scratch\n"), readerFunc(func([]byte) (int, error) { return 0, errors.New("broken pipe") }))
-	if _, err := Stdin(context.Background(), broken, t.TempDir(), layer.Options{Owner: me}); err == nil || !strings.Contains(err.Error(), "broken pipe") {
+	if _, err := Stdin(context.Background(), broken, t.TempDir(), layer.Options{Owner: me, Implied: me}); err == nil || !strings.Contains(err.Error(), "broken pipe") {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := Stdin(ctx, bytes.NewReader(plain), t.TempDir(), layer.Options{Owner: me}); !errors.Is(err, context.Canceled) {
+	if _, err := Stdin(ctx, bytes.NewReader(plain), t.TempDir(), layer.Options{Owner: me, Implied: me}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

@@ -96,7 +96,8 @@ func (j *job) archiveOptions() layer.Options {
 		return layer.Options{UserXattr: j.isolation.UserNS, RecordOwners: j.snapshots.Owners().Records()}
 	}
 	// Nothing is built, and nobody can be the owner but this user.
-	return layer.Options{Owner: &layer.Owner{UID: os.Geteuid(), GID: os.Getegid()}}
+	me := &layer.Owner{UID: os.Geteuid(), GID: os.Getegid()}
+	return layer.Options{Owner: me, Implied: me}
 }
 
 // newestIn is the time of an archive that was unpacked into dir: of its newest file.
