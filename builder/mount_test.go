@@ -185,36 +185,36 @@ func TestCacheMountStays(t *testing.T) {
 
 func TestCacheMountSharing(t *testing.T) {
 	c := &builder.CacheMounts{Dir: t.TempDir()}
-	open := func(s dockerfile.Sharing, d time.Duration) (string, func(), error) {
-		ctx, cancel := context.WithTimeout(t.Context(), d)
-		defer cancel()
+	open := func(ctx context.Context, s dockerfile.Sharing) (string, func(), error) {
 		return c.Open(ctx, builder.CacheMount{ID: "x", Sharing: s, Mode: 0o755, UID: os.Getuid(), GID: os.Getgid()})
 	}
-	one, release1, err := open(dockerfile.SharingShared, time.Second)
+	one, release1, err := open(t.Context(), dockerfile.SharingShared)
 	must(t, err)
-	two, release2, err := open(dockerfile.SharingShared, time.Second)
+	two, release2, err := open(t.Context(), dockerfile.SharingShared)
 	must(t, err)
 	if one != two {
 		t.Error("sharers have two directories")
 	}
-	private, release3, err := open(dockerfile.SharingPrivate, time.Second)
+	private, release3, err := open(t.Context(), dockerfile.SharingPrivate)
 	must(t, err)
 	if private == one {
 		t.Error("a private user has the sharers' directory")
 	}
-	if _, _, err := open(dockerfile.SharingLocked, 20*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, _, err := open(short, dockerfile.SharingLocked); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("locked beside sharers: %v", err)
 	}
 	release1()
 	release2()
-	locked, release4, err := open(dockerfile.SharingLocked, time.Second)
+	locked, release4, err := open(t.Context(), dockerfile.SharingLocked)
 	must(t, err)
 	if locked != one {
 		t.Error("the lock is on another directory")
 	}
 	release4()
 	release3()
-	again, release5, err := open(dockerfile.SharingPrivate, time.Second)
+	again, release5, err := open(t.Context(), dockerfile.SharingPrivate)
 	must(t, err)
 	defer release5()
 	if again != one {

@@ -213,7 +213,7 @@ func TestEntriesThatLie(t *testing.T) {
 	}
 }
 
-// A server that is not there, or is of no use, costs a warning and bounded time.
+// A server that is not there, or is of no use, costs a warning and bounded time: some here never end.
 func TestUselessServers(t *testing.T) {
 	forever := func(w http.ResponseWriter, r *http.Request, do func() error) {
 		for r.Context().Err() == nil && do() == nil {
@@ -253,12 +253,8 @@ func TestUselessServers(t *testing.T) {
 				w := newWorld(t)
 				w.context, w.images = first.context, first.images
 				i, warnings := w.importsWithin(time.Second, p.open(k, "c"))
-				began := time.Now()
 				img, _ := w.insist(i, usual)
 				w.checkUsual(img)
-				if took := time.Since(began); took > 10*time.Second {
-					t.Errorf("%s: took %v", k, took)
-				}
 				if len(w.ran) != 3 || len(*warnings) != 1 || !strings.Contains((*warnings)[0], "is not used") {
 					t.Errorf("%s: ran %q, warned %q", k, w.ran, *warnings)
 				}

@@ -25,14 +25,14 @@ func (w *world) upload(to ...remote.Backend) (end func()) {
 	u.Start(w.t.Context())
 	w.Uploads = u
 	return sync.OnceFunc(func() {
-		must(w.t, u.Close(w.t.Context(), time.Minute, time.Second))
+		must(w.t, u.Close(w.t.Context(), time.Hour, time.Hour))
 		w.Uploads = nil
 	})
 }
 
 // imports has w read a cache.
 func (w *world) imports(b remote.Backend) (i *remote.Imports, warnings *[]string) {
-	return w.importsWithin(time.Minute, b)
+	return w.importsWithin(time.Hour, b)
 }
 
 // importsWithin has w read a cache that it waits for so long.

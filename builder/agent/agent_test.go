@@ -80,7 +80,7 @@ func connect(t *testing.T, path string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return c
@@ -173,12 +173,21 @@ func runningAgent(t *testing.T) (socket string, public ssh.PublicKey) {
 	if err := agent.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = agent.Process.Kill(); _ = agent.Wait() })
-	for range 200 {
-		if _, err := os.Stat(socket); err == nil {
+	ended := make(chan error, 1)
+	go func() { ended <- agent.Wait() }()
+	t.Cleanup(func() { _ = agent.Process.Kill(); <-ended })
+	for {
+		c, err := dialUnix(t.Context(), socket)
+		if err == nil {
+			c.Close()
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
+		select {
+		case err := <-ended:
+			ended <- err
+			t.Fatalf("ssh-agent ended: %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 	key, public := keyFile(t, "")
 	add := exec.CommandContext(t.Context(), "ssh-add", key)

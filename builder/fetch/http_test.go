@@ -428,11 +428,16 @@ func TestCompressedTransfer(t *testing.T) {
 
 func TestStall(t *testing.T) {
 	release := make(chan struct{})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cause := errors.New("enough")
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/body" {
+		if r.URL.Path != "/header" {
 			w.Header().Set("Content-Length", "10")
 			io.WriteString(w, "hel")
 			w.(http.Flusher).Flush()
+		}
+		if r.URL.Path == "/canceled" {
+			cancel(cause)
 		}
 		select {
 		case <-release:
@@ -446,10 +451,7 @@ func TestStall(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cause := errors.New("enough")
-	time.AfterFunc(20*time.Millisecond, func() { cancel(cause) })
-	if _, err := client(t, Options{}).HTTP(ctx, HTTPRequest{URL: s.URL + "/body"}); !errors.Is(err, cause) {
+	if _, err := client(t, Options{}).HTTP(ctx, HTTPRequest{URL: s.URL + "/canceled"}); !errors.Is(err, cause) {
 		t.Errorf("canceled: %v", err)
 	}
 }

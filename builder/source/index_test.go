@@ -47,9 +47,15 @@ func records(t testing.TB, name, dir string) map[string]Digest {
 // build digests patterns with an index, as one build does, and says whether the index was written.
 func build(t testing.TB, dir, index string, patterns ...string) (sum Digest, written bool) {
 	t.Helper()
+	return buildAt(t, nil, dir, index, patterns...)
+}
+
+// buildAt is build at a time, or now if that is nil.
+func buildAt(t testing.TB, now func() time.Time, dir, index string, patterns ...string) (sum Digest, written bool) {
+	t.Helper()
 	var before, after unix.Stat_t
 	_ = unix.Stat(index, &before)
-	tr, err := Open(dir, Options{ResetOwner: true, Index: index})
+	tr, err := Open(dir, Options{ResetOwner: true, Index: index, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,8 +132,12 @@ func TestIndexRacy(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "new"), []byte("a"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	fi, err := os.Stat(filepath.Join(dir, "new"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	// The build is faster than the clock's tick, and so is who writes the file again: nothing but the content differs.
-	before, _ := build(t, dir, index, "new", "old")
+	before, _ := buildAt(t, fi.ModTime, dir, index, "new", "old")
 	if _, ok := records(t, index, dir)["new"]; ok {
 		t.Error("the index trusts a file that was written just before")
 	}

@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -194,37 +196,42 @@ func TestReserveName(t *testing.T) {
 }
 
 func TestInterrupts(t *testing.T) {
-	codes := make(chan int, 4)
-	i := &interrupts{exit: func(code int) { codes <- code }}
-	ctx, stop := i.start()
-	defer stop()
-	self, err := os.FindProcess(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	self.Signal(os.Interrupt)
-	select {
-	case <-ctx.Done():
-	case <-time.After(5 * time.Second):
-		t.Fatal("the first signal does nothing")
-	}
-	if !errors.Is(context.Cause(ctx), errInterrupted) {
-		t.Errorf("the cause is %v", context.Cause(ctx))
-	}
-	self.Signal(os.Interrupt) // its echo
-	time.Sleep(echoTime + 50*time.Millisecond)
-	select {
-	case <-codes:
-		t.Error("an echo of the first signal ends the process")
-	default:
-	}
-	self.Signal(os.Interrupt)
-	select {
-	case code := <-codes:
-		if code != codeInterrupted {
-			t.Errorf("the exit code is %d", code)
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		ctx, stop := (&interrupts{}).start()
+		if err := syscall.Kill(os.Getpid(), signal); err != nil {
+			t.Fatal(err)
 		}
-	case <-time.After(5 * time.Second):
-		t.Error("the second signal does not end the process")
+		<-ctx.Done()
+		if !errors.Is(context.Cause(ctx), errInterrupted) {
+			t.Errorf("%v: the cause is %v", signal, context.Cause(ctx))
+		}
+		stop()
+	}
+}
+
+// A second signal ends the process, but for an echo of the first; so does cleaning up for too long.
+func TestSecondInterrupt(t *testing.T) {
+	for name, again := range map[string]func(ch chan<- os.Signal){
+		"second signal": func(ch chan<- os.Signal) { time.Sleep(echoTime); ch <- os.Interrupt },
+		"too long":      func(chan<- os.Signal) { time.Sleep(cleanUpTime) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var codes []int
+			i := &interrupts{ch: make(chan os.Signal, 2), exit: func(code int) { codes = append(codes, code) }}
+			_, end := i.heed()
+			defer end()
+			i.ch <- os.Interrupt
+			time.Sleep(echoTime - 1)
+			i.ch <- os.Interrupt
+			synctest.Wait()
+			if len(codes) > 0 {
+				t.Fatal("an echo of the first signal ends the process")
+			}
+			again(i.ch)
+			synctest.Wait()
+			if !slices.Equal(codes, []int{codeInterrupted}) {
+				t.Errorf("%s: the exit codes are %v", name, codes)
+			}
+		})
 	}
 }

@@ -121,17 +121,19 @@ func (f *faults) signaled(signal syscall.Signal, within time.Duration, args ...s
 	return cmd.ProcessState.ExitCode(), out.String()
 }
 
-// checkNothingIsLeft looks for processes of a step and for mounts, which may take a moment to go after a kill.
+// checkNothingIsLeft waits for processes of a step and for mounts to go, which the kernel may take a while for after a kill.
 func (f *faults) checkNothingIsLeft() {
 	f.t.Helper()
-	var left string
-	for range 100 {
-		if left = f.leftovers(); left == "" {
+	for until := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		left := f.leftovers()
+		if left == "" {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
+		if time.Now().After(until) {
+			f.t.Errorf("left behind: %s", left)
+			return
+		}
 	}
-	f.t.Errorf("left behind: %s", left)
 }
 
 func (f *faults) leftovers() string {

@@ -38,10 +38,19 @@ type interrupts struct {
 // start begins to listen. The first signal cancels the context with errInterrupted; the
 // process exits at once after a second one, or when cleaning up takes too long.
 func (i *interrupts) start() (context.Context, func()) {
-	ctx, cancel := context.WithCancelCause(context.Background())
 	i.ch = make(chan os.Signal, 2)
-	done := make(chan struct{})
 	signal.Notify(i.ch, os.Interrupt, unix.SIGTERM)
+	ctx, end := i.heed()
+	return ctx, func() {
+		signal.Stop(i.ch)
+		end()
+	}
+}
+
+// heed does what the signals of the channel ask for.
+func (i *interrupts) heed() (ctx context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	done := make(chan struct{})
 	go func() {
 		select {
 		case <-i.ch:
@@ -68,7 +77,6 @@ func (i *interrupts) start() (context.Context, func()) {
 		}
 	}()
 	return ctx, func() {
-		signal.Stop(i.ch)
 		close(done)
 		cancel(nil)
 	}
