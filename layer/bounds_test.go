@@ -116,7 +116,6 @@ func TestBombs(t *testing.T) {
 			root := disk(t, "size=4m,nr_inodes=2000")
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			began := time.Now()
 			err := layer.Apply(t.Context(), root, c.tar, layer.Options{Form: layer.Overlay})
 			runtime.ReadMemStats(&after)
 			if err == nil || errors.Is(err, unix.ENOSPC) != c.full {
@@ -124,9 +123,6 @@ func TestBombs(t *testing.T) {
 			}
 			if took := after.TotalAlloc - before.TotalAlloc; took > 64<<20 {
 				t.Errorf("%d MiB of memory were needed", took>>20)
-			}
-			if took := time.Since(began); took > 30*time.Second {
-				t.Errorf("it took %v", took)
 			}
 		})
 	}

@@ -168,7 +168,7 @@ func TestWriteStops(t *testing.T) {
 	if err := layer.Write(ctx, w, root, layer.Options{}); !errors.Is(err, cause) {
 		t.Error(err)
 	}
-	for i := 0; runtime.NumGoroutine() > goroutines && i < 100; i++ {
+	for i := 0; runtime.NumGoroutine() > goroutines && i < 10_000; i++ {
 		time.Sleep(time.Millisecond)
 	}
 	if n := runtime.NumGoroutine(); n > goroutines {
