@@ -48,7 +48,7 @@ func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
 //	asuser CODE ARG...      run strake as an ordinary user with a subordinate id range, which must end with the code;
 //	                        $AS_UID and $AS_GID are setpriv's flags for him
 //	proxy LOG               pass requests on to $REGISTRY from $PROXY, and write their methods and paths to the file LOG
-//	sshd DIR                start an ssh server on 127.0.0.1 at $SSHD_URL, which is $SSHD_PID; its keys are in DIR: key is the client's
+//	sshd DIR                start an ssh server on 127.0.0.1 at $SSHD_URL, after ending the script's one before; its keys are in DIR: key is the client's
 //	emulate FLAGS COMMAND   run the command where qemu is registered for arm64 with the flags; the file emulated is what it wrote
 //	compile GOARCH FILE OUT compile a Go program
 //	empty                   fail if the store holds an image, a layer or a blob
@@ -63,6 +63,7 @@ func TestScript(t *testing.T) {
 		Dir:         "../../testdata/script",
 		WorkdirRoot: publicDir(t),
 		Setup: func(env *testscript.Env) error {
+			env.Values[sshServer{}] = new(sshServer)
 			home := filepath.Join(env.WorkDir, "home")
 			env.Setenv("HOME", home)
 			env.Setenv("STRAKE_ROOT", filepath.Join(env.WorkDir, "store"))
@@ -326,12 +327,15 @@ func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.WaitDelay = 10 * time.Second
 	ts.Check(cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
 	select {
 	case <-out.found:
-	case <-ctx.Done():
+		ts.Check(cmd.Process.Signal(signal))
+		err = <-ended
+	case err := <-ended:
+		ts.Fatalf("it ended before it wrote %q: %v\n%s", args[2], err, out.String())
 	}
-	ts.Check(cmd.Process.Signal(signal))
-	err = cmd.Wait()
 	ts.Logf("[output]\n%s", out.String())
 	code := cmd.ProcessState.ExitCode()
 	if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {

@@ -14,13 +14,22 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/strake-build/strake/cache/remote/remotetest"
 )
 
 // sshdPath is where Debian has it, which is not in everybody's PATH.
 const sshdPath = "/usr/sbin/sshd"
 
+// sshServer is a script's server: the value under the key sshServer{}.
+type sshServer struct {
+	address string        // empty before the first start
+	process *os.Process   // nil likewise
+	ended   chan struct{} // closed when it has
+}
+
 // sshd starts a real server for git over ssh in a folder: it makes a host key and a client's key there, and knows the latter.
-// The server runs as the ordinary user, if this is root, so that it needs nothing of the machine's own.
+// The server runs as the ordinary user, if this is root, so that it needs nothing of the machine's own. A script's next one has the same address.
 func (u *testUser) sshd(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: sshd DIR")
@@ -51,15 +60,22 @@ func (u *testUser) sshd(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		}
 	}
-	port := ts.Getenv("SSHD_PORT")
-	if port == "" {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		ts.Check(err)
-		port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-		l.Close()
+	s := ts.Value(sshServer{}).(*sshServer)
+	if s.address == "" {
+		s.address = remotetest.Address(u.t)
 	}
+	s.start(ts, dir, attr)
+	_, port, err := net.SplitHostPort(s.address)
+	ts.Check(err)
+	ts.Setenv("SSHD_PORT", port)
+	ts.Setenv("SSHD_URL", "ssh://"+name+"@"+s.address)
+}
+
+// start ends the server that is there, starts one, and returns when it listens.
+func (s *sshServer) start(ts *testscript.TestScript, dir string, attr *syscall.SysProcAttr) {
+	s.stop()
 	config := filepath.Join(dir, "config")
-	text := strings.NewReplacer("DIR", dir, "PORT", port).Replace(`ListenAddress 127.0.0.1:PORT
+	text := strings.NewReplacer("DIR", dir, "ADDRESS", s.address).Replace(`ListenAddress ADDRESS
 HostKey DIR/hostkey
 AuthorizedKeysFile DIR/key.pub
 PidFile none
@@ -76,22 +92,32 @@ SetEnv GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=*
 	server := exec.Command(sshdPath, "-D", "-e", "-f", config)
 	server.Stdout, server.Stderr, server.SysProcAttr = log, log, attr
 	ts.Check(server.Start())
-	ts.Defer(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait()
-	})
-	for until := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+	ended := make(chan struct{})
+	go func() {
+		_ = server.Wait() // it is killed in the end
+		close(ended)
+	}()
+	s.process, s.ended = server.Process, ended
+	ts.Defer(s.stop)
+	for {
+		c, err := net.Dial("tcp", s.address)
 		if err == nil {
 			c.Close()
-			break
+			return
 		}
-		if time.Now().After(until) {
+		select {
+		case <-ended:
 			out, _ := os.ReadFile(log.Name())
-			ts.Fatalf("sshd does not answer: %v\n%s", err, out)
+			ts.Fatalf("sshd ended:\n%s", out)
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	ts.Setenv("SSHD_PORT", port)
-	ts.Setenv("SSHD_PID", strconv.Itoa(server.Process.Pid))
-	ts.Setenv("SSHD_URL", "ssh://"+name+"@127.0.0.1:"+port)
+}
+
+// stop ends the server, if there is one.
+func (s *sshServer) stop() {
+	if s.process != nil {
+		_ = s.process.Kill() // it may have ended
+		<-s.ended
+	}
 }

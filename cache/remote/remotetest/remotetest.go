@@ -20,6 +20,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cache/remote"
@@ -199,15 +200,27 @@ func Program(t testing.TB, name string) string {
 	return ""
 }
 
-// Address returns an address on loopback that nobody listens at.
+// Address returns an address on loopback for a server that sets SO_REUSEADDR, as they do. Until the test ends, a socket that
+// does not listen keeps the kernel from giving the port to others, who just want any.
 func Address(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() { _ = unix.Close(socket) })
+	err = errors.Join(
+		unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		unix.Bind(socket, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := unix.Getsockname(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", address.(*unix.SockaddrInet4).Port)
 }
 
 // Start runs a server until the test ends, and returns when it listens at address.
@@ -231,7 +244,7 @@ func Start(t testing.TB, address string, cmd *exec.Cmd) {
 			t.Logf("%s:\n%s", cmd.Path, out.String())
 		}
 	})
-	for range 600 {
+	for range 2400 {
 		if c, err := net.DialTimeout("tcp", address, time.Second); err == nil {
 			_ = c.Close()
 			return
