@@ -112,7 +112,7 @@ func saveFile(ctx context.Context, file *fetch.File, path string) error {
 
 func (j *job) fetchGit(ctx context.Context, dir string, ref *dockerfile.GitRef, main bool) (folder, error) {
 	request := builder.GitRequest(ref, "")
-	if ref.KeepGitDir == nil && j.language.KeepGitDir != nil {
+	if main && ref.KeepGitDir == nil && j.language.KeepGitDir != nil {
 		request.KeepGitDir = *j.language.KeepGitDir
 	}
 	_, epoch := j.opts.buildArgs[epochArg]
