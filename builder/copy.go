@@ -24,7 +24,8 @@ type copyWork struct {
 	vertex    *vertex
 	copy      *dockerfile.Copy
 	tree      *source.Tree // the context that it reads, unless
-	fromStage bool         // it reads the vertex's input (none: an empty file system)
+	taken     *source.Taken
+	fromStage bool // it reads the vertex's input (none: an empty file system)
 
 	once   sync.Once // guards what follows: what the sources in a context and on the network are
 	groups []group
@@ -44,7 +45,7 @@ type group struct {
 
 // selects says what is copied.
 func (w *copyWork) selects(patterns []string) source.Selection {
-	return source.Selection{Patterns: patterns, Exclude: w.copy.Exclude, Parents: w.copy.Parents}
+	return source.Selection{Patterns: patterns, Exclude: w.copy.Exclude, Parents: w.copy.Parents, Taken: w.taken}
 }
 
 // resolved finds and digests what is copied from a context and from the network, once.

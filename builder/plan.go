@@ -58,6 +58,7 @@ type planner struct {
 	froms    map[imageKey]*vertex
 	contexts map[imageKey]func() (Context, error)
 	loads    map[contextFiles]*vertex
+	taken    map[*source.Tree]*source.Taken
 	devices  *device.Registry // nil until a step asks for a device
 	counted  map[string]int   // instructions by what identifies them
 }
@@ -71,7 +72,7 @@ func (b *build) plan(ctx context.Context, g *dockerfile.Graph) (*plan, error) {
 	p := &planner{
 		build: b, ctx: ctx, graph: g, stages: map[*dockerfile.Stage]*planned{},
 		counted: map[string]int{},
-		images:  map[imageKey]func() (*image.Image, error){}, froms: map[imageKey]*vertex{}, contexts: map[imageKey]func() (Context, error){}, loads: map[contextFiles]*vertex{},
+		images:  map[imageKey]func() (*image.Image, error){}, froms: map[imageKey]*vertex{}, contexts: map[imageKey]func() (Context, error){}, loads: map[contextFiles]*vertex{}, taken: map[*source.Tree]*source.Taken{},
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -234,6 +235,7 @@ func (p *planner) step(s *dockerfile.Stage, st dockerfile.Step, label string, pa
 				v.Inputs = []*vertex{in}
 			}
 		}
+		c.taken = p.take(c.tree, o.Sources...)
 		op.work = c
 	default:
 		return nil, p.at(s, st.Range, st.Text, fmt.Errorf("internal error: no lowering for %T", o))
@@ -275,6 +277,19 @@ func (p *planner) mountInputs(s *dockerfile.Stage, st dockerfile.Step, w *runWor
 	return nil
 }
 
+// take notes that a step takes sources of a context, and returns what all steps take of it, once the plan is made. It is nil for the file system of a stage.
+func (p *planner) take(tree *source.Tree, sources ...string) *source.Taken {
+	if tree == nil {
+		return nil
+	}
+	if p.taken[tree] == nil {
+		p.taken[tree] = &source.Taken{}
+	}
+	t := p.taken[tree]
+	t.Patterns = append(t.Patterns, sources...)
+	return t
+}
+
 // contextMount is where the files of a bind mount of a context are in the file system that is made of them.
 const contextMount = "/context"
 
@@ -295,7 +310,7 @@ func (p *planner) files(f contextFiles, s *dockerfile.Stage, r dockerfile.Range)
 	name := "[" + cmp.Or(f.context, "context") + "] load " + f.path
 	v := &vertex{Name: name, Wrap: func(err error) error { return p.at(s, r, "", err) }}
 	op := &step{build: p.build, vertex: v, private: true, work: &copyWork{
-		build: p.build, vertex: v, tree: f.tree,
+		build: p.build, vertex: v, tree: f.tree, taken: p.take(f.tree, f.path),
 		copy: &dockerfile.Copy{Sources: []string{f.path}, Dest: f.dest},
 	}}
 	v.Op = op

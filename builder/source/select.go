@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,12 +26,19 @@ type Selection struct {
 	Exclude []string
 	// Parents keeps the path of what is copied, from the root or from the first "/./" on: see Select.
 	Parents bool
+	// Taken is what all steps take of the tree; nil is everything.
+	Taken *Taken
+}
+
+// Taken is what the steps of a build take of a context.
+type Taken struct {
+	Patterns []string // as in Selection
 }
 
 // Select finds what the patterns of a COPY mean (filepath.Match in each component, links followed inside the
 // tree, ".." clipped at the root). A pattern without wildcards that matches nothing is a *NotFoundError; one with
 // wildcards matches nothing silently, as in BuildKit, so the answer may be empty. The folder before the first
-// wildcard must exist.
+// wildcard must exist, and of a local context something must be taken of it (Taken): BuildKit is sent nothing else.
 //
 // Links are followed in the components before the first wildcard, and each match is followed
 // if it is a link; the components between do not lead through links.
@@ -58,6 +66,9 @@ func (t *Tree) Select(ctx context.Context, s Selection) ([]Item, error) {
 			found, err = t.selectParents(ctx, p, exclude)
 		} else {
 			found, err = t.selectOne(ctx, path.Clean("/" + p)[1:])
+			if err == nil && len(found) == 0 && t.opt.Local && s.Taken != nil {
+				err = t.notMatched(ctx, path.Clean("/" + p)[1:], s.Taken)
+			}
 			if err == nil && exclude != nil {
 				err = t.narrow(ctx, found, &filter{exclude: exclude})
 			}
@@ -144,6 +155,33 @@ func (t *Tree) selectOne(ctx context.Context, pattern string) ([]Item, error) {
 		items = append(items, item)
 	}
 	return items, nil
+}
+
+// notMatched finds out what to say of a pattern that matches nothing: nothing, if it starts at the root or in a folder of which something is taken.
+func (t *Tree) notMatched(ctx context.Context, pattern string, taken *Taken) error {
+	base, _ := splitWildcard(pattern)
+	top, err := t.follow(base)
+	if err != nil || top.Path == "." {
+		return err
+	}
+	for _, p := range taken.Patterns {
+		if strings.Contains(p, "**") {
+			return nil // of --parents, and may match anywhere
+		}
+		items, err := t.selectOne(ctx, path.Clean("/" + p)[1:])
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err == nil && slices.ContainsFunc(items, func(i Item) bool { return within(i.Path, top.Path) || within(top.Path, i.Path) }) {
+			return nil
+		}
+	}
+	return &NotFoundError{Path: "/" + pattern, Unmatched: "/" + base}
+}
+
+// within says whether a path of a tree is that of dir, or of something below it.
+func within(name, dir string) bool {
+	return dir == "." || name == dir || strings.HasPrefix(name, dir+"/")
 }
 
 // splitWildcard splits a pattern before its first component with a wildcard. As in BuildKit a
@@ -274,6 +312,8 @@ type NotFoundError struct {
 	Ignored bool   // it exists, and .dockerignore excludes it
 	Left    bool   // it exists, and --exclude leaves it out, or it is behind a link, which --parents does not follow
 	Similar string // a path that does exist and looks alike, may be empty
+	// Unmatched is the folder that exists, without a match for a wildcard or anything else that is taken; may be empty.
+	Unmatched string
 }
 
 // Error words it as BuildKit does, with a hint.
@@ -284,6 +324,8 @@ func (e *NotFoundError) Error() string {
 		msg += " (it exists, but .dockerignore excludes it)"
 	case e.Left:
 		msg += " (it exists, but --exclude leaves it out or it is behind a link, which --parents does not follow)"
+	case e.Unmatched != "":
+		msg += fmt.Sprintf(" (nothing matches, and nothing else of %q is copied)", e.Unmatched)
 	case e.Similar != "":
 		msg += fmt.Sprintf(" (did you mean %q?)", e.Similar)
 	}

@@ -49,6 +49,8 @@ type Tree struct {
 // Options configures a Tree.
 type Options struct {
 	Ignore *ignore.Matcher // nil excludes nothing
+	// Local: it is a folder of the user's machine, of which a builder that runs elsewhere is sent what steps take: see Select.
+	Local bool
 	// ResetOwner: entries count as owned by 0:0, as those of a build context are.
 	ResetOwner bool
 	// Unwritten: nobody writes to the files, since they are those of layers. Their change times do not matter: a link that is made to a file for another

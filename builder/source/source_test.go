@@ -181,6 +181,42 @@ func TestSelectErrors(t *testing.T) {
 	}
 }
 
+// A wildcard that matches nothing in a folder of a local context is an error, unless something else is taken of that folder.
+func TestSelectUnmatched(t *testing.T) {
+	dir := t.TempDir()
+	tree(t, dir, map[string]string{"d/e/f": "f", "other": "o", "l->": "d/e", "empty/": ""})
+	local, whole := open(t, dir, Options{Local: true}), open(t, dir, Options{})
+	for _, c := range []struct {
+		pattern string
+		others  []string
+		fails   bool
+	}{
+		{"d/*.x", nil, true},
+		{"d/e/*/x", nil, true},
+		{"l/*.x", nil, true},
+		{"empty/*", nil, true},
+		{"d/*.x", []string{"other", "d/*.y", "nothing/*", "missing"}, true},
+		{"d/*.x", []string{"d/e/f"}, false},
+		{"d/*.x", []string{"*/e"}, false},
+		{"d/e/*.x", []string{"/d/"}, false},
+		{"d/e/*.x", []string{"l"}, false},
+		{"d/e/*.x", []string{"."}, false},
+		{"d/e/*.x", []string{"**/f"}, false},
+		{"*.x", nil, false},
+		{"*/*.x", nil, false},
+	} {
+		s := Selection{Patterns: []string{c.pattern}, Taken: &Taken{Patterns: append(c.others, c.pattern)}}
+		_, err := local.Select(context.Background(), s)
+		var missing *NotFoundError
+		if errors.As(err, &missing) != c.fails || err != nil && !c.fails {
+			t.Errorf("Select(%q) beside %q: %v, want an error: %t", c.pattern, c.others, err, c.fails)
+		}
+		if _, err := whole.Select(context.Background(), s); err != nil {
+			t.Errorf("Select(%q) of a context that is here as a whole: %v", c.pattern, err)
+		}
+	}
+}
+
 func TestDigestDependsOn(t *testing.T) {
 	dir := t.TempDir()
 	base := map[string]string{"a": "a", "d/f": "f", "d/s/g": "g", "d/l->": "f", "other": "o"}

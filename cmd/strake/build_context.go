@@ -188,7 +188,7 @@ func (j *job) contextImage(ctx context.Context, ref string, p v1.Platform) (*ima
 
 // openTree opens a context. Its rules are those of its .dockerignore, or of the file beside, which comes first; what came from the network has none.
 func (j *job) openTree(f folder, beside string) (*source.Tree, *ignore.Matcher, error) {
-	opt := source.Options{ResetOwner: !f.owners, Now: j.env.now}
+	opt := source.Options{Local: f.local, ResetOwner: !f.owners, Now: j.env.now}
 	if f.owners && j.snapshots != nil {
 		opt.Owners = j.snapshots.Owners()
 	}
