@@ -20,7 +20,7 @@ import (
 	"github.com/strake-build/strake/layer/registry/registrytest"
 )
 
-// faultDockerfile has what can be interrupted: a large COPY, parallel stages, RUNs that write and fork. Nothing else on the machine sleeps as long.
+// faultDockerfile has what can be interrupted: a large COPY, parallel stages, RUNs that write and fork. Nothing else on the machine sleeps as long as SLEEP.
 const faultDockerfile = `FROM scratch AS base
 COPY busybox /bin/
 RUN ["/bin/busybox", "--install", "-s", "/bin"]
@@ -28,7 +28,7 @@ FROM base AS one
 COPY many /many
 RUN for i in 1 2 3 4 5 6 7 8 9; do dd if=/dev/zero of=/f$i bs=64k count=8 2>/dev/null; done; sleep 0.05
 FROM base AS two
-RUN (sleep 86413 & sleep 86413 &) ; mkdir /d && for i in 1 2 3 4 5 6 7 8 9; do echo $i > /d/$i; sleep 0.01; done
+RUN (sleep SLEEP & sleep SLEEP &) ; mkdir /d && for i in 1 2 3 4 5 6 7 8 9; do echo $i > /d/$i; sleep 0.01; done
 FROM base
 COPY --from=one /many /many
 COPY --from=two /d /d
@@ -39,6 +39,7 @@ RUN rm -r /many/1 && cat /d/* > /sum
 type faults struct {
 	t              *testing.T
 	context, store string
+	sleep          string // how long the steps' processes would, if they were left
 }
 
 func newFaults(t *testing.T) *faults {
@@ -56,11 +57,11 @@ func newFaults(t *testing.T) *faults {
 		}
 		t.Skip(err)
 	}
-	f := &faults{t: t, context: t.TempDir(), store: filepath.Join(t.TempDir(), "store")}
+	f := &faults{t: t, context: t.TempDir(), store: filepath.Join(t.TempDir(), "store"), sleep: fmt.Sprintf("86413.%d", os.Getpid())}
 	program, err := os.ReadFile(busybox)
 	f.must(err)
 	f.must(os.WriteFile(filepath.Join(f.context, "busybox"), program, 0o755))
-	f.must(os.WriteFile(filepath.Join(f.context, "Dockerfile"), []byte(faultDockerfile), 0o644))
+	f.must(os.WriteFile(filepath.Join(f.context, "Dockerfile"), []byte(strings.ReplaceAll(faultDockerfile, "SLEEP", f.sleep)), 0o644))
 	for i := range 300 {
 		dir := filepath.Join(f.context, "many", fmt.Sprint(i%10))
 		f.must(os.MkdirAll(dir, 0o755))
@@ -146,7 +147,7 @@ func (f *faults) leftovers() string {
 	f.must(err)
 	for _, p := range procs {
 		line, _ := os.ReadFile(p)
-		if text := strings.ReplaceAll(string(line), "\x00", " "); strings.Contains(text, "sleep 86413") || strings.Contains(text, f.context) {
+		if text := strings.ReplaceAll(string(line), "\x00", " "); strings.Contains(text, "sleep "+f.sleep) || strings.Contains(text, f.context) {
 			return p + ": " + text
 		}
 	}
