@@ -97,6 +97,9 @@ func (a attacked) program(t *testing.T) {
 	}
 }
 
+// asAttack begins a script that executes the test program in a box.
+const asAttack = "export " + helperVar + "=attack " + helperRace
+
 // fails runs an attack and reports what it could do.
 func (a attacked) fails(t *testing.T, script string, args ...string) {
 	t.Helper()
@@ -112,7 +115,7 @@ type tried struct {
 
 func (a attacked) start(t *testing.T, script string, args []string) *tried {
 	t.Helper()
-	r := &tried{cmd: a.run("export "+helperVar+"=attack\n"+script, args...)}
+	r := &tried{cmd: a.run(asAttack+"\n"+script, args...)}
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.errs
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -260,7 +263,7 @@ func TestEscapeDevicesGuards(t *testing.T) {
 				"for d in null zero full random urandom; do : </dev/$d || echo no $d; done; rm -f /v/*; test ! -c /dev/given || : < /dev/given; cat /proc/self/cgroup | grep -v ':/$'",
 				func(s *Sandbox, p *Process) {
 					s.Mounts = append(s.Mounts, Mount{Type: Bind, Source: volume, Target: "/v"})
-					p.Env = append(p.Env, helperVar+"=attack")
+					p.Env = append(p.Env, helperVar+"=attack", helperRace)
 					p.Args[2] = strings.ReplaceAll(p.Args[2], "| grep -v ':/$'", "| grep -v ':/$' || true")
 					c.change(s, p)
 				})
@@ -296,7 +299,7 @@ func TestEscapeProc(t *testing.T) {
 		if strings.HasSuffix(t.Name(), "/shared") {
 			files = "environ,maps" // the names of what runs around are in sight: docs/isolation.md
 		}
-		r := &tried{cmd: a.run("export " + helperVar + "=attack; /bin/attack proc " + files + " escape-marker run/secrets/x " + host)}
+		r := &tried{cmd: a.run(asAttack + "; /bin/attack proc " + files + " escape-marker run/secrets/x " + host)}
 		r.cmd.Env = append(r.cmd.Env, "REGISTRY_PASSWORD="+marker)
 		r.cmd.ExtraFiles = []*os.File{leak, leak, leak}
 		r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.errs
@@ -341,7 +344,7 @@ func TestEscapeAbstractSockets(t *testing.T) {
 		}
 		a.program(t)
 		a.fails(t, "/bin/attack socket "+name)
-		out, err := a.run("export " + helperVar + "=attack; /bin/attack own-socket " + name + "-own").CombinedOutput()
+		out, err := a.run(asAttack + "; /bin/attack own-socket " + name + "-own").CombinedOutput()
 		if err != nil {
 			t.Errorf("a socket of the step's own: %v\n%s", err, out)
 		}
@@ -355,7 +358,7 @@ func TestEscapeTerminal(t *testing.T) {
 		master, slave := pty(t)
 		defer master.Close()
 		defer slave.Close()
-		r := &tried{cmd: a.run("export " + helperVar + "=attack; /bin/attack terminal; /bin/attack terminal </dev/tty; true")}
+		r := &tried{cmd: a.run(asAttack + "; /bin/attack terminal; /bin/attack terminal </dev/tty; true")}
 		r.cmd.Stdin, r.cmd.Stdout = slave, &r.out
 		if r.cmd.SysProcAttr == nil {
 			r.cmd.SysProcAttr = &syscall.SysProcAttr{}

@@ -19,6 +19,9 @@ import (
 // helperVar names, in the environment of a copy of the test program, what that copy does instead of testing.
 const helperVar = "STRAKE_TEST_HELPER"
 
+// helperRace is a variable for such copies: else, built with the race detector, each would sleep for a second at its end.
+const helperRace = "GORACE=atexit_sleep_ms=0"
+
 func TestMain(m *testing.M) {
 	Main()
 	if name := os.Getenv(helperVar); name != "" {
@@ -251,7 +254,7 @@ func copyTest(t testing.TB, dir string) string {
 func helperCommand(t testing.TB, dir, helper string, args ...string) *exec.Cmd {
 	t.Helper()
 	c := exec.Command(copyTest(t, dir), args...)
-	c.Env = []string{helperVar + "=" + helper, "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	c.Env = []string{helperVar + "=" + helper, helperRace, "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	c.Dir = "/"
 	return c
 }

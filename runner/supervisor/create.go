@@ -316,7 +316,7 @@ func (o *Ownership) makeOpen(r *request, c creation, dir int, name string, to ow
 	if err := o.record(fd, to); err != nil {
 		return 0, err
 	}
-	return r.give(fd, uint32(c.how.Flags)&unix.O_CLOEXEC)
+	return r.give(fd, int(c.how.Flags))
 }
 
 // forget removes what is known of an earlier owner of name in dir, which the kernel is about to make something of that carries
@@ -349,26 +349,4 @@ func (c *credentials) may(of owner, mode, want uint32) bool {
 func (o *Ownership) umask(r *request) (int, error) {
 	mask, err := procField(strconv.Itoa(int(r.pid))+"/status", "Umask:")
 	return int(mask & 0o777), err
-}
-
-// give answers r with a descriptor of the file that fd is.
-func (r *request) give(fd int, flags uint32) (int64, error) {
-	add := struct {
-		id                           uint64
-		flags, src, target, newFlags uint32
-	}{r.id, unix.SECCOMP_ADDFD_FLAG_SEND, uint32(fd), 0, flags}
-	e := r.s.ioctl(unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&add))
-	if e == 0 {
-		return 0, errServed
-	}
-	if e != unix.EINVAL {
-		return 0, e
-	}
-	// Before 5.14 in two steps.
-	add.flags = 0
-	n, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(r.s.listener), unix.SECCOMP_IOCTL_NOTIF_ADDFD, uintptr(unsafe.Pointer(&add)))
-	if e != 0 {
-		return 0, e
-	}
-	return int64(n), nil
 }

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,7 +22,7 @@ type procfs struct {
 	known map[string]bool // what paths that are answered can end with, but for numbers
 
 	mu       sync.Mutex  // held while the tree's /proc is changed
-	programs map[int]int // those that processes are about to execute again
+	programs map[int]int // what processes executed last by the name of their own, or of another's, program
 }
 
 func newProcfs(b Box) *procfs {
@@ -289,26 +288,6 @@ func (a *asked) isLink() bool {
 // inTree says whether a is about a file that is the same for all processes.
 func (a *asked) inTree() bool { return a.name == "mounts" || a.name == "mountinfo" }
 
-// addFD is struct seccomp_notif_addfd.
-type addFD struct {
-	id           uint64
-	flags        uint32
-	source       uint32
-	number       uint32
-	numberOpened uint32
-}
-
-// give gives the caller a descriptor, as the value of its call, and closes ours.
-func (a *asked) give(fd, flags int) (int64, error) {
-	defer unix.Close(fd)
-	add := addFD{id: a.id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, source: uint32(fd), numberOpened: uint32(flags & unix.O_CLOEXEC)}
-	e := a.s.ioctl(unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&add))
-	if e == 0 {
-		return 0, errServed
-	}
-	return 0, e // ENOENT: the caller is gone
-}
-
 // reopenFlags are the flags by which a file that is open may be opened again.
 const reopenFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_NONBLOCK | unix.O_TRUNC | unix.O_DIRECTORY | unix.O_LARGEFILE | unix.O_PATH
 
@@ -346,19 +325,17 @@ func (p *procfs) openWith(a *asked, flags int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer unix.Close(fd)
 	if a.who.pid != a.own && !p.Family.has(a.who.pid) { // it has ended, and its pid may be another's
-		unix.Close(fd)
 		return 0, unix.ENOENT
 	}
 	if a.name == "exe" {
 		if _, ok := p.boxed(fd); !ok {
-			unix.Close(fd)
 			return 0, unix.EACCES
 		}
 	}
 	if again {
 		if err := unblock(fd, want); err != nil {
-			unix.Close(fd)
 			return 0, err
 		}
 	}
@@ -398,6 +375,7 @@ func (p *procfs) openKernel(a *asked, flags int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer unix.Close(fd)
 	return a.give(fd, flags)
 }
 
@@ -437,5 +415,6 @@ func (p *procfs) giveTree(a *asked, name string, flags int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	defer unix.Close(fd)
 	return a.give(fd, flags)
 }

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"errors"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,22 +40,24 @@ func (p *procfs) execute(a *asked) (int64, error) {
 	return 0, errKernel
 }
 
-// program opens the program of a's process, as the caller's user. Should that be Reexec just now, it will be another one in a moment.
+// program opens the program of a's process, as the caller's user. Should that be Reexec just now, it is what that is about to execute.
 func (p *procfs) program(a *asked) (int, error) {
-	name := strconv.Itoa(a.who.pid) + "/exe"
-	for range 100 {
-		fd, err := p.reopen(a.request, name, unix.O_RDONLY)
-		if err != nil || !p.isReexec(fd) {
-			return fd, err
-		}
-		unix.Close(fd)
-		time.Sleep(pause)
+	fd, err := p.reopen(a.request, strconv.Itoa(a.who.pid)+"/exe", unix.O_RDONLY)
+	if err != nil || !p.isReexec(fd) {
+		return fd, err
 	}
-	return -1, unix.EACCES
+	unix.Close(fd)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	next, ok := p.programs[a.who.pid]
+	if !ok {
+		return -1, unix.EACCES
+	}
+	return p.reopen(a.request, "self/fd/"+strconv.Itoa(next), unix.O_RDONLY)
 }
 
 // openProgram gives Reexec what its process executed before: the program, or a directory of the tree's /proc with a link to it. The process is called
-// exe then, as programs that execute themselves expect.
+// exe then, as programs that execute themselves expect. It may be asked again: the process may have been stopped meanwhile.
 func (p *procfs) openProgram(a *asked, flags int) (int64, error) {
 	pid := strconv.Itoa(a.own)
 	now, err := p.reopen(a.request, pid+"/exe", unix.O_RDONLY)
@@ -70,22 +71,19 @@ func (p *procfs) openProgram(a *asked, flags int) (int64, error) {
 	if !ok || !p.isReexec(now) {
 		return 0, unix.EACCES
 	}
-	delete(p.programs, a.own)
 	name, _ := p.boxed(fd)
 	if name == "" {
 		return a.give(fd, flags)
 	}
-	unix.Close(fd)
-	err = p.processDir(a.own)
+	if err := p.processDir(a.own); err != nil {
+		return 0, err
+	}
 	dir := pid + "/program"
-	if err == nil {
-		err = unix.Mkdirat(p.Tree, dir, 0o555)
+	if err := unix.Mkdirat(p.Tree, dir, 0o555); err != nil && !errors.Is(err, unix.EEXIST) {
+		return 0, err
 	}
 	_ = unix.Unlinkat(p.Tree, dir+"/exe", 0)
-	if err == nil || errors.Is(err, unix.EEXIST) {
-		err = unix.Symlinkat(name, p.Tree, dir+"/exe")
-	}
-	if err != nil {
+	if err := unix.Symlinkat(name, p.Tree, dir+"/exe"); err != nil {
 		return 0, err
 	}
 	return p.giveTree(a, dir, unix.O_DIRECTORY|flags&unix.O_CLOEXEC)

@@ -48,7 +48,7 @@ type duty interface {
 	end() error
 }
 
-// handler answers a call with a value, or an error: errKernel leaves the call to the kernel, errServed says that the answer has been sent. Any other one should
+// handler answers a call with a value, or an error: errKernel leaves the call to the kernel. Any other one should
 // wrap the syscall.Errno that the caller gets, which otherwise is EPERM.
 type handler func(*request) (int64, error)
 
@@ -98,12 +98,8 @@ type response struct {
 	flags uint32
 }
 
-var (
-	// errKernel says that the kernel itself is to answer a call.
-	errKernel = errors.New("left to the kernel")
-	// errServed says that a call has been answered.
-	errServed = errors.New("answered already")
-)
+// errKernel says that the kernel itself is to answer a call.
+var errKernel = errors.New("left to the kernel")
 
 // New makes a Supervisor of sets that serves nothing yet. It owns the descriptors listener, b.Proc and b.Tree from then on.
 func New(listener int, b Box, sets []RuleSet) (*Supervisor, error) {
@@ -194,9 +190,6 @@ func (s *Supervisor) reply(req, res []byte) {
 		return
 	}
 	val, err := r.answer()
-	if errors.Is(err, errServed) {
-		return
-	}
 	clear(res)
 	out := (*response)(unsafe.Pointer(&res[0]))
 	out.id = r.id
@@ -244,6 +237,33 @@ func (r *request) valid() error {
 		return e
 	}
 	return nil
+}
+
+// addFD is struct seccomp_notif_addfd.
+type addFD struct {
+	id           uint64
+	flags        uint32
+	source       uint32
+	number       uint32
+	numberOpened uint32
+}
+
+// give gives the caller a descriptor of the file that fd is, and returns its number, which is to be the value of the call. Of flags it heeds O_CLOEXEC.
+//
+// The kernel could answer the call with it at once (SECCOMP_ADDFD_FLAG_SEND). But if a signal, such as Go's runtime sends, or a freezer interrupts this
+// thread then, the call gives 0, which is another file, and nobody hears of it.
+func (r *request) give(fd, flags int) (int64, error) {
+	add := addFD{id: r.id, source: uint32(fd), numberOpened: uint32(flags & unix.O_CLOEXEC)}
+	for {
+		n, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(r.s.listener), unix.SECCOMP_IOCTL_NOTIF_ADDFD, uintptr(unsafe.Pointer(&add)))
+		switch e {
+		case 0:
+			return int64(n), nil
+		case unix.EINTR:
+		default:
+			return 0, e // ENOENT: the caller is gone
+		}
+	}
 }
 
 // End answers no more, and lets the duties end. The step is dead; s may be nil.
