@@ -220,9 +220,8 @@ func TestServersThatFail(t *testing.T) {
 		defer close(end)
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		start := time.Now()
-		if _, err := open(t, bazel.Options{URL: url}).Records(ctx, make([]cache.Key, 500)); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 5*time.Second {
-			t.Errorf("got %v after %v", err, time.Since(start))
+		if _, err := open(t, bazel.Options{URL: url}).Records(ctx, make([]cache.Key, 500)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("by leading elsewhere", func(t *testing.T) {

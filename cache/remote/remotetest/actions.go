@@ -20,9 +20,8 @@ import (
 // blobs behind signed addresses, and a limit of new entries.
 type Actions struct {
 	URL string
-	// Limit is how many new entries are taken in a window of time; 0 takes all.
-	Limit  int
-	Window time.Duration
+	// Limit is how many new entries are taken, until a second after the first that is refused; 0 takes all.
+	Limit int
 	// Finished makes the newest of entries the one that was finished last; else it is the one that was begun last. The service does
 	// not say which it is.
 	Finished bool
@@ -32,10 +31,11 @@ type Actions struct {
 	mu      sync.Mutex
 	entries []*actionsEntry // as they were begun
 	ready   int             // how many were finished
-	recent  []time.Time
-	Created int            // new entries
-	Refused int            // of those beyond the limit
-	Asked   map[string]int // requests by what they do
+	taken   int             // of Limit
+	refused time.Time       // when the first was that is beyond the limit
+	Created int             // new entries
+	Refused int             // of those beyond the limit
+	Asked   map[string]int  // requests by what they do
 }
 
 type actionsEntry struct {
@@ -187,7 +187,7 @@ func (a *Actions) service(w http.ResponseWriter, r *http.Request, method string)
 		i, status, code := a.create(list[0], write, q)
 		if status != 0 {
 			if status == http.StatusTooManyRequests {
-				w.Header().Set("Retry-After", "1")
+				w.Header().Set("Retry-After", strconv.Itoa(retryAfter))
 			}
 			twirpError(w, status, code, "no new entry")
 			return
@@ -234,6 +234,9 @@ func (a *Actions) find(list []string, q actionsRequest) int {
 	return -1
 }
 
+// retryAfter is how many seconds the service asks to wait.
+const retryAfter = 1
+
 func (a *Actions) create(scope string, write bool, q actionsRequest) (i, status int, code string) {
 	if !write {
 		return 0, http.StatusForbidden, "permission_denied"
@@ -244,14 +247,16 @@ func (a *Actions) create(scope string, write bool, q actionsRequest) (i, status 
 		}
 	}
 	if a.Limit > 0 {
-		for len(a.recent) > 0 && time.Since(a.recent[0]) > a.Window {
-			a.recent = a.recent[1:]
+		if !a.refused.IsZero() && time.Since(a.refused) >= retryAfter*time.Second {
+			a.taken, a.refused = 0, time.Time{}
 		}
-		if len(a.recent) >= a.Limit {
-			a.Refused++
+		if a.taken >= a.Limit {
+			if a.Refused++; a.refused.IsZero() {
+				a.refused = time.Now()
+			}
 			return 0, http.StatusTooManyRequests, "resource_exhausted"
 		}
-		a.recent = append(a.recent, time.Now())
+		a.taken++
 	}
 	a.Created++
 	a.entries = append(a.entries, &actionsEntry{scope: scope, key: q.Key, version: q.Version, blocks: map[string][]byte{}})

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/strake-build/strake/cache/remote/wire"
@@ -35,37 +36,68 @@ func body(text string, n *atomic.Int32) func(context.Context) (io.ReadCloser, er
 	}
 }
 
-func TestStalledAnswer(t *testing.T) {
-	end := make(chan struct{})
-	c, u := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, "begin")
-		w.(http.Flusher).Flush()
-		<-end
-	})
-	defer close(end)
-	c.Quiet = 100 * time.Millisecond
-	a, err := c.Do(t.Context(), wire.Request{Method: http.MethodGet, URL: u})
+// answer is a server whose answers are text; if it stalls, they have no end. It needs no network, and so follows a clock of tests.
+type answer struct {
+	text   string
+	stalls bool
+}
+
+// RoundTrip implements http.RoundTripper.
+func (a answer) RoundTrip(r *http.Request) (*http.Response, error) {
+	body := answerBody{strings.NewReader(a.text), a.stalls, r.Context().Done()}
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(body)}, nil
+}
+
+type answerBody struct {
+	io.Reader
+	stalls bool
+	done   <-chan struct{} // the request was given up
+}
+
+func (b answerBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if b.stalls && n == 0 {
+		<-b.done
+	}
+	select {
+	case <-b.done:
+		return 0, errors.New("broken connection")
+	default:
+		return n, err
+	}
+}
+
+// ask asks a server that is quiet for too long after a minute.
+func ask(t *testing.T, server answer) *wire.Answer {
+	t.Helper()
+	c := wire.New(nil)
+	c.HTTP.Transport, c.Quiet = server, time.Minute
+	a, err := c.Do(t.Context(), wire.Request{Method: http.MethodGet, URL: &url.URL{Scheme: "http", Host: "x"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
-	if data, err := wire.ReadAll(a, 100); err == nil || !strings.Contains(err.Error(), "no byte came") || time.Since(start) > 5*time.Second {
-		t.Errorf("got %q, %v after %v", data, err, time.Since(start))
-	}
+	return a
+}
+
+func TestStalledAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		data, err := wire.ReadAll(ask(t, answer{"begin", true}), 100)
+		if took := time.Since(start); err == nil || !strings.Contains(err.Error(), "no byte came") || took != time.Minute {
+			t.Errorf("got %q, %v after %v", data, err, took)
+		}
+	})
 }
 
 // An answer that nobody reads for a while is not given up.
 func TestSlowReader(t *testing.T) {
-	c, u := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 8<<20)) })
-	c.Quiet = 100 * time.Millisecond
-	a, err := c.Do(t.Context(), wire.Request{Method: http.MethodGet, URL: u})
-	if err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(200 * time.Millisecond)
-	if data, err := wire.ReadAll(a, 8<<20); err != nil || len(data) != 8<<20 {
-		t.Errorf("got %d bytes, %v", len(data), err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		a := ask(t, answer{"text", false})
+		time.Sleep(time.Hour)
+		if data, err := wire.ReadAll(a, 100); err != nil || string(data) != "text" {
+			t.Errorf("got %q, %v", data, err)
+		}
+	})
 }
 
 func TestAttempts(t *testing.T) {
