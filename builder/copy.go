@@ -31,8 +31,9 @@ type copyWork struct {
 	groups []group
 	err    error
 
-	mu     sync.Mutex                 // guards
-	listed map[cache.Key][]cache.File // the files that digests of this build stand for; see list
+	listOnce sync.Once                  // see lists
+	mu       sync.Mutex                 // guards
+	listed   map[cache.Key][]cache.File // the files that digests of this build stand for; see list
 }
 
 // group is a run of sources in the order of the text: some of a context, or one that is fetched.
@@ -66,10 +67,7 @@ func (w *copyWork) resolve(ctx context.Context) ([]group, error) {
 			return err
 		}
 		sum, err := w.tree.Digest(ctx, items)
-		if err == nil {
-			err = w.list(ctx, w.tree, items, sum)
-		}
-		groups = append(groups, group{items: items, part: cache.Part{Name: "files", Value: hex.EncodeToString(sum[:])}})
+		groups = append(groups, group{items: items, part: filesPart(sum)})
 		return err
 	}
 	for _, r := range w.copy.Remotes {
@@ -126,6 +124,11 @@ func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
 	return parts, nil
 }
 
+// filesPart is the part of a key that says what the files are.
+func filesPart(sum source.Digest) cache.Part {
+	return cache.Part{Name: "files", Value: hex.EncodeToString(sum[:])}
+}
+
 func (w *copyWork) content(ctx context.Context, below []snapshot.ID, inputs []filesystem) ([]cache.Part, error) {
 	var parts []cache.Part
 	if w.fromStage {
@@ -138,10 +141,11 @@ func (w *copyWork) content(ctx context.Context, below []snapshot.ID, inputs []fi
 		if err != nil {
 			return nil, err
 		}
-		if err := w.list(ctx, tree, items, sum); err != nil {
+		part := filesPart(sum)
+		if err := w.list(ctx, tree, items, part.Value); err != nil { // while the tree is open
 			return nil, err
 		}
-		parts = append(parts, cache.Part{Name: "files", Value: hex.EncodeToString(sum[:])})
+		parts = append(parts, part)
 	}
 	if !w.copy.Link {
 		return parts, nil

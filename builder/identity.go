@@ -2,7 +2,6 @@ package builder
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"slices"
 	"strconv"
@@ -125,7 +124,7 @@ func timeNotes(notes []cache.Part) []cache.Part {
 }
 
 // list remembers which files a digest stands for, so that it can be told which of them changed.
-func (w *copyWork) list(ctx context.Context, tree *source.Tree, items []source.Item, sum source.Digest) error {
+func (w *copyWork) list(ctx context.Context, tree *source.Tree, items []source.Item, sum string) error {
 	if w.Records == nil {
 		return nil
 	}
@@ -142,7 +141,7 @@ func (w *copyWork) list(ctx context.Context, tree *source.Tree, items []source.I
 	if w.listed == nil {
 		w.listed = map[cache.Key][]cache.File{}
 	}
-	w.listed[w.listKey(hex.EncodeToString(sum[:]))] = files
+	w.listed[w.listKey(sum)] = files
 	return nil
 }
 
@@ -175,20 +174,31 @@ func FileLists(parts []cache.Part) []cache.Key {
 	return keys
 }
 
-// lists are the lists of files of this build that list made.
-func (w *copyWork) lists() map[cache.Key][]cache.File {
+// lists are the lists of the files of this build. Those of a context are made when they are first asked for: a build that
+// does not miss needs none. What comes of trouble is a worse explanation.
+func (w *copyWork) lists(ctx context.Context) map[cache.Key][]cache.File {
+	if !w.fromStage {
+		w.listOnce.Do(func() {
+			groups, _ := w.resolved(ctx)
+			for _, g := range groups {
+				if len(g.items) > 0 {
+					_ = w.list(ctx, w.tree, g.items, g.part.Value)
+				}
+			}
+		})
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.listed
 }
 
-// keepLists keeps the lists of the files that the step read, for the next build to compare with. What comes of trouble is a worse explanation.
+// keepLists keeps the lists of the files that the step read, for the next build to compare with.
 func (s *step) keepLists(ctx context.Context) {
 	w, ok := s.work.(*copyWork)
 	if !ok || s.Records == nil {
 		return
 	}
-	for k, files := range w.lists() {
+	for k, files := range w.lists(ctx) {
 		_ = s.Records.SaveFiles(ctx, k, files)
 	}
 }

@@ -185,7 +185,7 @@ func (x *explainer) files(ctx context.Context) {
 	if len(before) == 0 || len(now) == 0 {
 		return // not known yet
 	}
-	lists := w.lists()
+	lists := w.lists(ctx)
 	var changes []cache.Change
 	for i := range now {
 		if i >= len(before) || before[i] == now[i] {

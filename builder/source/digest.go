@@ -32,14 +32,11 @@ func (t *Tree) Digest(ctx context.Context, items []Item) (Digest, error) {
 	if err := t.knowFiles(ctx, items); err != nil {
 		return Digest{}, err
 	}
-	g := t.fork()
-	for i, item := range items {
-		g.run(ctx, func() (err error) {
-			sums[i], err = t.digestItem(ctx, item)
-			return err
-		})
-	}
-	if err := g.wait(); err != nil {
+	err := t.each(ctx, len(items), func(i int) (err error) {
+		sums[i], err = t.digestItem(ctx, items[i])
+		return err
+	})
+	if err != nil {
 		return Digest{}, err
 	}
 	buf := binary.LittleEndian.AppendUint64([]byte(format+"items\x00"), uint64(len(sums)))
@@ -90,6 +87,7 @@ func (t *Tree) DigestPath(ctx context.Context, name string) (Digest, error) {
 // knowFiles makes the nodes of those items known that are no directories, those of a directory together.
 func (t *Tree) knowFiles(ctx context.Context, items []Item) error {
 	parts := map[*dir]*view{}
+	var dirs []*dir
 	for _, item := range items {
 		if item.Dir {
 			continue
@@ -103,24 +101,22 @@ func (t *Tree) knowFiles(ctx context.Context, items []Item) error {
 		}
 		if parts[d] == nil {
 			parts[d] = &view{}
+			dirs = append(dirs, d)
 		}
 		parts[d].entries = append(parts[d].entries, viewEntry{n: n})
 	}
-	g := t.fork()
-	for d, v := range parts {
+	return t.each(ctx, len(dirs), func(i int) error {
+		d, v := dirs[i], parts[dirs[i]]
 		slices.SortFunc(v.entries, func(a, b viewEntry) int { return strings.Compare(a.n.Name, b.n.Name) })
 		v.entries = slices.CompactFunc(v.entries, func(a, b viewEntry) bool { return a.n == b.n })
-		g.run(ctx, func() error {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			f := Folder{d, v}
-			if err := t.load(ctx, f, t.opt.Index == ""); err != nil {
-				return err
-			}
-			return t.hashNodes(ctx, f)
-		})
-	}
-	return g.wait()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		f := Folder{d, v}
+		if err := t.load(ctx, f, t.opt.Index == ""); err != nil {
+			return err
+		}
+		return t.hashNodes(ctx, f)
+	})
 }
 
 func (t *Tree) digestItem(ctx context.Context, item Item) (Digest, error) {
@@ -161,20 +157,21 @@ func (t *Tree) digestFolder(ctx context.Context, f Folder) (Digest, error) {
 	if err := t.load(ctx, f, t.opt.Index == ""); err != nil {
 		return Digest{}, err
 	}
-	below := make([]Digest, f.len())
-	g := t.fork()
+	if err := t.hashNodes(ctx, f); err != nil {
+		return Digest{}, err
+	}
+	var folders []int
 	for i := range f.len() {
-		if sub, ok := f.sub(i); ok {
-			g.run(ctx, func() (err error) {
-				below[i], err = t.digestFolder(ctx, sub)
-				return err
-			})
+		if f.node(i).dir != nil {
+			folders = append(folders, i)
 		}
 	}
-	err := t.hashNodes(ctx, f)
-	if err2 := g.wait(); err == nil {
-		err = err2
-	}
+	below := make([]Digest, len(folders))
+	err := t.each(ctx, len(folders), func(i int) (err error) {
+		sub, _ := f.sub(folders[i])
+		below[i], err = t.digestFolder(ctx, sub)
+		return err
+	})
 	if err != nil {
 		return Digest{}, err
 	}
@@ -185,7 +182,8 @@ func (t *Tree) digestFolder(ctx context.Context, f Folder) (Digest, error) {
 		n := f.node(i)
 		buf = n.append(buf, n.Name)
 		if n.dir != nil {
-			buf = append(buf, below[i][:]...)
+			buf = append(buf, below[0][:]...)
+			below = below[1:]
 		}
 		if f.way(i) {
 			buf = append(buf, "way\x00"...)
@@ -232,21 +230,8 @@ func (t *Tree) hashNodes(ctx context.Context, f Folder) error {
 	if err != nil {
 		return err
 	}
-	const batch = 32
-	g := t.fork()
-	for part := range slices.Chunk(unknown, batch) {
-		g.run(ctx, func() error {
-			for _, n := range part {
-				if err := t.hash(ctx, file, f.d, n); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	err = g.wait()
-	_ = file.Close()
-	return err
+	defer file.Close() // only read
+	return t.each(ctx, len(unknown), func(i int) error { return t.hash(ctx, file, f.d, unknown[i]) })
 }
 
 // worker holds what one goroutine needs again and again.

@@ -188,15 +188,12 @@ func (t *Tree) view(ctx context.Context, f *filter, d *dir, path string, m mark)
 		}
 		v.entries = append(v.entries, viewEntry{n: n, way: !take})
 	}
-	g := t.fork()
-	for _, w := range walks {
-		e := &v.entries[w.entry]
-		g.run(ctx, func() (err error) {
-			e.sub, err = t.view(ctx, f, e.n.dir, join(path, e.n.Name), w.mark)
-			return err
-		})
-	}
-	if err := g.wait(); err != nil {
+	err := t.each(ctx, len(walks), func(i int) (err error) {
+		e := &v.entries[walks[i].entry]
+		e.sub, err = t.view(ctx, f, e.n.dir, join(path, e.n.Name), walks[i].mark)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	v.drop()

@@ -206,24 +206,21 @@ func (t *Tree) load(ctx context.Context, f Folder, lazy bool) error {
 			return err
 		}
 	}
-	const batch = 512
+	const batch = 512 // a stat is too short to be shared out alone
 	stat := t.root.Owners().InDir(d.path, file)
-	g := t.fork()
-	for from := 0; from < f.len(); from += batch {
-		g.run(ctx, func() error {
-			for i := from; i < min(from+batch, f.len()); i++ {
-				n := f.node(i)
-				if lazy && n.Type == unix.DT_REG {
-					continue
-				}
-				if err := t.stat(stat, d, n); err != nil {
-					return err
-				}
+	err = t.each(ctx, (f.len()+batch-1)/batch, func(b int) error {
+		for i := b * batch; i < min((b+1)*batch, f.len()); i++ {
+			n := f.node(i)
+			if lazy && n.Type == unix.DT_REG {
+				continue
 			}
-			return nil
-		})
-	}
-	if err := g.wait(); err != nil {
+			if err := t.stat(stat, d, n); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	d.stated = !lazy && f.v == nil
