@@ -46,11 +46,11 @@ $(LINT):
 
 test: ## all tests; what needs root is skipped without it
 	@.ci/deps test
-	$(GO) test -timeout 10m $(TESTFLAGS) ./...
+	$(GO) test -timeout 20m $(TESTFLAGS) ./...
 
 race: ## the tests under the race detector (needs gcc)
 	@.ci/deps all
-	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -timeout 15m $(TESTFLAGS) $(RACE)
+	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -timeout 30m $(TESTFLAGS) $(RACE)
 
 fuzz: ## every fuzz target, FUZZTIME (30s) each
 	@GO=$(GO) .ci/fuzz '$(FUZZTIME)' '$(FUZZLONG)'
