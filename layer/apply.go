@@ -233,7 +233,7 @@ func (u *unpacker) implyOne(dir *os.File, base, name string, hdr *tar.Header) (*
 	}
 	switch {
 	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
-		return u.throughLink(name, e)
+		return u.throughLink(name, hdr)
 	case u.opt.Form == Overlay && isWhiteout(&st):
 		if err := u.directory(e); err != nil {
 			return nil, err
@@ -246,20 +246,16 @@ func (u *unpacker) implyOne(dir *os.File, base, name string, hdr *tar.Header) (*
 // throughLink opens the directory that the symbolic link name leads to. In a
 // layer its target may be in a layer below, and is made here then. In a tree
 // a dangling link is an error, as in BuildKit.
-func (u *unpacker) throughLink(name string, e entry) (*os.File, error) {
-	if u.opt.Form != Plain {
-		made, err := u.root.MkdirAll(name, uint32(e.hdr.Mode), e.hdr.Uid, e.hdr.Gid)
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range made {
-			u.times.set(m, mtime(e.hdr))
-			if err := u.replaceMarkOf(m); err != nil {
-				return nil, err
-			}
-		}
+func (u *unpacker) throughLink(name string, hdr *tar.Header) (*os.File, error) {
+	dir, err := u.root.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if !errors.Is(err, fs.ErrNotExist) || u.opt.Form == Plain {
+		return dir, err
 	}
-	return u.root.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY, 0)
+	target, err := u.root.Resolve(name)
+	if err != nil {
+		return nil, err
+	}
+	return u.imply(target, hdr)
 }
 
 // whiteout does what an entry says whose name has a component with the prefix ".wh.".
@@ -281,10 +277,11 @@ func (u *unpacker) whiteout(hdr *tar.Header, name string) error {
 		return err
 	}
 	if base == opaqueName {
-		return u.opaque(dir, ".")
+		return u.opaque(entry{dir: dir, base: ".", name: dirName})
 	}
+	e := entry{dir: dir, base: hidden, name: path.Join(dirName, hidden)}
 	if u.opt.Form == Marked {
-		return u.markHidden(dir, hidden)
+		return u.markHidden(e)
 	}
 	err = rootfs.Mknod(dir, hidden, unix.S_IFCHR, 0)
 	if !errors.Is(err, fs.ErrExist) {
@@ -292,17 +289,17 @@ func (u *unpacker) whiteout(hdr *tar.Header, name string) error {
 	}
 	st, err := rootfs.StatEntry(dir, hidden)
 	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return u.opaque(dir, hidden)
+		return u.opaque(e)
 	}
 	return err // what is no directory hides what is below anyway
 }
 
 // opaque marks a directory so that nothing of the layers below shows in it.
-func (u *unpacker) opaque(dir *os.File, base string) error {
+func (u *unpacker) opaque(e entry) error {
 	if u.opt.Form == Marked {
-		return u.markOpaque(dir, base)
+		return u.markOpaque(e)
 	}
-	return rootfs.SetXattr(dir, base, u.opt.opaqueXattr(), []byte("y"))
+	return rootfs.SetXattr(e.dir, e.base, u.opt.opaqueXattr(), []byte("y"))
 }
 
 // copyAll copies r to w until its end or that of ctx.

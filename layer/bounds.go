@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -61,8 +60,8 @@ const (
 	timeSize = 64       // of that, what an entry takes beside its name
 )
 
-// dirTimes are the modification times of directories, set when nothing changes in them any more. If they are too many they are set before
-// that, and then read again from each directory that something is about to change in.
+// dirTimes are the modification times of directories, set when nothing changes in them any more. If they are too many, or something else
+// takes the place of a directory, they are set before that, and then read again from each directory that something is about to change in.
 type dirTimes struct {
 	of      map[string]unix.Timespec
 	size    int
@@ -77,16 +76,6 @@ func (d *dirTimes) set(name string, t unix.Timespec) {
 		d.of = make(map[string]unix.Timespec)
 	}
 	d.of[name] = t
-}
-
-// forget drops the times of what is at a path and below it.
-func (d *dirTimes) forget(path string) {
-	for name := range d.of {
-		if name == path || strings.HasPrefix(name, path+"/") {
-			delete(d.of, name)
-			d.size -= len(name) + timeSize
-		}
-	}
 }
 
 // full says whether the times are to be flushed.
@@ -108,6 +97,11 @@ func (u *unpacker) enter(dir int, name string) error {
 // flush sets the times of directories, and forgets them.
 func (u *unpacker) flush() error {
 	u.leave() // it is entered again
+	return u.setTimes()
+}
+
+// setTimes is flush for a caller that enters the directory it is in again.
+func (u *unpacker) setTimes() error {
 	for _, name := range slices.Sorted(maps.Keys(u.times.of)) {
 		t := u.times.of[name]
 		dir, err := u.root.OpenFile(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)

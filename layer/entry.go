@@ -57,7 +57,7 @@ func (u *unpacker) directory(e entry) error {
 // replaceByDir puts a directory where something else is. That hid what the layers
 // below have there, so the directory must go on hiding it.
 func (u *unpacker) replaceByDir(e entry) error {
-	u.forget(e)
+	u.leaveFor(e)
 	if err := rootfs.Remove(e.dir, e.base); err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (u *unpacker) replaceByDir(e entry) error {
 		return err
 	}
 	if u.opt.Form != Plain {
-		return u.opaque(e.dir, e.base)
+		return u.opaque(e)
 	}
 	return nil
 }
@@ -79,24 +79,35 @@ func (u *unpacker) place(e entry, create func() error) error {
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	u.forget(e)
+	u.leaveFor(e)
+	if err := u.settleBelow(e); err != nil {
+		return err
+	}
 	if err := rootfs.RemoveAll(e.dir, e.base); err != nil {
 		return err
 	}
 	return create()
 }
 
-// forget drops what is remembered of the entry's path, which is about to change. The
-// entry's directory itself stays right.
-func (u *unpacker) forget(e entry) {
+// leaveFor closes the directory that parent remembers if its path may be that of the entry, which is about to change. The entry's
+// directory itself stays right.
+func (u *unpacker) leaveFor(e entry) {
 	if e.dir != u.dir {
 		u.leave()
 	}
+}
+
+// settleBelow sets the times of directories if the entry takes the place of one: afterwards the names below it are gone, or lead elsewhere.
+// All are set, since to look for those below, each time, would make an archive of n entries n² of work.
+func (u *unpacker) settleBelow(e entry) error {
 	st, err := rootfs.StatEntry(e.dir, e.base)
 	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return
+		return err
 	}
-	u.times.forget(e.name)
+	if err := u.setTimes(); err != nil {
+		return err
+	}
+	return u.enter(int(e.dir.Fd()), path.Dir(e.name))
 }
 
 // file makes a regular file.
@@ -343,7 +354,7 @@ func (u *unpacker) attributes(e entry) error {
 // time sets the time, but that of a directory.
 func (u *unpacker) time(e entry) error {
 	if e.hdr.Typeflag == tar.TypeDir {
-		return nil // see setTimes
+		return nil // flush sets it
 	}
 	t := mtime(e.hdr)
 	return rootfs.Utimes(e.dir, e.base, t, t)

@@ -12,27 +12,30 @@ import (
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
-// markHidden writes the whiteout of hidden in dir, unless dir has an entry of that name: a directory is marked opaque then, and
+// markHidden writes the whiteout of e, unless there is an entry of that name: a directory is marked opaque then, and
 // what is no directory hides what is below anyway.
-func (u *unpacker) markHidden(dir *os.File, hidden string) error {
-	st, err := rootfs.StatEntry(dir, hidden)
+func (u *unpacker) markHidden(e entry) error {
+	st, err := rootfs.StatEntry(e.dir, e.base)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		u.marks = true
-		return makeMark(dir, whiteoutPrefix+hidden)
+		return makeMark(e.dir, whiteoutPrefix+e.base)
 	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:
-		return u.markOpaque(dir, hidden)
+		return u.markOpaque(e)
 	}
 	return err
 }
 
 // markOpaque writes the mark of an opaque directory.
-func (u *unpacker) markOpaque(dir *os.File, base string) error {
-	f, err := rootfs.OpenEntry(dir, base, unix.O_PATH|unix.O_DIRECTORY)
+func (u *unpacker) markOpaque(e entry) error {
+	f, err := rootfs.OpenEntry(e.dir, e.base, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
 	defer f.Close() // nothing was written through it
+	if err := u.enter(int(f.Fd()), e.name); err != nil {
+		return err
+	}
 	return makeMark(f, opaqueName)
 }
 
@@ -55,22 +58,9 @@ func (u *unpacker) replaceMark(e entry) error {
 	}
 	had, err := unmark(e.dir, e.base)
 	if had {
-		err = u.markOpaque(e.dir, e.base)
+		err = u.markOpaque(e)
 	}
 	return err
-}
-
-// replaceMarkOf is replaceMark for the directory called name.
-func (u *unpacker) replaceMarkOf(name string) error {
-	if !u.marks {
-		return nil
-	}
-	dir, base, err := u.root.Parent(name)
-	if err != nil {
-		return err
-	}
-	defer dir.Close() // nothing was written through it
-	return u.replaceMark(entry{dir: dir, base: base})
 }
 
 // unmark removes the whiteout of base, and says whether there was one.
