@@ -303,3 +303,15 @@ func TestCopySources(t *testing.T) {
 		}
 	}
 }
+
+// A pattern may be as nested as anybody writes one, but the memory that it takes to match is bounded.
+func TestManyDoubleStars(t *testing.T) {
+	m := parse(t, strings.Repeat("**/", 256)+"a*\n")
+	if excluded, err := m.Excludes("x/y/ab"); err != nil || !excluded {
+		t.Errorf("not excluded: %v", err)
+	}
+	_, err := ignore.Parse(".dockerignore", strings.NewReader(strings.Repeat("**/", 20_000)+"a\n"))
+	if want := `has more than 256 "**": write a shorter one`; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}

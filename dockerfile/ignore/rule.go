@@ -1,6 +1,7 @@
 package ignore
 
 import (
+	"fmt"
 	"path"
 	"strings"
 	"unicode"
@@ -44,6 +45,9 @@ const (
 	unsure = `\^|{}`
 	// mark is the byte order mark, which patternmatcher takes for nothing in front of an expression.
 	mark = "\ufeff"
+	// maxDoubleStars bounds the "**" of a pattern. Each becomes a group of the regular expression, and the memory that is needed to match one
+	// grows with their square: 256 need 3 MB, and the 20,000 that a line has room for gigabytes.
+	maxDoubleStars = 256
 )
 
 func newRule(p *patternmatcher.Pattern) (rule, error) {
@@ -74,6 +78,9 @@ func (r *rule) classify() {
 
 // compile makes the matcher of an expression, which can be asked alone.
 func (r *rule) compile() error {
+	if strings.Count(r.text, "**") > maxDoubleStars {
+		return fmt.Errorf("the pattern %.100q… has more than %d \"**\": write a shorter one", r.text, maxDoubleStars)
+	}
 	text := printable(r.text)
 	// patternmatcher has taken blanks off the ends and "!" off the start, and would do so again.
 	if last, _ := utf8.DecodeLastRuneInString(text); unicode.IsSpace(last) {
