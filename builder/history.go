@@ -22,15 +22,12 @@ type Plain interface {
 // WORKDIR. What it runs with is what the entries before it say, so that these must all be the same, from the base's first on: ARG, ENV, USER, SHELL.
 // Texts that could be read in two ways are not taken. What a COPY copied, no history tells.
 func (p *planner) inHistory(st dockerfile.Step, on *planned) func() []cache.Record {
-	if p.Plain == nil || on.base == nil || !p.plainSteps() || !tellsAll(st) {
+	if p.Plain == nil || on.base == nil || on.vague || !p.plainSteps() || !tellsAll(st) {
 		return nil
 	}
-	own := on.history()
-	if slices.ContainsFunc(own, ambiguous) {
-		return nil
-	}
-	prefix := slices.Concat(on.base.Config.History, own)
+	at := *on // the steps so far; on goes on
 	return func() (out []cache.Record) {
+		prefix := slices.Concat(at.base.Config.History, at.history())
 		for _, img := range p.Plain.Plain() {
 			if r, ok := fromHistory(img, prefix); ok {
 				r.Name = st.Name

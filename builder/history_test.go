@@ -1,6 +1,8 @@
 package builder
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +10,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/cache/remote"
+	"github.com/strake-build/strake/dockerfile"
 )
 
 func TestAmbiguousHistory(t *testing.T) {
@@ -90,5 +93,39 @@ func TestFitHistory(t *testing.T) {
 		if s := strings.Join(got, ", "); s != c.want {
 			t.Errorf("%s: got %s, want %s", c.name, s, c.want)
 		}
+	}
+}
+
+// Whether a stage is ambiguous is noted entry by entry: a text with thousands of steps would have all of its entries read for each.
+func TestPlannedNotesAmbiguity(t *testing.T) {
+	pl := &planned{}
+	for _, e := range []struct {
+		text string
+		want bool
+	}{{"ENV A=b", false}, {"RUN /bin/sh -c make # buildkit", false}, {"ENV A=b C=d", true}, {"ENV D=e", true}} {
+		if pl.note(v1.History{CreatedBy: e.text}); pl.vague != e.want {
+			t.Errorf("after %s: %v", e.text, pl.vague)
+		}
+	}
+	if len(pl.history()) != 4 {
+		t.Error(pl.history())
+	}
+}
+
+// A text may have thousands of stages, and planning them ends with the build.
+func TestCancelledPlan(t *testing.T) {
+	f, err := dockerfile.Parse("Dockerfile", []byte("FROM scratch AS a\nFROM a\nRUN true\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := f.Graph(dockerfile.Settings{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	want := errors.New("interrupted")
+	cancel(want)
+	if _, err := (&build{Builder: &Builder{}}).plan(ctx, g); !errors.Is(err, want) {
+		t.Errorf("got %v, want %v", err, want)
 	}
 }

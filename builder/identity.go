@@ -22,7 +22,7 @@ func (p *planner) identify(v *vertex, op *step, s *dockerfile.Stage, st dockerfi
 	case *dockerfile.Workdir:
 		kind = "WORKDIR"
 	}
-	stage := stageName(s) + "\x00" + s.Platform.String()
+	stage := s.String() + "\x00" + s.Platform.String()
 	v.Title = title(st)
 	v.Identity = []cache.Key{p.identity("text", stage, st.Text), p.identity("place", stage, kind)}
 	p.explained(v, op)
@@ -69,7 +69,7 @@ func title(st dockerfile.Step) string {
 		if f := o.From; f != nil {
 			switch {
 			case f.Stage != nil:
-				return word + " --from=" + stageName(f.Stage)
+				return word + " --from=" + f.Stage.String()
 			case f.Context != "":
 				return word + " --from=" + f.Context
 			default:

@@ -35,6 +35,13 @@ type planned struct {
 	base  *image.Image // at the bottom of its chain; nil for scratch
 	below *planned     // the stage that it is on; nil if that is none of this file
 	own   []v1.History // of its steps, without times
+	vague bool         // an entry of history is ambiguous
+}
+
+// note adds the entry of a step.
+func (pl *planned) note(h v1.History) {
+	pl.own = append(pl.own, h)
+	pl.vague = pl.vague || ambiguous(h)
 }
 
 // history is that of the steps of pl and the stages that it is on, without times. Stages share it: there may be many on each other.
@@ -138,6 +145,9 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 	if done := p.stages[s]; done != nil {
 		return done, nil
 	}
+	if err := context.Cause(p.ctx); err != nil {
+		return nil, err
+	}
 	from := &planned{}
 	switch {
 	case s.Base.Stage != nil:
@@ -174,9 +184,9 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 	if pulls {
 		from.top = p.from(n.next()+"FROM "+name, name, s.Platform, from.base)
 	}
-	st := &planned{top: from.top, state: state, base: from.base, below: from.below}
+	st := &planned{top: from.top, state: state, base: from.base, below: from.below, vague: from.vague}
 	for _, step := range steps {
-		st.own = append(st.own, step.History)
+		st.note(step.History)
 		if step.Op == nil {
 			continue
 		}
@@ -355,14 +365,7 @@ func (p *planner) at(s *dockerfile.Stage, r dockerfile.Range, text string, err e
 	if errors.As(err, &located) {
 		return err
 	}
-	return &dockerfile.Error{File: p.graph.File.Name, Source: p.graph.File.Source, Range: r, Stage: stageName(s), Instruction: text, Err: err}
-}
-
-func stageName(s *dockerfile.Stage) string {
-	if s.Name != "" {
-		return s.Name
-	}
-	return fmt.Sprintf("stage-%d", s.Index)
+	return &dockerfile.Error{File: p.graph.File.Name, Source: p.graph.File.Source, Range: r, Stage: s.String(), Instruction: text, Err: err}
 }
 
 // numbers labels the steps of a stage, "[build 2/5] ", as BuildKit counts them: the pull of
@@ -378,7 +381,7 @@ func (p *planner) newNumbers(s *dockerfile.Stage, steps []dockerfile.Step, pulls
 		n.stage = p.opt.label + " "
 	}
 	if len(p.graph.File.Stages) > 1 {
-		n.stage += stageName(s) + " "
+		n.stage += s.String() + " "
 	}
 	if pulls {
 		n.last++
