@@ -17,13 +17,6 @@
 // as docker does. Write keeps user.* where it is asked to.
 package layer
 
-import (
-	"crypto/sha256"
-	"encoding/hex"
-
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-)
-
 // Form says what a directory holds and which names are special in it.
 type Form int
 
@@ -62,18 +55,3 @@ type Options struct {
 
 // Owner is a pair of ids as they are in the image.
 type Owner struct{ UID, GID int }
-
-// ChainID computes the ChainID of a stack of layers, bottom first (OCI image
-// specification, config.md, "Layer ChainID"). That of no layers is the zero Hash.
-func ChainID(diffIDs []v1.Hash) v1.Hash {
-	var chain v1.Hash
-	for i, id := range diffIDs {
-		if i == 0 {
-			chain = id
-			continue
-		}
-		sum := sha256.Sum256([]byte(chain.String() + " " + id.String()))
-		chain = v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
-	}
-	return chain
-}

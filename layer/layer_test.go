@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/layer"
@@ -399,19 +398,4 @@ func describe(t testing.TB, dir string) string {
 		t.Fatal(err)
 	}
 	return b.String()
-}
-
-func TestChainID(t *testing.T) {
-	a := v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("a", 64)}
-	b := v1.Hash{Algorithm: "sha256", Hex: strings.Repeat("b", 64)}
-	if got := layer.ChainID(nil); got != (v1.Hash{}) {
-		t.Error(got)
-	}
-	if got := layer.ChainID([]v1.Hash{a}); got != a {
-		t.Error(got)
-	}
-	want := fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(a.String()+" "+b.String())))
-	if got := layer.ChainID([]v1.Hash{a, b}).String(); got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
 }

@@ -18,9 +18,6 @@ import (
 	"github.com/strake-build/strake/cache"
 )
 
-// MediaType is that of a document of entries, for back ends that name types.
-const MediaType = "application/vnd.strake.cache.entries.v1+json"
-
 // Limits of what is taken from a back end.
 const (
 	MaxDocument = 8 << 20  // bytes of a document of entries

@@ -107,16 +107,6 @@ func Link(oldDir *os.File, oldBase string, dir *os.File, base string) error {
 	})
 }
 
-// Rename moves an entry, replacing what is there if rename(2) can.
-func Rename(oldDir *os.File, oldBase string, dir *os.File, base string) error {
-	if err := checkBase(oldBase); err != nil {
-		return &fs.PathError{Op: "rename", Path: oldBase, Err: err}
-	}
-	return onChild("rename", dir, base, func(fd int) error {
-		return unix.Renameat(int(oldDir.Fd()), oldBase, fd, base)
-	})
-}
-
 // Remove removes the entry: a file, or an empty directory.
 func Remove(dir *os.File, base string) error {
 	err := onChild("remove", dir, base, func(fd int) error { return unix.Unlinkat(fd, base, 0) })
