@@ -23,9 +23,9 @@ type copyWork struct {
 	*build
 	vertex    *vertex
 	copy      *dockerfile.Copy
-	tree      *source.Tree // the context that it reads, unless
-	taken     *source.Taken
-	fromStage bool // it reads the vertex's input (none: an empty file system)
+	tree      *source.Tree  // the context that it reads, unless
+	fromStage bool          // it reads the vertex's input (none: an empty file system)
+	taken     *source.Taken // what the whole build takes of tree
 
 	once   sync.Once // guards what follows: what the sources in a context and on the network are
 	groups []group
