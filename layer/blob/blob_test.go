@@ -229,7 +229,8 @@ func TestOpenRemovesTheDeadOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = os.Stdout.WriteString("ready\n")
-		select {}
+		_, _ = io.Copy(io.Discard, os.Stdin) // until it is killed, or the test is gone; a select would be a deadlock, and end it
+		return
 	}
 	dir := t.TempDir()
 	s := open(t, dir)
@@ -241,6 +242,9 @@ func TestOpenRemovesTheDeadOnly(t *testing.T) {
 
 	cmd := exec.Command(os.Args[0], "-test.run=^TestOpenRemovesTheDeadOnly$")
 	cmd.Env = append(os.Environ(), variable+"="+dir)
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -39,16 +39,26 @@ func layerOf(t *testing.T, names ...string) string {
 	return dir
 }
 
+// settled makes a tree whose changes from now on are seen, which takes a tick of the kernel's clock.
+func settled(t *testing.T, dir string, layers ...string) *Tree {
+	t.Helper()
+	tr, err := New(t.Context(), dir, layers, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tr.Close)
+	if err := tr.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
 // TestWithoutEvents loses the watch of a tree: every file is looked at then, and a directory that was made again is not taken for the one
 // that had its inode number.
 func TestWithoutEvents(t *testing.T) {
 	top, base := layerOf(t, "d/b", ".wh.gone", "o/.wh..wh..opq", "o/new"), layerOf(t, "d/a", "d/b", "d/s/x", "gone/x", "o/old", "u/same")
 	dir := t.TempDir()
-	tr, err := New(t.Context(), dir, []string{top, base}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tr.Close()
+	tr := settled(t, dir, top, base)
 	if got, want := files(t, dir), []string{"d", "d/a", "d/b", "d/s", "d/s/x", "o", "o/new", "u", "u/same"}; !slices.Equal(got, want) {
 		t.Errorf("the tree has %q, want %q", got, want)
 	}
@@ -58,7 +68,7 @@ func TestWithoutEvents(t *testing.T) {
 	if tr.Untouched() {
 		t.Error("untouched, though nobody knows")
 	}
-	err = errors.Join(os.RemoveAll(dir+"/d/s"), os.Mkdir(dir+"/d/s", 0o755), os.WriteFile(dir+"/d/a", nil, 0o600), os.Remove(dir+"/o/new"))
+	err := errors.Join(os.RemoveAll(dir+"/d/s"), os.Mkdir(dir+"/d/s", 0o755), os.WriteFile(dir+"/d/a", nil, 0o600), os.Remove(dir+"/o/new"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,17 +156,9 @@ func described(top *node) (list []string) {
 func TestReset(t *testing.T) {
 	base := layerOf(t, "d/a", "d/b", "d/s/x", "gone/x", "file", "dir/x", "moved/x")
 	dir, fresh := t.TempDir(), t.TempDir()
-	tr, err := New(t.Context(), dir, []string{base}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tr.Close()
-	other, err := New(t.Context(), fresh, []string{base}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	err = errors.Join(os.WriteFile(dir+"/d/a", []byte("D/A"), 0), os.Remove(dir+"/d/b"), os.MkdirAll(dir+"/new/dir", 0o755), os.WriteFile(dir+"/new/dir/.wh.f", nil, 0o600),
+	tr := settled(t, dir, base)
+	other := settled(t, fresh, base)
+	err := errors.Join(os.WriteFile(dir+"/d/a", []byte("D/A"), 0), os.Remove(dir+"/d/b"), os.MkdirAll(dir+"/new/dir", 0o755), os.WriteFile(dir+"/new/dir/.wh.f", nil, 0o600),
 		os.RemoveAll(dir+"/gone"), os.Remove(dir+"/file"), os.Mkdir(dir+"/file", 0o755), os.RemoveAll(dir+"/dir"), os.WriteFile(dir+"/dir", nil, 0o600),
 		os.Rename(dir+"/moved", dir+"/d/moved"), os.Chmod(dir+"/d/s", 0o700), os.Link(dir+"/d/s/x", dir+"/link"), os.RemoveAll(dir+"/d/s"), os.Mkdir(dir+"/d/s", 0o700))
 	if err != nil {
@@ -196,17 +198,13 @@ func TestLend(t *testing.T) {
 		}, []string{"d", "d/f", "d/g"}},
 	} {
 		base, dir, aside := layerOf(t, "d/f", "d/g"), t.TempDir(), t.TempDir()
-		tr, err := New(t.Context(), dir, []string{base}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer tr.Close()
+		tr := settled(t, dir, base)
 		// A change that no event tells: who looks at every file finds it.
 		unseen := func() error {
 			return errors.Join(os.Link(dir+"/d/f", aside+"/f"), os.WriteFile(aside+"/f", []byte("D/F"), 0), os.Remove(aside+"/f"))
 		}
 		out := t.TempDir()
-		err = errors.Join(tr.Lend("etc"), os.WriteFile(dir+"/etc/hosts", nil, 0o600), os.Remove(dir+"/etc/hosts"), c.do(dir), unseen())
+		err := errors.Join(tr.Lend("etc"), os.WriteFile(dir+"/etc/hosts", nil, 0o600), os.Remove(dir+"/etc/hosts"), c.do(dir), unseen())
 		if err != nil {
 			t.Fatal(name, err)
 		}
@@ -248,10 +246,7 @@ func TestRewindRefuses(t *testing.T) {
 func TestReopen(t *testing.T) {
 	base := layerOf(t, "d/a", "d/b")
 	dir := t.TempDir()
-	tr, err := New(t.Context(), dir, []string{base}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	tr := settled(t, dir, base)
 	seal := tr.Seal()
 	tr.Close()
 	reopen := func() error {
