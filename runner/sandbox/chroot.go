@@ -3,11 +3,8 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"path"
 	"slices"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,14 +12,6 @@ import (
 // chrootDropped are the capabilities that a step has on the other rungs and not under chroot: with the first it could leave the root
 // (chroot(2)), with the second make a node of the machine's disk, where no control group of devices forbids it.
 const chrootDropped uint64 = 1<<unix.CAP_SYS_CHROOT | 1<<unix.CAP_MKNOD
-
-// source is what a mount shows, opened while the outside is in sight.
-type source struct {
-	fd     int // O_PATH; -1 if there is none
-	parent int // of a cache: the directory that it is in, and its name there
-	name   string
-	order  string // of a cache, for taking the locks always in the same order
-}
 
 // setupChroot builds the box without any namespace: the root is a directory, entered by chroot(2), and what is mounted on other rungs
 // takes the place of what is in it.
@@ -53,10 +42,11 @@ func (b *box) setupChroot() error {
 		return err
 	}
 	for i, m := range slices.Concat(b.Files, b.Mounts) {
-		if err := b.placeMount(i, m, sources[i]); err != nil {
+		if err := b.placeMount(i, m, sources.all[i]); err != nil {
 			return fmt.Errorf("mounting %s: %w", m.Target, err)
 		}
 	}
+	sources.release()
 	if err := b.identity(hostTrees{}); err != nil {
 		return err
 	}
@@ -91,131 +81,6 @@ func (b *box) enterRoot() error {
 		return fmt.Errorf("entering the root: %w", err)
 	}
 	return nil
-}
-
-// openSources opens what the files and mounts show.
-func (b *box) openSources() ([]source, error) {
-	all := make([]source, 0, len(b.Files)+len(b.Mounts))
-	for _, m := range slices.Concat(b.Files, b.Mounts) {
-		s, err := openSource(m)
-		if err != nil {
-			return nil, fmt.Errorf("mounting %s: %w", m.Target, err)
-		}
-		all = append(all, s)
-	}
-	return all, b.lockCaches(all)
-}
-
-// openSource opens what m shows. A directory that can be written and is on the host is a cache: it will be moved.
-func openSource(m Mount) (source, error) {
-	s := source{fd: -1, parent: -1}
-	if m.Type != "bind" || m.HasData {
-		return s, nil
-	}
-	name, inside := m.Source, m.Inside
-	if m.Overlay != nil {
-		name, inside = m.Overlay.Upper, m.Source
-		if len(m.Overlay.Lower) > 0 {
-			name = m.Overlay.Lower[0]
-		}
-	}
-	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return s, &fs.PathError{Op: "bind", Path: name, Err: err}
-	}
-	for _, part := range []string{inside, m.Inside} {
-		if path.Clean("/"+part) == "/" || m.Overlay == nil && part != inside {
-			continue
-		}
-		next, err := within(fd, part)
-		unix.Close(fd)
-		if err != nil {
-			return s, err
-		}
-		fd = next
-		if m.Overlay == nil {
-			break
-		}
-	}
-	s.fd = fd
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return s, err
-	}
-	if m.ReadOnly || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return s, nil
-	}
-	return s, s.openHome()
-}
-
-// openHome finds the directory that s is in, and its name there.
-func (s *source) openHome() error {
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlink("/proc/self/fd/"+strconv.Itoa(s.fd), buf)
-	if err != nil {
-		return err
-	}
-	s.order = string(buf[:n])
-	s.name = path.Base(s.order)
-	if s.parent, err = unix.Open(path.Dir(s.order), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
-		return err
-	}
-	if !is(s.parent, s.name, s.fd) {
-		return fmt.Errorf("finding %s: %w", s.order, unix.ESTALE)
-	}
-	return nil
-}
-
-// lockCaches takes the locks of all caches: a directory can be in one place only. They are those of this process's descriptors, and go with it.
-func (b *box) lockCaches(all []source) error {
-	var caches []*source
-	for i := range all {
-		if all[i].parent >= 0 {
-			caches = append(caches, &all[i])
-		}
-	}
-	slices.SortFunc(caches, func(x, y *source) int {
-		if x.order < y.order {
-			return -1
-		}
-		return 1
-	})
-	for i, s := range caches {
-		if i > 0 && (s.order == caches[i-1].order || under(s.order, caches[i-1].order)) {
-			return fmt.Errorf("isolation chroot: one step cannot have the same cache at two places: %s", s.order)
-		}
-		if err := b.lockCache(s); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// cachePause is how long lockCache waits before it looks again.
-const cachePause = time.Millisecond
-
-// lockCache waits until no other box has the cache. While one has, something else is at the cache's name.
-func (b *box) lockCache(s *source) error {
-	for {
-		fd, err := unix.Openat(s.parent, s.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("opening the cache: %w", err)
-		}
-		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil && is(s.parent, s.name, fd):
-			unix.Close(s.fd)
-			s.fd = fd // kept open, and so locked
-			return nil
-		case err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR):
-			return fmt.Errorf("locking the cache: %w", err)
-		}
-		unix.Close(fd)
-		if b.ended.Load() {
-			return errEnded
-		}
-		time.Sleep(cachePause)
-	}
 }
 
 // placeSystem gives the tree a /proc, a /sys and a /dev for the time of the step. Those that it has not got it keeps, empty, as on other rungs.
@@ -282,7 +147,7 @@ func (b *box) placeMount(number int, m Mount, s source) error {
 	}
 	as := "mount-" + strconv.Itoa(number)
 	if s.parent >= 0 {
-		return b.place(m.Target, s.parent, s.name, s.order)
+		return b.place(m.Target, s.parent, s.name, s.home)
 	}
 	var err error
 	switch {

@@ -59,8 +59,8 @@ func (b *box) place(target string, other int, otherName, home string) error {
 	}
 	if p.home {
 		// What will be at the cache's name meanwhile is nobody's cache: who finds it waits for this process's end.
-		if err := lockStub(p.parent, p.name); err != nil {
-			return err
+		if err := b.lockPoint(&p); err != nil {
+			return fmt.Errorf("locking the mount point: %w", err)
 		}
 		if err := b.remember(Moved{Home: home, Tree: b.Root.Upper, At: at, Dev: st.Dev, Ino: st.Ino}); err != nil {
 			return err
@@ -73,16 +73,16 @@ func (b *box) place(target string, other int, otherName, home string) error {
 	return nil
 }
 
-// lockStub locks a directory for as long as this process lives.
-func lockStub(parent int, name string) error {
-	fd, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
+// lockPoint locks the directory where p will be put, for as long as this process lives. Who waited for what has been there before may have the lock for
+// a moment still.
+func (b *box) lockPoint(p *placed) error {
+	for _, earlier := range b.placed {
+		if is(p.parent, p.name, earlier.fd) {
+			return fmt.Errorf("isolation chroot: another directory that can be written is mounted at %s", p.at)
+		}
 	}
-	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("locking the mount point: %w", err)
-	}
-	return nil
+	_, err := b.lockAt(p.parent, p.name, unix.LOCK_EX)
+	return err
 }
 
 // spot finds the path of target in the tree, its links resolved. It must be of the kind that will be put there.
