@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/strake-build/strake/cache/remote/remotetest"
 )
 
 // app is one of the example applications.
@@ -101,7 +103,7 @@ func live(t *testing.T, l *lab, r *registry, a app) {
 	remove(t, root)
 	l.dir(t, filepath.Base(root))
 	l.run(t, root, r, "pull", image)
-	addr := freeAddr(t)
+	addr := remotetest.Address(t)
 	s := start(t, l.command(t, root, nil, "run", "--rm", "--network", "host", "-e", "ADDR="+addr, image))
 	if page := get(t, "http://"+addr+"/", s.dead); !strings.Contains(page, a.page) {
 		t.Errorf("the page is %q, which does not say %q", page, a.page)

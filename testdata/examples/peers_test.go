@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/strake-build/strake/cache/remote/remotetest"
 )
 
 // readOutputs builds the image into files and gives them to the programs that should understand them.
@@ -76,7 +78,7 @@ func readByUmoci(t *testing.T, l *lab, a app, layout string) {
 	if a.name == "website" {
 		return // it changes its user, which umoci's default capabilities do not allow
 	}
-	addr := freeAddr(t)
+	addr := remotetest.Address(t)
 	adapt(t, filepath.Join(bundle, "config.json"), addr)
 	id := "strake-example-" + a.name
 	s := start(t, exec.Command("runc", "--root", filepath.Join(dir, "runc"), "run", "-b", bundle, id))
@@ -143,7 +145,7 @@ func readByDocker(t *testing.T, l *lab, a app, archive, image string) {
 	if out := run(t, "docker", "load", "-i", archive); !strings.Contains(out, image) {
 		t.Errorf("docker loaded %q, not %s", out, image)
 	}
-	addr := freeAddr(t)
+	addr := remotetest.Address(t)
 	id := strings.TrimSpace(run(t, "docker", "run", "-d", "--network", "host", "-e", "ADDR="+addr, image))
 	defer run(t, "docker", "rm", "-f", id)
 	page := get(t, "http://"+addr+"/", func(t *testing.T) {
@@ -154,7 +156,7 @@ func readByDocker(t *testing.T, l *lab, a app, archive, image string) {
 	if !strings.Contains(page, a.page) {
 		t.Errorf("under docker the page is %q, which does not say %q", page, a.page)
 	}
-	run(t, "docker", "stop", "-t", "10", id)
+	run(t, "docker", "stop", "-t", "120", id)
 	if code := strings.TrimSpace(run(t, "docker", "inspect", "-f", "{{.State.ExitCode}}", id)); code != "0" {
 		t.Errorf("under docker: exit code %s after docker stop, want 0", code)
 	}
@@ -177,7 +179,7 @@ func startDocker(t *testing.T, l *lab) string {
 	s := start(t, exec.Command("dockerd", "--host", host, "--pidfile", filepath.Join(sock, "pid"),
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(sock, "exec"),
 		"--iptables=false", "--ip6tables=false", "--bridge=none"))
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		err := exec.Command("docker", "-H", host, "version").Run()
 		if err == nil {

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/strake-build/strake/cache/remote/remotetest"
 )
 
 // The account of the registry that asks for one.
@@ -35,9 +37,8 @@ type registry struct {
 func (l *lab) startPlain(t *testing.T) *registry {
 	t.Helper()
 	need(t, "docker-registry")
-	r := &registry{host: freeAddr(t)}
+	r := &registry{host: remotetest.Address(t)}
 	l.serve(t, "plain", r.host, "")
-	waitPort(t, r.host)
 	return r
 }
 
@@ -45,7 +46,7 @@ func (l *lab) startPlain(t *testing.T) *registry {
 func (l *lab) startTLS(t *testing.T) *registry {
 	t.Helper()
 	need(t, "docker-registry", "htpasswd")
-	addr := freeAddr(t)
+	addr := remotetest.Address(t)
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +63,6 @@ auth:
     realm: examples
     path: %[1]s/htpasswd
 `, dir))
-	waitPort(t, addr)
 	return &registry{
 		host: net.JoinHostPort("localhost", port),
 		ca:   filepath.Join(authority, "ca.crt"),
@@ -70,7 +70,7 @@ auth:
 	}
 }
 
-// serve starts docker-registry; more is the end of its configuration, beginning inside "http".
+// serve runs docker-registry until the test ends; more is the end of its configuration, beginning inside "http".
 func (l *lab) serve(t *testing.T, name, addr, more string) {
 	t.Helper()
 	dir := l.dir(t, "registry-"+name)
@@ -87,21 +87,7 @@ http:
   addr: %s
   secret: examples
 %s`, dir, addr, more))
-	start(t, exec.Command("docker-registry", "serve", config))
-}
-
-func waitPort(t *testing.T, addr string) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			conn.Close()
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the registry does not start: %v", err)
-		}
-	}
+	remotetest.Start(t, addr, exec.Command("docker-registry", "serve", config))
 }
 
 // makeCertificates writes authority/ca.crt, and a certificate of it for the loopback as dir/server.crt and dir/server.key.

@@ -136,7 +136,7 @@ func (l *lab) startDocker(t *testing.T) (string, error) {
 		_ = syscall.Unmount(filepath.Join(sock, "exec/netns/default"), syscall.MNT_DETACH) // dockerd leaves it mounted
 		_ = os.RemoveAll(sock)
 	})
-	for deadline := time.Now().Add(60 * time.Second); exec.Command("docker", "-H", host, "version").Run() != nil; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); exec.Command("docker", "-H", host, "version").Run() != nil; time.Sleep(100 * time.Millisecond) {
 		select {
 		case <-ended:
 			return "", fmt.Errorf("dockerd ended:\n%s", log.String())
@@ -202,7 +202,7 @@ func status(ctx context.Context, t *testing.T, cmd *exec.Cmd) (string, int) {
 	t.Helper()
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.WaitDelay = 5 * time.Second
+	cmd.WaitDelay = time.Minute
 	must(t, cmd.Start())
 	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
 	defer stop()

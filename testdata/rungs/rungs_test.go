@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/strake-build/strake/cache/remote/remotetest"
 )
 
 // files are the Dockerfiles of the folder context; those that RUN nothing work everywhere.
@@ -125,18 +127,16 @@ func (s *site) checkRefused(t *testing.T) {
 // checkParallel builds two stages that wait for each other.
 func (s *site) checkParallel(t *testing.T) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	_, port, err := net.SplitHostPort(remotetest.Address(t))
 	must(t, err)
-	port := ln.Addr().(*net.TCPAddr).Port
-	must(t, ln.Close())
-	s.strake(t, "build", "--progress", "plain", "--build-arg", fmt.Sprintf("PORT=%d", port), "-f", filepath.Join(s.context, meetFile), s.context)
+	s.strake(t, "build", "--progress", "plain", "--build-arg", "PORT="+port, "-f", filepath.Join(s.context, meetFile), s.context)
 }
 
 // checkEnds sends a signal to a build whose steps do not end, and waits for all processes and mounts of it to go.
 func (s *site) checkEnds(t *testing.T, signal syscall.Signal) {
 	t.Helper()
 	mark := fmt.Sprintf("1000.%d%d", time.Now().UnixNano(), signal)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	type result struct {
 		out  string
@@ -161,7 +161,7 @@ func (s *site) checkEnds(t *testing.T, signal syscall.Signal) {
 	if signal == syscall.SIGINT && r.code != 130 {
 		t.Errorf("exit code %d after Ctrl-C\n%s", r.code, r.out)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		strake, sleeps := s.processes(t, mark)
 		mounts, err := os.ReadFile("/proc/self/mountinfo")
 		must(t, err)
@@ -174,11 +174,12 @@ func (s *site) checkEnds(t *testing.T, signal syscall.Signal) {
 	}
 }
 
-// processes finds the strake with mark among its arguments, seen from this machine, and counts other programs with it.
+// processes finds the first strake with mark among its arguments, seen from this machine, and counts other programs with it.
 func (s *site) processes(t *testing.T, mark string) (strake, others int) {
 	t.Helper()
 	program, err := os.Stat(s.lab.strake)
 	must(t, err)
+	parents := map[int]int{} // of processes that are strake
 	list, err := filepath.Glob("/proc/[0-9]*")
 	must(t, err)
 	for _, p := range list {
@@ -190,16 +191,20 @@ func (s *site) processes(t *testing.T, mark string) (strake, others int) {
 		exe, _ := os.Stat(filepath.Join(p, "exe"))
 		switch {
 		case exe != nil && os.SameFile(exe, program):
-			var pid int
-			_, err := fmt.Sscanf(p, "/proc/%d", &pid)
-			must(t, err)
-			if strake == 0 || pid < strake {
-				strake = pid
+			var pid, parent int
+			stat, _ := os.ReadFile(filepath.Join(p, "stat"))
+			if _, err := fmt.Sscanf(string(stat), "%d %s %s %d", &pid, new(string), new(string), &parent); err == nil {
+				parents[pid] = parent
 			}
 		case !bytes.Contains(line, []byte("MARK=")): // else it is what runs strake there
 			if len(args) > 0 {
 				others++
 			}
+		}
+	}
+	for pid, parent := range parents {
+		if _, ok := parents[parent]; !ok {
+			strake = pid
 		}
 	}
 	return strake, others
