@@ -20,6 +20,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/strake-build/strake/builder/cachemount"
 	"github.com/strake-build/strake/builder/device"
 	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/builder/progress"
@@ -57,7 +58,7 @@ type Builder struct {
 	Sandbox   Sandbox
 	// NoRun, if not nil, says why no RUN can be run.
 	NoRun     error
-	Mounts    *CacheMounts
+	Mounts    *cachemount.Store
 	Temp      string // a folder for what is checked out for a moment
 	UserXattr bool   // see layer.Options
 	Stubs     string // see runner.Sandbox

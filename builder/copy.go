@@ -93,7 +93,7 @@ func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
 	parts := []cache.Part{{Name: "instruction", Value: instruction}, {Name: "dest", Value: c.Dest}, {Name: "chown", Value: c.Chown}, {Name: "chmod", Value: c.Chmod}}
 	add := func(name, value string) { parts = append(parts, cache.Part{Name: name, Value: value}) }
 	for _, s := range c.Sources {
-		add("source", s)
+		add(cache.PartSource, s)
 	}
 	for _, e := range c.Exclude {
 		add("exclude", e)
@@ -126,7 +126,7 @@ func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
 
 // filesPart is the part of a key that says what the files are.
 func filesPart(sum source.Digest) cache.Part {
-	return cache.Part{Name: "files", Value: hex.EncodeToString(sum[:])}
+	return cache.Part{Name: cache.PartFiles, Value: hex.EncodeToString(sum[:])}
 }
 
 func (w *copyWork) content(ctx context.Context, below []snapshot.ID, inputs []filesystem) ([]cache.Part, error) {

@@ -145,34 +145,8 @@ func (w *copyWork) list(ctx context.Context, tree *source.Tree, items []source.I
 	return nil
 }
 
-// listKey names the list of files of a digest, which says nothing of the folders that they are copied from.
-func (w *copyWork) listKey(sum string) cache.Key { return listKey(sum, w.copy.Sources) }
-
-func listKey(sum string, sources []string) cache.Key {
-	parts := []cache.Part{{Name: "files", Value: sum}}
-	for _, s := range sources {
-		parts = append(parts, cache.Part{Name: "source", Value: s})
-	}
-	return cache.NewKey(parts)
-}
-
-// FileLists names the lists of files that explain what a record with these parts was made of.
-func FileLists(parts []cache.Part) []cache.Key {
-	var sources, sums []string
-	for _, p := range parts {
-		switch p.Name {
-		case "source":
-			sources = append(sources, p.Value)
-		case "files":
-			sums = append(sums, p.Value)
-		}
-	}
-	var keys []cache.Key
-	for _, sum := range sums {
-		keys = append(keys, listKey(sum, sources))
-	}
-	return keys
-}
+// listKey names the list of files of a digest.
+func (w *copyWork) listKey(sum string) cache.Key { return cache.ListKey(sum, w.copy.Sources) }
 
 // lists are the lists of the files of this build. Those of a context are made when they are first asked for: a build that
 // does not miss needs none. What comes of trouble is a worse explanation.

@@ -9,10 +9,15 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/builder/cachemount"
+	"github.com/strake-build/strake/builder/copier"
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/builder/source"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/dockerfile"
+	"github.com/strake-build/strake/layer/rootfs"
 	"github.com/strake-build/strake/runner"
 )
 
@@ -116,7 +121,7 @@ func (w *runWork) cache(ctx context.Context, all *mounts, m dockerfile.Mount, fr
 	if m.From != nil {
 		seed = func(dir string) error { return w.seed(ctx, dir, from, m) }
 	}
-	dir, release, err := w.Mounts.Open(ctx, CacheMount{
+	dir, release, err := w.Mounts.Open(ctx, cachemount.Mount{
 		ID: m.ID, Variant: cacheVariant(m, from), Sharing: m.Sharing, Seed: seed,
 		Mode: orElse(m.Mode, cacheMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0), Owners: w.Snapshots.Owners(),
 		Platform: w.platform.String(),
@@ -131,6 +136,53 @@ func (w *runWork) cache(ctx context.Context, all *mounts, m dockerfile.Mount, fr
 	}
 	all.mounts = append(all.mounts, mount)
 	return nil
+}
+
+// cacheVariant says what a cache begins as, where that is not an empty folder of root's: one of another owner or mode, or a part of
+// other layers. In BuildKit too these are caches of their own.
+func cacheVariant(m dockerfile.Mount, from filesystem) string {
+	var parts []string
+	if m.Mode != nil || m.UID != nil || m.GID != nil {
+		parts = append(parts, fmt.Sprintf("%o %d:%d", orElse(m.Mode, cacheMode), orElse(m.UID, 0), orElse(m.GID, 0)))
+	}
+	if m.From != nil {
+		parts = append(parts, m.Source)
+		for _, l := range from.layers {
+			parts = append(parts, l.identity())
+		}
+	}
+	return strings.Join(parts, "\x00")
+}
+
+// seed fills a new cache with what its from= and source= name.
+func (w *runWork) seed(ctx context.Context, dir string, from filesystem, m dockerfile.Mount) error {
+	ids, err := w.unpacked(ctx, from, w.vertex)
+	if err != nil {
+		return err
+	}
+	view, err := w.Snapshots.OpenView(ctx, ids)
+	if err != nil {
+		return err
+	}
+	tree := source.FromRoot(view, source.Options{Unwritten: true, Now: w.Now})
+	defer tree.Close()
+	items, err := tree.Select(ctx, source.Selection{Patterns: []string{m.Source}})
+	if err != nil {
+		return fmt.Errorf("filling it from %s: %w", m.Source, err)
+	}
+	root, err := rootfs.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := copier.Copy(ctx, root.With(view.Owners()), tree, items, nil, copier.Options{Dest: "/", UserXattr: w.UserXattr}); err != nil {
+		return err
+	}
+	st, err := view.Stat(m.Source)
+	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return err
+	}
+	return view.Owners().Set(root.File(), ".", int(st.Uid), int(st.Gid), int(st.Mode&0o7777))
 }
 
 // hasSecrets says whether the RUN is given secrets or an ssh agent.

@@ -171,17 +171,17 @@ func environment(list []string) map[string]string {
 // files compares what a COPY or an ADD copies.
 func (x *explainer) files(ctx context.Context) {
 	w, ok := x.work.(*copyWork)
-	if !ok || !x.changed("files") {
+	if !ok || !x.changed(cache.PartFiles) {
 		return
 	}
-	if x.changed("source") || x.changed("exclude") || x.changed("parents") {
+	if x.changed(cache.PartSource) || x.changed("exclude") || x.changed("parents") {
 		return // the instruction changed: the files are others for this
 	}
 	root := ""
 	if w.fromStage {
 		root = "/"
 	}
-	before, now := x.before["files"], x.now["files"]
+	before, now := x.before[cache.PartFiles], x.now[cache.PartFiles]
 	if len(before) == 0 || len(now) == 0 {
 		return // not known yet
 	}

@@ -16,6 +16,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/cachemount"
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/builder/source"
 	"github.com/strake-build/strake/cache"
@@ -86,7 +87,7 @@ func (w *world) settle() {
 	mounts := filepath.Join(w.dir, "mounts")
 	must(w.t, os.MkdirAll(mounts, 0o700))
 	w.store, w.Cache, w.Records, w.Resolver, w.Sandbox = store, store, store, w, w
-	w.Stubs, w.Temp, w.Mounts = filepath.Join(w.dir, "stubs"), w.t.TempDir(), &builder.CacheMounts{Dir: mounts}
+	w.Stubs, w.Temp, w.Mounts = filepath.Join(w.dir, "stubs"), w.t.TempDir(), &cachemount.Store{Dir: mounts}
 	w.Now = func() time.Time { return w.now }
 }
 

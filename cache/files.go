@@ -24,6 +24,39 @@ type File struct {
 	Sum  [8]byte
 }
 
+// The parts of keys that lists of files explain: a digest of files, and, as it says nothing of the folders that they are copied
+// from, what it was made of.
+const (
+	PartFiles  = "files"
+	PartSource = "source"
+)
+
+// ListKey names the list of the files that a digest stands for, which sources selected.
+func ListKey(digest string, sources []string) Key {
+	parts := []Part{{Name: PartFiles, Value: digest}}
+	for _, s := range sources {
+		parts = append(parts, Part{Name: PartSource, Value: s})
+	}
+	return NewKey(parts)
+}
+
+// ListKeys names the lists of files that explain what a record with these parts was made of.
+func ListKeys(parts []Part) []Key {
+	var sources []string
+	for _, p := range parts {
+		if p.Name == PartSource {
+			sources = append(sources, p.Value)
+		}
+	}
+	var keys []Key
+	for _, p := range parts {
+		if p.Name == PartFiles {
+			keys = append(keys, ListKey(p.Value, sources))
+		}
+	}
+	return keys
+}
+
 // filesVersion is the first byte of a list.
 const filesVersion = 1
 

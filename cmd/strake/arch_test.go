@@ -46,6 +46,7 @@ var allowed = map[string][]string{
 	"builder/copier":              {"builder/source", "layer", "layer/*"},
 	"builder/export":              {"builder/*", "layer", "layer/*"},
 	"builder/agent":               {},
+	"builder/cachemount":          {"cache", "cache/remote", "dockerfile", "layer", "layer/*"},
 	"builder/device":              {},
 	"builder/fetch":               {"layer", "layer/compress", "layer/rootfs"},
 	"builder":                     {"builder/*", "cache", "cache/*", "dockerfile", "dockerfile/*", "layer", "layer/*", "runner"},

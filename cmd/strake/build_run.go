@@ -11,6 +11,7 @@ import (
 
 	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/builder/agent"
+	"github.com/strake-build/strake/builder/cachemount"
 	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/builder/progress"
 	"github.com/strake-build/strake/builder/solver"
@@ -34,10 +35,10 @@ type job struct {
 	client   *fetch.Client
 	in       input
 	named    map[string]builder.OpenContext
-	imports  *remote.Imports      // nil for none
-	uploads  *remote.Uploads      // nil for none
-	mounts   *builder.MountTravel // nil for none
-	caches   *builder.CacheMounts
+	imports  *remote.Imports    // nil for none
+	uploads  *remote.Uploads    // nil for none
+	mounts   *cachemount.Travel // nil for none
+	caches   *cachemount.Store
 	closers  []func()
 }
 
@@ -69,7 +70,7 @@ func withJob(ctx context.Context, env *environment, opts buildOptions, do func(*
 	if err != nil {
 		return err
 	}
-	j := &job{store: s, opts: opts, caches: &builder.CacheMounts{Dir: s.path("mounts")}}
+	j := &job{store: s, opts: opts, caches: &cachemount.Store{Dir: s.path("mounts")}}
 	if opts.call.kind == callBuild && !opts.dry {
 		defer func() { err = s.giveBack(ctx, err) }()
 		defer s.tidy(ctx, opts, env.now()) // after what is closed below

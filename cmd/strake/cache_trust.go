@@ -8,7 +8,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/cachemount"
 	"github.com/strake-build/strake/cache/remote"
 )
 
@@ -114,13 +114,13 @@ func (j *job) travels(c cacheFlag, warn func(string)) {
 		}
 		return c.backend(j, warn)
 	}
-	j.mountTravel(warn).To = append(j.mounts.To, builder.MountTarget{Open: open, IDs: c.mounts, All: c.allMounts, Max: c.mountsMax})
+	j.mountTravel(warn).To = append(j.mounts.To, cachemount.Target{Open: open, IDs: c.mounts, All: c.allMounts, Max: c.mountsMax})
 }
 
 // mountTravel returns what takes cache mounts along.
-func (j *job) mountTravel(warn func(string)) *builder.MountTravel {
+func (j *job) mountTravel(warn func(string)) *cachemount.Travel {
 	if j.mounts == nil {
-		j.mounts = &builder.MountTravel{Temp: j.temp, UserXattr: j.isolation.UserNS, Warn: warn, Now: j.env.now}
+		j.mounts = &cachemount.Travel{Temp: j.temp, UserXattr: j.isolation.UserNS, Warn: warn, Now: j.env.now}
 	}
 	return j.mounts
 }

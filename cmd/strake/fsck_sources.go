@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/cachemount"
 	"github.com/strake-build/strake/builder/fetch"
 )
 
@@ -52,7 +52,7 @@ func (f *fsck) checkRepositories(ctx context.Context) error {
 
 // checkMounts looks at the directories of cache mounts.
 func (f *fsck) checkMounts(context.Context) error {
-	mounts := &builder.CacheMounts{Dir: f.path("mounts")}
+	mounts := &cachemount.Store{Dir: f.path("mounts")}
 	checked, problems, err := mounts.Check()
 	f.checked["cache mount"] = checked
 	for _, p := range problems {

@@ -14,7 +14,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/cachemount"
 	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/layer/image"
@@ -222,7 +222,7 @@ func (inv *inventory) addLayers(ctx context.Context) error {
 		}
 		h.Steps = unique(h.Steps)
 		for _, e := range inv.byID[id] {
-			for _, k := range append(builder.FileLists(e.Record.Parts), e.Key) {
+			for _, k := range append(cache.ListKeys(e.Record.Parts), e.Key) {
 				if other := inv.noted[k]; other == nil || other.LastUsed.Before(h.LastUsed) {
 					inv.noted[k] = h
 				}
@@ -358,7 +358,7 @@ func (inv *inventory) addNotesIn(dir string, subject func(path string) string) e
 }
 
 func (inv *inventory) addMounts(context.Context) error {
-	mounts := &builder.CacheMounts{Dir: inv.path("mounts")}
+	mounts := &cachemount.Store{Dir: inv.path("mounts")}
 	list, err := mounts.List()
 	for _, m := range list {
 		inv.add(&holding{

@@ -1,4 +1,4 @@
-package builder
+package cachemount
 
 import (
 	"archive/tar"
@@ -27,20 +27,20 @@ import (
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
-// MaxMount is the default of MountTravel.Max and MountTarget.Max.
-const MaxMount = 1 << 30
+// DefaultMax is the default of Travel.Max and Target.Max.
+const DefaultMax = 1 << 30
 
 const (
 	mountLookup = 15 * time.Second // for the answer of one cache
 	mountLock   = 10 * time.Second // for a step of another build to end
 )
 
-// MountTravel takes the directories of cache mounts from other machines' caches and to them. In a cache, one is an
+// Travel takes the directories of cache mounts from other machines' caches and to them. In a cache, one is an
 // entry like that of a step, whose layer is the directory's content. Trouble is a warning.
-type MountTravel struct {
+type Travel struct {
 	From      []remote.Backend
-	To        []MountTarget
-	Max       int64 // bytes of a directory, as a tar, that are taken from others; 0 is MaxMount
+	To        []Target
+	Max       int64 // bytes of a directory, as a tar, that are taken from others; 0 is DefaultMax
 	Temp      string
 	UserXattr bool
 	Warn      func(text string)
@@ -51,13 +51,13 @@ type MountTravel struct {
 	merged map[string]bool // places of this process that merge looked at
 }
 
-// MountTarget is a cache that directories of cache mounts are written to.
-type MountTarget struct {
+// Target is a cache that directories of cache mounts are written to.
+type Target struct {
 	// Open makes a back end that nothing else writes through.
 	Open func() remote.Backend
 	IDs  []string // those that are written
 	All  bool     // or all
-	Max  int64    // bytes of a directory, as a tar; 0 is MaxMount
+	Max  int64    // bytes of a directory, as a tar; 0 is DefaultMax
 }
 
 // usedMount is a directory that a step of this build had.
@@ -69,7 +69,7 @@ type usedMount struct {
 }
 
 // mountKey is what a cache keeps a directory under.
-func mountKey(m CacheMount) cache.Key {
+func mountKey(m Mount) cache.Key {
 	parts := []cache.Part{{Name: "cache mount", Value: m.ID}, {Name: "platform", Value: m.Platform}}
 	if m.Variant != "" {
 		parts = append(parts, cache.Part{Name: "variant", Value: m.Variant})
@@ -77,12 +77,12 @@ func mountKey(m CacheMount) cache.Key {
 	return cache.NewKey(parts)
 }
 
-func (t *MountTravel) warn(id string, err error) {
+func (t *Travel) warn(id string, err error) {
 	t.Warn(fmt.Sprintf("the cache mount %s: %v", id, err))
 }
 
 // first says whether a place was not asked for yet.
-func (t *MountTravel) first(place string) bool {
+func (t *Travel) first(place string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.merged[place] {
@@ -96,7 +96,7 @@ func (t *MountTravel) first(place string) bool {
 }
 
 // use notes that a step has a directory.
-func (t *MountTravel) use(m CacheMount, place string) {
+func (t *Travel) use(m Mount, place string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, u := range t.used {
@@ -109,7 +109,7 @@ func (t *MountTravel) use(m CacheMount, place string) {
 
 // fetch fills the empty directory tmp with what another machine's cache has of a mount, and returns its entry. It returns nil, and
 // leaves tmp empty, if none has it or wanted does not want it by its diffID; the error then is trouble with those that were asked.
-func (t *MountTravel) fetch(ctx context.Context, m CacheMount, tmp string, wanted func(diffID string) bool) (*remote.Entry, error) {
+func (t *Travel) fetch(ctx context.Context, m Mount, tmp string, wanted func(diffID string) bool) (*remote.Entry, error) {
 	key := mountKey(m)
 	var errs []error
 	for _, b := range t.From {
@@ -152,7 +152,7 @@ func findMount(ctx context.Context, b remote.Backend, key cache.Key) (remote.Ent
 }
 
 // unpack unpacks a blob and checks that it is what its entry says.
-func (t *MountTravel) unpack(ctx context.Context, b remote.Backend, e remote.Entry, dir string, owners *rootfs.Owners) error {
+func (t *Travel) unpack(ctx context.Context, b remote.Backend, e remote.Entry, dir string, owners *rootfs.Owners) error {
 	most := orMax(t.Max)
 	if e.Blob.Size > most {
 		return fmt.Errorf("it has %d bytes, more than %d", e.Blob.Size, most)
@@ -199,7 +199,7 @@ func hashOf(h hash.Hash) v1.Hash {
 
 func orMax(n int64) int64 {
 	if n <= 0 {
-		return MaxMount
+		return DefaultMax
 	}
 	return n
 }
@@ -246,7 +246,7 @@ func withoutDevices(r io.Reader, do func(io.Reader) error) error {
 }
 
 // Export writes the directories that steps of this build had, and that changed, to other machines' caches.
-func (t *MountTravel) Export(ctx context.Context) {
+func (t *Travel) Export(ctx context.Context) {
 	t.mu.Lock()
 	used := slices.Clone(t.used)
 	t.mu.Unlock()
@@ -266,7 +266,7 @@ func (t *MountTravel) Export(ctx context.Context) {
 // cleanID is the id of a mount without what strake puts before it.
 func cleanID(id string) string { return path.Clean("/" + id) }
 
-func (t *MountTravel) exportTo(ctx context.Context, to MountTarget, mounts []*usedMount) {
+func (t *Travel) exportTo(ctx context.Context, to Target, mounts []*usedMount) {
 	b := to.Open()
 	var entries []remote.Entry
 	for _, u := range mounts {
@@ -287,7 +287,7 @@ func (t *MountTravel) exportTo(ctx context.Context, to MountTarget, mounts []*us
 }
 
 // export stores a directory's blob, and returns its entry; nil for a directory that the cache has as it is, or that is empty.
-func (t *MountTravel) export(ctx context.Context, b remote.Backend, u *usedMount, most int64) (*remote.Entry, error) {
+func (t *Travel) export(ctx context.Context, b remote.Backend, u *usedMount, most int64) (*remote.Entry, error) {
 	p, err := t.packMount(ctx, u, most)
 	if errors.Is(err, errTooLarge) {
 		return nil, fmt.Errorf("it is larger than %d MiB; give mounts-max= another size, or clean it", most>>20)
@@ -320,7 +320,7 @@ type packedMount struct {
 }
 
 // packMount packs a directory; nil is an empty one. Steps of other builds wait meanwhile.
-func (t *MountTravel) packMount(ctx context.Context, u *usedMount, most int64) (_ *packedMount, err error) {
+func (t *Travel) packMount(ctx context.Context, u *usedMount, most int64) (_ *packedMount, err error) {
 	lock, err := os.OpenFile(filepath.Join(u.place, "lock"), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package builder
+package cachemount
 
 import (
 	"crypto/sha256"
@@ -12,17 +12,17 @@ import (
 	"strings"
 )
 
-// CacheMountProblem is what Check finds.
-type CacheMountProblem struct {
-	Name string // of the file or directory, in CacheMounts.Dir
+// Problem is what Check finds.
+type Problem struct {
+	Name string // of the file or directory, in Store.Dir
 	Err  error  // nil for what a process left that was killed: it does no harm
 	// Drop removes it, and returns false if a step has the directory.
 	Drop func() (bool, error)
 }
 
 // Check looks at the directories of all caches and returns how many there are. It does not look into them: what they hold is the tools' own.
-func (c *CacheMounts) Check() (checked int, problems []CacheMountProblem, err error) {
-	paths, err := filepath.Glob(filepath.Join(c.Dir, "*", "*"))
+func (s *Store) Check() (checked int, problems []Problem, err error) {
+	paths, err := filepath.Glob(filepath.Join(s.Dir, "*", "*"))
 	if err != nil {
 		return 0, nil, fmt.Errorf("listing the caches of steps: %w", err)
 	}
@@ -36,7 +36,7 @@ func (c *CacheMounts) Check() (checked int, problems []CacheMountProblem, err er
 		}
 		if drop != nil {
 			name := filepath.Join(filepath.Base(filepath.Dir(path)), filepath.Base(path))
-			problems = append(problems, CacheMountProblem{name, why, drop})
+			problems = append(problems, Problem{name, why, drop})
 		}
 	}
 	return checked, problems, nil

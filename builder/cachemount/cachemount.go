@@ -1,4 +1,6 @@
-package builder
+// Package cachemount keeps the directories of RUN --mount=type=cache: lends them to steps, lists, bounds, checks and removes them, and
+// takes them to other machines' caches and from them.
+package cachemount
 
 import (
 	"context"
@@ -6,41 +8,37 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/strake-build/strake/builder/copier"
-	"github.com/strake-build/strake/builder/source"
 	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/dockerfile"
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
-// CacheMounts keeps the directories of RUN --mount=type=cache. Several processes share it: a step holds a
+// Store keeps the directories of RUN --mount=type=cache. Several processes share it: a step holds a
 // lock on the directory that it uses.
 //
 //	DIR/HASH/N/fs     a directory of the cache whose ID and Variant have that hash; 0, and more for private sharing
 //	DIR/HASH/N/lock   its lock; the file's time is that of the last use
 //	DIR/HASH/N/usage  what it took of the disk when that was last measured
 //	DIR/HASH/id       the ID, for people
-type CacheMounts struct {
+type Store struct {
 	Dir    string
-	Travel *MountTravel // nil for none
+	Travel *Travel // nil for none
 
 	mu   sync.Mutex
 	used map[string]string // the places that Open returned, and the IDs of their caches
 }
 
-// CacheMount is what a step asks for.
-type CacheMount struct {
+// Mount is what a step asks for.
+type Mount struct {
 	ID      string
 	Variant string // keeps caches of the same ID apart that begin as something else
 	Sharing dockerfile.Sharing
@@ -53,13 +51,13 @@ type CacheMount struct {
 }
 
 // Open returns a directory of the cache. It waits for others as the sharing says, and release lets them go on.
-func (c *CacheMounts) Open(ctx context.Context, m CacheMount) (dir string, release func(), err error) {
+func (s *Store) Open(ctx context.Context, m Mount) (dir string, release func(), err error) {
 	name := m.ID
 	if m.Variant != "" {
 		name += "\x00" + m.Variant
 	}
 	sum := sha256.Sum256([]byte(name))
-	base := filepath.Join(c.Dir, hex.EncodeToString(sum[:]))
+	base := filepath.Join(s.Dir, hex.EncodeToString(sum[:]))
 	if err := os.MkdirAll(base, 0o700); err != nil {
 		return "", nil, err
 	}
@@ -68,21 +66,21 @@ func (c *CacheMounts) Open(ctx context.Context, m CacheMount) (dir string, relea
 	}
 	for n := 0; ; n++ {
 		place := filepath.Join(base, strconv.Itoa(n))
-		if n == 0 && c.Travel != nil && len(c.Travel.From) > 0 && c.Travel.first(place) {
-			if err := c.Travel.merge(ctx, m, place); err != nil {
-				c.Travel.warn(m.ID, err)
+		if n == 0 && s.Travel != nil && len(s.Travel.From) > 0 && s.Travel.first(place) {
+			if err := s.Travel.merge(ctx, m, place); err != nil {
+				s.Travel.warn(m.ID, err)
 			}
 		}
-		lock, err := c.lock(ctx, place, m.Sharing)
+		lock, err := s.lock(ctx, place, m.Sharing)
 		if err != nil {
 			return "", nil, err
 		}
 		if lock == nil { // private, and somebody has it
 			continue
 		}
-		c.note(place, m.ID)
+		s.note(place, m.ID)
 		dir := filepath.Join(place, "fs")
-		if err := c.fill(ctx, m, place, n); err != nil {
+		if err := s.fill(ctx, m, place, n); err != nil {
 			return "", nil, errors.Join(err, lock.Close())
 		}
 		return dir, func() { _ = lock.Close() }, nil
@@ -90,7 +88,7 @@ func (c *CacheMounts) Open(ctx context.Context, m CacheMount) (dir string, relea
 }
 
 // lock makes a place and takes its lock; for private sharing it returns nil if it is taken.
-func (c *CacheMounts) lock(ctx context.Context, place string, sharing dockerfile.Sharing) (*os.File, error) {
+func (s *Store) lock(ctx context.Context, place string, sharing dockerfile.Sharing) (*os.File, error) {
 	how := unix.LOCK_EX
 	if sharing == dockerfile.SharingShared {
 		how = unix.LOCK_SH
@@ -149,9 +147,9 @@ func waitLock(ctx context.Context, f *os.File, how int, wait bool) error {
 
 // fill makes the directory if it is not there. It appears complete, by a rename: a crash or an error leaves none.
 // The first place, n = 0, is the one that travels.
-func (c *CacheMounts) fill(ctx context.Context, m CacheMount, place string, n int) error {
+func (s *Store) fill(ctx context.Context, m Mount, place string, n int) error {
 	dir := filepath.Join(place, "fs")
-	travel := c.Travel
+	travel := s.Travel
 	if n > 0 {
 		travel = nil
 	}
@@ -206,58 +204,11 @@ func (c *CacheMounts) fill(ctx context.Context, m CacheMount, place string, n in
 }
 
 // own gives the directory its owner and mode.
-func (m CacheMount) own(dir string) error {
+func (m Mount) own(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
 	defer f.Close() // what is set is no data
 	return m.Owners.Set(f, ".", m.UID, m.GID, int(m.Mode))
-}
-
-// cacheVariant says what a cache begins as, where that is not an empty folder of root's: one of another owner or mode, or a part of
-// other layers. In BuildKit too these are caches of their own.
-func cacheVariant(m dockerfile.Mount, from filesystem) string {
-	var parts []string
-	if m.Mode != nil || m.UID != nil || m.GID != nil {
-		parts = append(parts, fmt.Sprintf("%o %d:%d", orElse(m.Mode, cacheMode), orElse(m.UID, 0), orElse(m.GID, 0)))
-	}
-	if m.From != nil {
-		parts = append(parts, m.Source)
-		for _, l := range from.layers {
-			parts = append(parts, l.identity())
-		}
-	}
-	return strings.Join(parts, "\x00")
-}
-
-// seed fills a new cache with what its from= and source= name.
-func (w *runWork) seed(ctx context.Context, dir string, from filesystem, m dockerfile.Mount) error {
-	ids, err := w.unpacked(ctx, from, w.vertex)
-	if err != nil {
-		return err
-	}
-	view, err := w.Snapshots.OpenView(ctx, ids)
-	if err != nil {
-		return err
-	}
-	tree := source.FromRoot(view, source.Options{Unwritten: true, Now: w.Now})
-	defer tree.Close()
-	items, err := tree.Select(ctx, source.Selection{Patterns: []string{m.Source}})
-	if err != nil {
-		return fmt.Errorf("filling it from %s: %w", m.Source, err)
-	}
-	root, err := rootfs.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if err := copier.Copy(ctx, root.With(view.Owners()), tree, items, nil, copier.Options{Dest: "/", UserXattr: w.UserXattr}); err != nil {
-		return err
-	}
-	st, err := view.Stat(m.Source)
-	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return err
-	}
-	return view.Owners().Set(root.File(), ".", int(st.Uid), int(st.Gid), int(st.Mode&0o7777))
 }

@@ -1,4 +1,4 @@
-package builder_test
+package cachemount_test
 
 import (
 	"archive/tar"
@@ -18,7 +18,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
-	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/cachemount"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cache/remote"
 )
@@ -84,27 +84,27 @@ func (s *storage) Commit(_ context.Context, entries []remote.Entry, _ bool) erro
 
 // machine is cache mounts of a machine of its own, whose caches are in s.
 type machine struct {
-	*builder.CacheMounts
+	*cachemount.Store
 	warnings []string
 }
 
-func newMachine(t *testing.T, s *storage, change ...func(*builder.MountTravel)) *machine {
+func newMachine(t *testing.T, s *storage, change ...func(*cachemount.Travel)) *machine {
 	m := &machine{}
-	travel := &builder.MountTravel{
-		From: []remote.Backend{s}, To: []builder.MountTarget{{Open: func() remote.Backend { return s }, All: true}},
+	travel := &cachemount.Travel{
+		From: []remote.Backend{s}, To: []cachemount.Target{{Open: func() remote.Backend { return s }, All: true}},
 		Temp: t.TempDir(), Now: time.Now, Warn: func(text string) { m.warnings = append(m.warnings, text) },
 	}
 	for _, f := range change {
 		f(travel)
 	}
-	m.CacheMounts = &builder.CacheMounts{Dir: t.TempDir(), Travel: travel}
+	m.Store = &cachemount.Store{Dir: t.TempDir(), Travel: travel}
 	return m
 }
 
 // with has do work in the directory of a mount.
 func (m *machine) with(t *testing.T, id string, do func(dir string)) {
 	t.Helper()
-	dir, release, err := m.Open(t.Context(), builder.CacheMount{ID: id, Sharing: "shared", Mode: 0o755, UID: os.Getuid(), GID: os.Getgid(), Platform: "linux/amd64"})
+	dir, release, err := m.Open(t.Context(), cachemount.Mount{ID: id, Sharing: "shared", Mode: 0o755, UID: os.Getuid(), GID: os.Getgid(), Platform: "linux/amd64"})
 	must(t, err)
 	defer release()
 	do(dir)
@@ -116,7 +116,7 @@ func write(t *testing.T, path, text string) {
 	must(t, os.WriteFile(path, []byte(text), 0o644))
 }
 
-func TestCacheMountsTravel(t *testing.T) {
+func TestTravel(t *testing.T) {
 	s := newStorage()
 	a := newMachine(t, s)
 	when := time.Unix(1_600_000_000, 0)
@@ -195,7 +195,7 @@ func TestMountsAreMerged(t *testing.T) {
 	again := func() {
 		m := newMachine(t, s)
 		m.Dir = b.Dir
-		b.CacheMounts = m.CacheMounts
+		b.Store = m.Store
 	}
 	b.with(t, "m", func(dir string) { must(t, os.Remove(dir+"/new")) })
 	again()
@@ -218,7 +218,7 @@ func TestMountsAreMerged(t *testing.T) {
 
 func TestOnlyChosenMountsTravel(t *testing.T) {
 	s := newStorage()
-	a := newMachine(t, s, func(m *builder.MountTravel) {
+	a := newMachine(t, s, func(m *cachemount.Travel) {
 		m.To[0].All, m.To[0].IDs, m.To[0].Max = false, []string{"one", "large"}, 100_000
 	})
 	for _, id := range []string{"one", "two", "large"} {
@@ -325,7 +325,7 @@ func TestHostileMounts(t *testing.T) {
 		}
 	})
 	t.Run("too much", func(t *testing.T) {
-		m := newMachine(t, good, func(m *builder.MountTravel) { m.Max = 5000 })
+		m := newMachine(t, good, func(m *cachemount.Travel) { m.Max = 5000 })
 		m.with(t, "m", func(dir string) {
 			if names, err := os.ReadDir(dir); err != nil || len(names) != 0 {
 				t.Errorf("it holds %v, %v", names, err)

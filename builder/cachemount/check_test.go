@@ -1,4 +1,4 @@
-package builder_test
+package cachemount_test
 
 import (
 	"errors"
@@ -7,12 +7,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/cachemount"
 )
 
-// TestCheckCacheMounts damages what cache mounts are kept in, finds it, and drops it.
-func TestCheckCacheMounts(t *testing.T) {
-	place := func(c *builder.CacheMounts) string {
+// TestCheck damages what cache mounts are kept in, finds it, and drops it.
+func TestCheck(t *testing.T) {
+	place := func(c *cachemount.Store) string {
 		paths, _ := filepath.Glob(filepath.Join(c.Dir, "*", "0"))
 		return paths[0]
 	}
@@ -32,9 +32,8 @@ func TestCheckCacheMounts(t *testing.T) {
 		"half removed": {func(p string) error { return os.Rename(p, p+".removed-X") }, "-", "0.removed-X"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			needRoot(t)
-			c := &builder.CacheMounts{Dir: t.TempDir()}
-			_, release, err := c.Open(t.Context(), builder.CacheMount{ID: "/c", Mode: 0o755})
+			c := &cachemount.Store{Dir: t.TempDir()}
+			_, release, err := c.Open(t.Context(), cachemount.Mount{ID: "/c", Mode: 0o755, UID: os.Getuid(), GID: os.Getgid()})
 			if err != nil {
 				t.Fatal(err)
 			}

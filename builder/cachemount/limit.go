@@ -1,4 +1,4 @@
-package builder
+package cachemount
 
 import (
 	"cmp"
@@ -16,31 +16,31 @@ import (
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
-// CacheMountExcess is a directory of a cache that takes more of the disk than it may.
-type CacheMountExcess struct {
-	CacheMountInfo
+// Excess is a directory of a cache that takes more of the disk than it may.
+type Excess struct {
+	Info
 	Limit   int64 // bytes
 	Emptied bool  // false: somebody uses it
 }
 
 // note remembers that Open gave a directory of the cache with that ID to a step.
-func (c *CacheMounts) note(place, id string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.used == nil {
-		c.used = make(map[string]string)
+func (s *Store) note(place, id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.used == nil {
+		s.used = make(map[string]string)
 	}
-	c.used[place] = id
+	s.used[place] = id
 }
 
 // Limit measures the directories that Open returned and empties those that take more than limit says of their ID, in bytes; 0 is
 // no limit, and such a directory is not measured. One that somebody uses stays as it is. It returns all that take too much, by ID, also with an error.
 //
 // Others may use and remove directories meanwhile.
-func (c *CacheMounts) Limit(ctx context.Context, limit func(id string) int64) (list []CacheMountExcess, err error) {
-	c.mu.Lock()
-	used := maps.Clone(c.used)
-	c.mu.Unlock()
+func (s *Store) Limit(ctx context.Context, limit func(id string) int64) (list []Excess, err error) {
+	s.mu.Lock()
+	used := maps.Clone(s.used)
+	s.mu.Unlock()
 	for _, place := range slices.Sorted(maps.Keys(used)) {
 		id := used[place]
 		most := limit(id)
@@ -50,12 +50,12 @@ func (c *CacheMounts) Limit(ctx context.Context, limit func(id string) int64) (l
 		if ctx.Err() != nil {
 			return list, context.Cause(ctx)
 		}
-		info, derr := c.describe(place)
+		info, derr := s.describe(place)
 		info.ID = id
 		if errors.Is(derr, fs.ErrNotExist) || derr == nil && info.Disk <= most {
 			continue // others remove things in it while it is measured: they look after it
 		}
-		excess := CacheMountExcess{CacheMountInfo: info, Limit: most}
+		excess := Excess{Info: info, Limit: most}
 		if derr == nil && !info.InUse {
 			var changed bool
 			if excess.Emptied, changed, derr = empty(info); changed {
@@ -71,13 +71,13 @@ func (c *CacheMounts) Limit(ctx context.Context, limit func(id string) int64) (l
 		}
 		list = append(list, excess)
 	}
-	slices.SortStableFunc(list, func(a, b CacheMountExcess) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortStableFunc(list, func(a, b Excess) int { return cmp.Compare(a.ID, b.ID) })
 	return list, err
 }
 
 // empty removes what a directory holds. Its place and its lock stay: others may wait for the lock, and make the directory again.
 // It does nothing if somebody uses it (done is false) or did since it was measured (changed is true).
-func empty(info CacheMountInfo) (done, changed bool, err error) {
+func empty(info Info) (done, changed bool, err error) {
 	lock, err := os.Open(filepath.Join(info.Dir, "lock"))
 	if err != nil {
 		return false, false, err

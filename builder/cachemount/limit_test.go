@@ -1,4 +1,4 @@
-package builder_test
+package cachemount_test
 
 import (
 	"bytes"
@@ -10,17 +10,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/cachemount"
 	"github.com/strake-build/strake/dockerfile"
 )
 
-// TestCacheMountLimit fills caches and empties those that are too large.
-func TestCacheMountLimit(t *testing.T) {
+// TestLimit fills caches and empties those that are too large.
+func TestLimit(t *testing.T) {
 	folder := t.TempDir()
-	c := &builder.CacheMounts{Dir: folder}
-	open := func(c *builder.CacheMounts, id string) (string, func()) {
+	c := &cachemount.Store{Dir: folder}
+	open := func(c *cachemount.Store, id string) (string, func()) {
 		t.Helper()
-		dir, release, err := c.Open(t.Context(), builder.CacheMount{ID: id, Sharing: dockerfile.SharingShared, Mode: 0o711, UID: os.Getuid(), GID: os.Getgid()})
+		dir, release, err := c.Open(t.Context(), cachemount.Mount{ID: id, Sharing: dockerfile.SharingShared, Mode: 0o711, UID: os.Getuid(), GID: os.Getgid()})
 		must(t, err)
 		return dir, release
 	}
@@ -40,7 +40,7 @@ func TestCacheMountLimit(t *testing.T) {
 			release()
 		}
 	}
-	other, release := open(&builder.CacheMounts{Dir: folder}, "of another build")
+	other, release := open(&cachemount.Store{Dir: folder}, "of another build")
 	fill(other, 1<<20)
 	release()
 	asked := map[string]int{}
@@ -87,15 +87,15 @@ func TestCacheMountLimit(t *testing.T) {
 }
 
 // Steps of other builds open a cache while it is emptied again and again: what they were given stays theirs.
-func TestCacheMountLimitBesideOthers(t *testing.T) {
-	c := &builder.CacheMounts{Dir: t.TempDir()}
+func TestLimitBesideOthers(t *testing.T) {
+	c := &cachemount.Store{Dir: t.TempDir()}
 	var emptied atomic.Int32
 	done := make(chan error, 2)
 	for range 2 {
 		go func() {
 			done <- func() error {
 				for i := 0; i < 100 || i < 10_000 && emptied.Load() == 0; i++ {
-					dir, release, err := c.Open(t.Context(), builder.CacheMount{ID: "x", Sharing: dockerfile.SharingLocked, Mode: 0o755, UID: os.Getuid(), GID: os.Getgid()})
+					dir, release, err := c.Open(t.Context(), cachemount.Mount{ID: "x", Sharing: dockerfile.SharingLocked, Mode: 0o755, UID: os.Getuid(), GID: os.Getgid()})
 					if err != nil {
 						return err
 					}
@@ -133,9 +133,9 @@ func TestCacheMountLimitBesideOthers(t *testing.T) {
 }
 
 // A crash amidst leaves a directory in the making, which counts no more for those who come.
-func TestCacheMountLimitAfterCrash(t *testing.T) {
-	c := &builder.CacheMounts{Dir: t.TempDir()}
-	m := builder.CacheMount{ID: "x", Sharing: dockerfile.SharingShared, Mode: 0o755, UID: os.Getuid(), GID: os.Getgid()}
+func TestLimitAfterCrash(t *testing.T) {
+	c := &cachemount.Store{Dir: t.TempDir()}
+	m := cachemount.Mount{ID: "x", Sharing: dockerfile.SharingShared, Mode: 0o755, UID: os.Getuid(), GID: os.Getgid()}
 	dir, release, err := c.Open(t.Context(), m)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "f"), make([]byte, 1<<16), 0o600))

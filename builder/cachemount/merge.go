@@ -1,4 +1,4 @@
-package builder
+package cachemount
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 
 // merge adds to a directory that is here what another machine's cache has and it has not. It does so once for what a cache has, and only
 // while no step uses the directory.
-func (t *MountTravel) merge(ctx context.Context, m CacheMount, place string) error {
+func (t *Travel) merge(ctx context.Context, m Mount, place string) error {
 	if _, err := os.Lstat(filepath.Join(place, "fs")); err != nil {
 		return nil // it is made, and filled, later
 	}

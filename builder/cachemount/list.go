@@ -1,4 +1,4 @@
-package builder
+package cachemount
 
 import (
 	"crypto/rand"
@@ -16,8 +16,8 @@ import (
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
-// CacheMountInfo is a directory of a cache as List found it.
-type CacheMountInfo struct {
+// Info is a directory of a cache as List found it.
+type Info struct {
 	ID    string // as in --mount=type=cache,id=ID, with what keeps others' apart
 	Dir   string // its folder
 	Used  time.Time
@@ -26,14 +26,14 @@ type CacheMountInfo struct {
 }
 
 // List lists the directories of all caches. One that was used since it was last measured is measured again.
-func (c *CacheMounts) List() ([]CacheMountInfo, error) {
-	places, err := fs.Glob(os.DirFS(c.Dir), "*/*/lock")
+func (s *Store) List() ([]Info, error) {
+	places, err := fs.Glob(os.DirFS(s.Dir), "*/*/lock")
 	if err != nil {
 		return nil, fmt.Errorf("listing the caches of steps: %w", err)
 	}
-	var list []CacheMountInfo
+	var list []Info
 	for _, l := range places {
-		info, err := c.describe(filepath.Join(c.Dir, filepath.Dir(l)))
+		info, err := s.describe(filepath.Join(s.Dir, filepath.Dir(l)))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed meanwhile
 		}
@@ -45,8 +45,8 @@ func (c *CacheMounts) List() ([]CacheMountInfo, error) {
 	return list, nil
 }
 
-func (c *CacheMounts) describe(place string) (CacheMountInfo, error) {
-	info := CacheMountInfo{Dir: place}
+func (s *Store) describe(place string) (Info, error) {
+	info := Info{Dir: place}
 	var err error
 	if info.Used, info.InUse, err = placeUse(place); err != nil {
 		return info, err
@@ -88,7 +88,7 @@ func placeUse(place string) (used time.Time, busy bool, err error) {
 }
 
 // Remove deletes a directory of a cache that List found. It returns false if a step has it.
-func (c *CacheMounts) Remove(info CacheMountInfo) (bool, error) {
+func (s *Store) Remove(info Info) (bool, error) {
 	gone, err := removePlace(info.Dir)
 	if err != nil {
 		return false, fmt.Errorf("removing the cache %s: %w", info.ID, err)
