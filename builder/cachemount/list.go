@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,9 @@ type Info struct {
 	Disk  int64 // what it took of the disk, in bytes
 	InUse bool  // a step has it
 }
+
+// Name is the ID of a cache as people know it: that of no namespace is left out.
+func Name(id string) string { return strings.TrimPrefix(id, "/") }
 
 // List lists the directories of all caches. One that was used since it was last measured is measured again.
 func (s *Store) List() ([]Info, error) {

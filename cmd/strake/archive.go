@@ -28,7 +28,7 @@ var errNotInArchive = errors.New("it is not in the archive")
 
 // openArchive opens a tar, in a folder or on standard input for an empty name, or a folder. Names in an archive are
 // only looked up: nothing is ever unpacked under them.
-func (s *store) openArchive(ctx context.Context, name string) (*archive, error) {
+func (s *session) openArchive(ctx context.Context, name string) (*archive, error) {
 	if name == "" {
 		return s.spoolTar(s.env.input(ctx))
 	}
@@ -74,8 +74,8 @@ func openFolder(name string) (*archive, error) {
 }
 
 // spoolTar copies a tar that cannot be read twice, or is compressed, into a file without a name.
-func (s *store) spoolTar(r io.Reader) (*archive, error) {
-	dir, err := s.sharedTemp()
+func (s *session) spoolTar(r io.Reader) (*archive, error) {
+	dir, err := s.SharedTemp()
 	if err != nil {
 		return nil, err
 	}

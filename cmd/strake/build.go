@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/store"
 	"github.com/strake-build/strake/dockerfile"
 	"github.com/strake-build/strake/runner"
 )
@@ -62,7 +63,7 @@ type buildOptions struct {
 	call          callOptions
 	dry           bool // nothing is built
 	verify        verification
-	cacheMax      cacheCap
+	cacheMax      store.Cap
 	mountMax      mountCaps
 }
 

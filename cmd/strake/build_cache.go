@@ -280,7 +280,7 @@ func (j *job) openCaches(ctx context.Context, sink progress.Sink) {
 			continue
 		}
 		if j.uploads == nil {
-			j.uploads = &remote.Uploads{Layers: j.layers, Temp: j.temp, Warn: warn}
+			j.uploads = &remote.Uploads{Layers: j.Layers, Temp: j.temp, Warn: warn}
 		}
 		j.uploads.Add(remote.Target{Backend: c.backend(j, warn), All: c.all, Encoder: c.encoder, Force: c.force, Strict: c.strict})
 		j.travels(c, warn)
@@ -330,7 +330,7 @@ func (j *job) repositories() []string {
 func (j *job) openImports(warn func(string)) {
 	j.imports = &remote.Imports{
 		Find: func(diffID v1.Hash) (string, bool) {
-			id, err := j.snapshots.ByDiffID(diffID)
+			id, err := j.Snapshots.ByDiffID(diffID)
 			return string(id), err == nil
 		},
 		Warn:   warn,
@@ -346,7 +346,7 @@ func (j *job) openImports(warn func(string)) {
 		travel := j.mountTravel(warn)
 		travel.From = append(travel.From, b)
 	}
-	j.layers.Remote = j.imports.Fetcher(j.registry)
+	j.Layers.Remote = j.imports.Fetcher(j.registry)
 }
 
 // others are the caches that the builder asks.
@@ -408,7 +408,7 @@ func (j *job) keepLayers(ctx context.Context, results []*builder.Result) error {
 		for i, l := range r.Image.Layers {
 			if l.Repository() != l.Origin {
 				var err error
-				if r.Image.Layers[i], err = j.layers.Keep(ctx, l); err != nil {
+				if r.Image.Layers[i], err = j.Layers.Keep(ctx, l); err != nil {
 					return err
 				}
 			}

@@ -189,8 +189,8 @@ func (j *job) contextImage(ctx context.Context, ref string, p v1.Platform) (*ima
 // openTree opens a context. Its rules are those of its .dockerignore, or of the file beside, which comes first; what came from the network has none.
 func (j *job) openTree(f folder, beside string) (*source.Tree, *ignore.Matcher, error) {
 	opt := source.Options{Local: f.local, ResetOwner: !f.owners, Now: j.env.now}
-	if f.owners && j.snapshots != nil {
-		opt.Owners = j.snapshots.Owners()
+	if f.owners && j.Snapshots != nil {
+		opt.Owners = j.Snapshots.Owners()
 	}
 	if f.local {
 		var err error
@@ -203,10 +203,10 @@ func (j *job) openTree(f folder, beside string) (*source.Tree, *ignore.Matcher, 
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := os.MkdirAll(j.path("contexts"), 0o700); err != nil {
+		if err := os.MkdirAll(j.Path("contexts"), 0o700); err != nil {
 			return nil, nil, fmt.Errorf("opening the store: %w", err)
 		}
-		opt.Index = j.path("contexts", fmt.Sprintf("%x", sha256.Sum256([]byte(abs))))
+		opt.Index = j.Path("contexts", fmt.Sprintf("%x", sha256.Sum256([]byte(abs))))
 		_ = unix.Utimes(opt.Index, nil) // the time of last use, for prune
 	}
 	tree, err := source.Open(f.dir, opt)

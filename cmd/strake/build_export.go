@@ -25,7 +25,7 @@ import (
 // export puts the result everywhere that opts say, and returns the last manifest that was made.
 func (j *job) export(ctx context.Context, results []*builder.Result, sink progress.Sink) (v1.Descriptor, error) {
 	var made v1.Descriptor
-	s := j.store
+	s := j.session
 	exporter, err := s.exporter()
 	if err != nil {
 		return made, err
@@ -89,21 +89,21 @@ func (o output) name() string {
 	}
 }
 
-func (s *store) exportOne(ctx context.Context, e *export.Exporter, out output, a export.Artifact, sent func(int64)) (res export.Result, err error) {
+func (s *session) exportOne(ctx context.Context, e *export.Exporter, out output, a export.Artifact, sent func(int64)) (res export.Result, err error) {
 	img := a.Images[0]
 	switch out.kind {
 	case outputImage:
-		if err := s.images.Put(img); err != nil {
+		if err := s.Images.Put(img); err != nil {
 			return res, fmt.Errorf("storing the image: %w", err)
 		}
 		for _, t := range out.tags {
-			if err := s.images.Tag(t, img.ID); err != nil {
+			if err := s.Images.Tag(t, img.ID); err != nil {
 				return res, fmt.Errorf("storing the image as %s: %w", t, err)
 			}
 		}
 		if out.unpack {
 			for _, l := range img.Layers {
-				if _, err := s.layers.Unpacked(ctx, l, nil); err != nil {
+				if _, err := s.Layers.Unpacked(ctx, l, nil); err != nil {
 					return res, fmt.Errorf("unpacking the image: %w", err)
 				}
 			}
@@ -162,7 +162,7 @@ func platformFolder(img *image.Image) string {
 }
 
 // writeOutput writes a file, or standard output for "-".
-func (s *store) writeOutput(dest string, write func(io.Writer) error) error {
+func (s *session) writeOutput(dest string, write func(io.Writer) error) error {
 	if dest == "-" {
 		return write(s.env.stdout)
 	}
@@ -193,7 +193,7 @@ func writeNamed(path string, data []byte) error {
 
 // report prints the warnings and the ID, and writes the files that tell programs what was built.
 func (j *job) report(results []*builder.Result, made v1.Descriptor) error {
-	opts, s := j.opts, j.store
+	opts, s := j.opts, j.session
 	id := results[0].Image.ID.String()
 	if opts.index && made.Size > 0 {
 		id = made.Digest.String()

@@ -19,7 +19,7 @@ import (
 // openFetch makes what gets files and repositories from the network.
 func (j *job) openFetch(ctx context.Context) error {
 	opt := fetch.Options{
-		Dir:       j.path("remote"),
+		Dir:       j.Path("remote"),
 		UserAgent: "strake/" + version,
 		Proxy:     http.ProxyFromEnvironment,
 		Secret:    j.secrets.text,

@@ -92,8 +92,8 @@ func (j *job) openContext(ctx context.Context) (f folder, text []byte, err error
 
 // archiveOptions say how owners of what is unpacked from an archive are kept.
 func (j *job) archiveOptions() layer.Options {
-	if j.snapshots != nil {
-		return layer.Options{UserXattr: j.isolation.UserNS, RecordOwners: j.snapshots.Owners().Records()}
+	if j.Snapshots != nil {
+		return layer.Options{UserXattr: j.isolation.UserNS, RecordOwners: j.Snapshots.Owners().Records()}
 	}
 	// Nothing is built, and nobody can be the owner but this user.
 	me := &layer.Owner{UID: os.Geteuid(), GID: os.Getegid()}

@@ -24,7 +24,7 @@ func (j *job) layoutImage(ctx context.Context, value string, p v1.Platform) (*im
 		return nil, err
 	}
 	defer a.close()
-	l := &loader{store: j.store, from: a, platform: p}
+	l := &loader{session: j.session, from: a, platform: p}
 	d, err := l.layoutEntry(tag, digest)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
@@ -43,7 +43,7 @@ func (j *job) layoutImage(ctx context.Context, value string, p v1.Platform) (*im
 	if err := l.put(ctx, chosen.Digest); err != nil {
 		return nil, err
 	}
-	return img, j.images.Put(img) // so that its blobs belong to somebody
+	return img, j.Images.Put(img) // so that its blobs belong to somebody
 }
 
 // splitLayout takes FOLDER[:TAG][@DIGEST] apart.

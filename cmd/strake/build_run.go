@@ -26,7 +26,7 @@ const minJobs = 16
 
 // job is one run of strake build: what it opened, and how to close it.
 type job struct {
-	*store
+	*session
 	opts     buildOptions
 	language dockerfile.Options // what build arguments say to the builder
 	temp     string             // a folder of its own
@@ -64,20 +64,20 @@ func withJob(ctx context.Context, env *environment, opts buildOptions, do func(*
 	}
 	open := env.openLayers
 	if opts.call.kind != callBuild {
-		open = func(context.Context) (*store, error) { return env.openStore() }
+		open = func(context.Context) (*session, error) { return env.openStore() }
 	}
 	s, err := open(ctx)
 	if err != nil {
 		return err
 	}
-	j := &job{store: s, opts: opts, caches: &cachemount.Store{Dir: s.path("mounts")}}
+	j := &job{session: s, opts: opts, caches: s.CacheMounts()}
 	if opts.call.kind == callBuild && !opts.dry {
 		defer func() { err = s.giveBack(ctx, err) }()
 		defer s.tidy(ctx, opts, env.now()) // after what is closed below
 		defer j.limitMounts(ctx)           // before others may remove cache mounts
 	}
-	if s.snapshots != nil {
-		j.closers = append(j.closers, s.snapshots.Close)
+	if s.Snapshots != nil {
+		j.closers = append(j.closers, s.Snapshots.Close)
 	}
 	defer j.close()
 	if err := j.open(ctx); err != nil {
@@ -92,7 +92,7 @@ func (j *job) open(ctx context.Context) (err error) {
 	if j.language, err = (dockerfile.Settings{BuildArgs: j.opts.buildArgs}).Options(); err != nil {
 		return err
 	}
-	temp, remove, err := j.tempDir()
+	temp, remove, err := j.TempDir()
 	if err != nil {
 		return err
 	}
@@ -190,11 +190,11 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 
 // withBuilder makes what do works with.
 func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*builder.Builder, builder.Options) error) error {
-	var records solver.Cache = j.cache
+	var records solver.Cache = j.Cache
 	if j.opts.noCache {
-		records = cache.NoHits{Store: j.cache}
+		records = cache.NoHits{Store: j.Cache}
 		if len(j.opts.platforms) > 1 {
-			records = newFresh(j.cache)
+			records = newFresh(j.Cache)
 		}
 	}
 	box, err := j.sandbox()
@@ -204,9 +204,9 @@ func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*bu
 	defer box.Close()
 	j.caches.Travel = j.mounts
 	b := &builder.Builder{
-		Cache: records, Records: j.cache, Others: j.others(), Plain: j.plain(), Uploads: j.sends(), Snapshots: j.snapshots, Layers: j.layers, Resolver: j.resolver(j.opts.pull),
+		Cache: records, Records: j.Cache, Others: j.others(), Plain: j.plain(), Uploads: j.sends(), Snapshots: j.Snapshots, Layers: j.Layers, Resolver: j.resolver(j.opts.pull),
 		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: j.caches, Temp: j.temp,
-		UserXattr: j.isolation.UserNS, Stubs: j.path("stubs"), Now: j.env.now,
+		UserXattr: j.isolation.UserNS, Stubs: j.Path("stubs"), Now: j.env.now,
 	}
 	if err := os.MkdirAll(b.Mounts.Dir, 0o700); err != nil {
 		return fmt.Errorf("opening the store: %w", err)

@@ -145,7 +145,7 @@ func (j *job) secretKey() func(id string) (key string, ok bool, err error) {
 	if len(content) == 0 {
 		return nil
 	}
-	salt := sync.OnceValues(j.cache.Salt)
+	salt := sync.OnceValues(j.Cache.Salt)
 	return func(id string) (string, bool, error) {
 		if !content[id] {
 			return "", false, nil

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-build/strake/builder/store"
 	"github.com/strake-build/strake/runner"
 	"github.com/strake-build/strake/runner/cgroup"
 )
@@ -17,7 +18,7 @@ import (
 type storeReport struct {
 	Path   string     `json:"path"`
 	Exists bool       `json:"exists"`
-	Layers layersForm `json:"layers,omitempty"` // the form of its layers, if it has any
+	Layers store.Form `json:"layers,omitempty"` // the form of its layers, if it has any
 	// FileSystem is that of the directory, or of what is to hold it.
 	FileSystem string `json:"fileSystem"`
 	Writable   bool   `json:"writable"`
@@ -54,7 +55,7 @@ func (e *environment) storeReport(root string) storeReport {
 		dir = filepath.Dir(dir)
 	}
 	r.Exists = dir == root
-	if f, err := readFormat(root); err != nil {
+	if f, err := store.ReadFormat(root); err != nil {
 		r.Error = err.Error()
 	} else {
 		r.Layers = f.Layers

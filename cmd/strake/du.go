@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strake-build/strake/builder/store"
 	"github.com/strake-build/strake/cmd/ui"
 )
 
@@ -57,34 +59,31 @@ func runDu(ctx context.Context, env *environment, opts duOptions) error {
 	if err != nil {
 		return err
 	}
-	s.lease.Release() // looking keeps nothing
-	h, err := s.holdings(ctx, nil)
+	u, err := s.Usage(ctx)
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(h.Items, func(a, b *holding) int {
-		if c := slices.Index(kinds[:], a.Kind) - slices.Index(kinds[:], b.Kind); c != 0 {
-			return c
-		}
-		return b.LastUsed.Compare(a.LastUsed)
+	kinds := store.Kinds()
+	slices.SortStableFunc(u.Holdings, func(a, b *store.Holding) int {
+		return cmp.Or(slices.Index(kinds, a.Kind)-slices.Index(kinds, b.Kind), b.LastUsed.Compare(a.LastUsed))
 	})
 	if opts.format == "json" {
-		return h.writeJSON(env.stdout, opts.verbose)
+		return writeUsageJSON(env.stdout, s.Root, u, opts.verbose)
 	}
 	if opts.verbose {
-		if err := h.writeItems(env.stdout, env.now()); err != nil {
+		if err := writeHoldings(env.stdout, u.Holdings, env.now()); err != nil {
 			return err
 		}
 	}
-	return h.writeKinds(env.stdout)
+	return writeKinds(env.stdout, usageByKind(u))
 }
 
-// byKind sums up the kinds; layers of images and of the build cache alone are two.
-func (h *holdings) byKind() []duKind {
+// usageByKind sums up the kinds; layers of images and of the build cache alone are two.
+func usageByKind(u *store.Usage) []duKind {
 	var rows []duKind
-	row := func(kind string, which func(*holding) bool) {
+	row := func(kind string, which func(*store.Holding) bool) {
 		r := duKind{Kind: kind}
-		for _, i := range h.Items {
+		for _, i := range u.Holdings {
 			if !which(i) {
 				continue
 			}
@@ -99,35 +98,35 @@ func (h *holdings) byKind() []duKind {
 		}
 		rows = append(rows, r)
 	}
-	row("image layers", func(i *holding) bool { return i.Kind == kindLayer && len(i.Images) > 0 })
-	row("cache layers", func(i *holding) bool { return i.Kind == kindLayer && len(i.Images) == 0 })
-	for _, k := range kinds[1:] {
-		row(plural(k), func(i *holding) bool { return i.Kind == k })
+	row("image layers", func(i *store.Holding) bool { return i.Kind == store.Layer && len(i.Images) > 0 })
+	row("cache layers", func(i *store.Holding) bool { return i.Kind == store.Layer && len(i.Images) == 0 })
+	for _, k := range store.Kinds()[1:] {
+		row(plural(k), func(i *store.Holding) bool { return i.Kind == k })
 	}
-	return append(rows, duKind{Kind: "other", Size: h.Other})
+	return append(rows, duKind{Kind: "other", Size: u.Other})
 }
 
 // plural is how people see a kind.
-func plural(kind string) string {
+func plural(kind store.Kind) string {
 	switch kind {
-	case kindCompressed:
+	case store.Compressed:
 		return "compressed index"
-	case kindCopy:
+	case store.Copy:
 		return "copies"
-	case kindMount:
+	case store.Mount:
 		return "cache mounts"
-	case kindRecord:
+	case store.Record:
 		return "stale records"
 	default:
-		return kind + "s"
+		return string(kind) + "s"
 	}
 }
 
-func (h *holdings) writeKinds(w io.Writer) error {
+func writeKinds(w io.Writer, rows []duKind) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "TYPE\tCOUNT\tSIZE\tSHARED\tRECLAIMABLE")
 	var total duKind
-	for _, r := range h.byKind() {
+	for _, r := range rows {
 		total.Size += r.Size
 		total.Shared += r.Shared
 		total.Reclaimable += r.Reclaimable
@@ -146,22 +145,22 @@ func countText(n int) string {
 	return fmt.Sprint(n)
 }
 
-func (h *holdings) writeItems(w io.Writer, now time.Time) error {
+func writeHoldings(w io.Writer, list store.Holdings, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "TYPE\tID\tSIZE\tLAST USED\tRECLAIMABLE\tFOR")
-	for _, i := range h.Items {
+	for _, i := range list {
 		id := i.ID
-		if i.Kind != kindMount && i.Kind != kindLayer {
+		if i.Kind != store.Mount && i.Kind != store.Layer {
 			id = shortText(strings.TrimPrefix(id, "sha256:"), 20)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%t\t%s\n", i.Kind, ui.Printable([]byte(id)), ui.Size(i.Size), ago(now, i.LastUsed), i.Reclaimable, ui.Printable([]byte(i.whom())))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%t\t%s\n", i.Kind, ui.Printable([]byte(id)), ui.Size(i.Size), ago(now, i.LastUsed), i.Reclaimable, ui.Printable([]byte(whom(i))))
 	}
 	fmt.Fprintln(t)
 	return t.Flush()
 }
 
 // whom says who needs a thing.
-func (h *holding) whom() string {
+func whom(h *store.Holding) string {
 	names := h.Images
 	if len(names) == 0 {
 		names = h.Steps
@@ -181,21 +180,35 @@ func shortText(s string, n int) string {
 	return s
 }
 
-func (h *holdings) writeJSON(w io.Writer, verbose bool) error {
-	kinds := h.byKind()
+// duItem is a thing in the JSON of strake du.
+type duItem struct {
+	Kind        store.Kind `json:"type"`
+	ID          string     `json:"id"`
+	Size        int64      `json:"size"`
+	LastUsed    time.Time  `json:"lastUsed"`
+	Images      []string   `json:"images,omitempty"`
+	Steps       []string   `json:"steps,omitempty"`
+	InUse       bool       `json:"inUse,omitempty"`
+	Reclaimable bool       `json:"reclaimable"`
+}
+
+func writeUsageJSON(w io.Writer, root string, u *store.Usage, verbose bool) error {
+	kinds := usageByKind(u)
 	out := struct {
-		Root        string     `json:"root"`
-		Size        int64      `json:"size"`
-		Reclaimable int64      `json:"reclaimable"`
-		Types       []duKind   `json:"types"`
-		Items       []*holding `json:"items,omitempty"`
-	}{Root: h.Root, Types: kinds}
+		Root        string   `json:"root"`
+		Size        int64    `json:"size"`
+		Reclaimable int64    `json:"reclaimable"`
+		Types       []duKind `json:"types"`
+		Items       []duItem `json:"items,omitempty"`
+	}{Root: root, Types: kinds}
 	for _, k := range kinds {
 		out.Size += k.Size
 		out.Reclaimable += k.Reclaimable
 	}
 	if verbose {
-		out.Items = h.Items
+		for _, h := range u.Holdings {
+			out.Items = append(out.Items, duItem{h.Kind, h.ID, h.Size, h.LastUsed, h.Images, h.Steps, h.InUse, h.Reclaimable})
+		}
 	}
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")

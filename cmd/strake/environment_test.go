@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -113,85 +112,6 @@ func TestInputWhole(t *testing.T) {
 	got, err := io.ReadAll(env.input(t.Context()))
 	if len(got) != 1<<20 || err != nil {
 		t.Errorf("read %d bytes, %v", len(got), err)
-	}
-}
-
-func TestStoreFormat(t *testing.T) {
-	env := testEnvironment(t, nil)
-	env.flags.root = filepath.Join(t.TempDir(), "store")
-	root, err := env.root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Mkdir(root, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	s := &store{env: env, root: root}
-	for _, layers := range []layersForm{"", layersUser, "", layersUser} {
-		if err := s.checkFormat(layers); err != nil {
-			t.Fatalf("%q: %v", layers, err)
-		}
-	}
-	if f, err := readFormat(root); f != (storeFormat{storeVersion, layersUser}) || err != nil {
-		t.Errorf("the format is %v, %v", f, err)
-	}
-	if err := s.checkFormat(layersTrusted); err == nil || !strings.Contains(err.Error(), "in a user namespace") {
-		t.Errorf("layers of another user's making: %v", err)
-	}
-	for _, content := range []string{`{"version":99}`, `{"version":0}`, `nonsense`, ``} {
-		if err := os.WriteFile(s.path("format"), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.checkFormat(""); err == nil {
-			t.Errorf("a store with the format %q is opened", content)
-		}
-	}
-}
-
-func TestTempDir(t *testing.T) {
-	s := &store{root: t.TempDir()}
-	live, remove, err := s.tempDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead := s.path("tmp", "dead")
-	if err := os.MkdirAll(filepath.Join(dead, "x"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	_, removeOther, err := s.tempDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	removeOther()
-	if _, err := os.Stat(live); err != nil {
-		t.Errorf("a folder in use is gone: %v", err)
-	}
-	if _, err := os.Stat(dead); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the folder of a dead process is left: %v", err)
-	}
-	remove()
-	if _, err := os.Stat(live); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the folder is left: %v", err)
-	}
-}
-
-func TestReserveName(t *testing.T) {
-	s := &store{root: t.TempDir()}
-	release, err := s.reserveName("web")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.reserveName("web"); err == nil {
-		t.Error("a name in use is given away")
-	}
-	release()
-	again, err := s.reserveName("web")
-	if err != nil {
-		t.Fatalf("a free name is refused: %v", err)
-	}
-	again()
-	if entries, _ := os.ReadDir(s.path("names")); len(entries) > 0 {
-		t.Errorf("%d files are left", len(entries))
 	}
 }
 

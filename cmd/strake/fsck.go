@@ -3,40 +3,17 @@ package main
 import (
 	"context"
 	"fmt"
-	"runtime"
-	"sync"
+	"io"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
+	"github.com/strake-build/strake/builder/store"
 	"github.com/strake-build/strake/cmd/ui"
-	"github.com/strake-build/strake/layer/image"
-	"github.com/strake-build/strake/layer/lease"
-	"github.com/strake-build/strake/layer/snapshot"
 )
 
 // fsckOptions are the decided values of strake fsck.
 type fsckOptions struct {
 	repair, quiet bool
-}
-
-// fsck is one check of a store.
-type fsck struct {
-	*store
-	opts    fsckOptions
-	checked map[string]int // by kind
-	local   *image.Layers  // without a registry
-	blobOf  map[v1.Hash]image.Layer
-
-	collection *lease.Collection // with --repair
-
-	mu         sync.Mutex
-	badBlobs   map[v1.Hash]bool
-	badLayers  map[snapshot.ID]bool
-	problems   int
-	left       int // of the problems, those that --repair could not drop
-	unverified int
-	noGit      int // repositories that were not checked, for lack of git
 }
 
 func newFsckCommand(env *environment) *cobra.Command {
@@ -65,106 +42,55 @@ func runFsck(ctx context.Context, env *environment, opts fsckOptions) error {
 	if err != nil {
 		return err
 	}
-	var c *lease.Collection
-	if opts.repair {
-		if c, err = s.collection(ctx); err != nil {
-			return err
-		}
-		defer c.Close()
+	checked, err := s.Check(ctx, store.CheckOptions{
+		Repair: opts.repair, Path: env.getenv("PATH"),
+		Report: func(f store.Finding) error { return writeFinding(env.stdout, f, opts.quiet) },
+	})
+	if err != nil {
+		return err
 	}
-	f := &fsck{
-		store: s, opts: opts, collection: c, checked: make(map[string]int), blobOf: make(map[v1.Hash]image.Layer),
-		local:    &image.Layers{Blobs: s.blobs, Snapshots: s.snapshots, Dir: s.path("compressed")},
-		badBlobs: make(map[v1.Hash]bool), badLayers: make(map[snapshot.ID]bool),
+	if !opts.quiet {
+		writeChecked(env.stdout, checked)
 	}
-	for _, check := range []func(context.Context) error{
-		f.checkBlobs, f.checkLayers, f.checkCopies, f.checkStale, f.checkRecords, f.checkImages, f.checkFiles, f.checkMounts, f.checkRepositories,
-	} {
-		if err := check(ctx); err != nil {
-			return fmt.Errorf("checking the store %s: %w", s.root, err)
-		}
-	}
-	return f.report()
-}
-
-// problem reports what is damaged, and drops it with --repair, unless somebody uses it: then drop returns false.
-func (f *fsck) problem(what string, why error, drop func() (bool, error)) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.problems++
-	verb := "damaged"
-	if f.opts.repair {
-		dropped, err := drop()
-		if err != nil {
-			return fmt.Errorf("dropping %s: %w", what, err)
-		}
-		if verb = "dropped"; !dropped {
-			verb = "damaged, in use"
-			f.left++
-		}
-	}
-	_, err := fmt.Fprintf(f.env.stdout, "%s: %s: %s\n", verb, ui.Printable([]byte(what)), ui.Printable([]byte(why.Error())))
-	return err
-}
-
-// stale drops with --repair what leads nowhere. It is no damage.
-func (f *fsck) stale(what string, drop func() (bool, error)) error {
-	if !f.opts.repair {
-		return nil
-	}
-	if _, err := drop(); err != nil {
-		return fmt.Errorf("removing %s: %w", what, err)
-	}
-	if f.opts.quiet {
-		return nil
-	}
-	_, err := fmt.Fprintf(f.env.stdout, "removed: %s\n", ui.Printable([]byte(what)))
-	return err
-}
-
-func (f *fsck) report() error {
-	if !f.opts.quiet {
-		for _, k := range []string{"blob", "layer", "record", "image", "file", "cache mount", "git source"} {
-			fmt.Fprintf(f.env.stdout, "checked %s\n", count(f.checked[k], k))
-		}
-		if f.unverified > 0 {
-			fmt.Fprintf(f.env.stdout, "%s unpacked from a tar that is not here any more: their files were read and could not be compared\n", count(f.unverified, "layer"))
-		}
-		if f.noGit > 0 {
-			fmt.Fprintf(f.env.stdout, "%s not checked: the program git was not found in PATH\n", count(f.noGit, "git source"))
-		}
-	}
-	if f.left > 0 {
-		return &hintError{fmt.Errorf("%s in the store %s cannot be dropped: other strake commands use them", count(f.left, "thing"), f.root), "try again when they have ended"}
-	}
-	if f.problems > 0 && !f.opts.repair {
-		return &hintError{fmt.Errorf("%s in the store %s", count(f.problems, "problem"), f.root), "\"strake fsck --repair\" drops what is damaged"}
+	switch {
+	case checked.InUse > 0:
+		return &hintError{fmt.Errorf("%s in the store %s cannot be dropped: other strake commands use them", count(checked.InUse, "thing"), s.Root), "try again when they have ended"}
+	case checked.Problems > 0 && !opts.repair:
+		return &hintError{fmt.Errorf("%s in the store %s", count(checked.Problems, "problem"), s.Root), "\"strake fsck --repair\" drops what is damaged"}
 	}
 	return nil
 }
 
-// each calls do for all of items, as many at once as there are CPUs, and returns the first error.
-func each[T any](ctx context.Context, items []T, do func(context.Context, T) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	work := make(chan T)
-	var wg sync.WaitGroup
-	for range max(1, min(len(items), runtime.GOMAXPROCS(0))) {
-		wg.Go(func() {
-			for i := range work {
-				if err := do(ctx, i); err != nil {
-					cancel(err)
-				}
-			}
-		})
+func writeFinding(w io.Writer, f store.Finding, quiet bool) (err error) {
+	what := ui.Printable([]byte(f.What))
+	switch {
+	case f.Fate != store.Removed:
+		_, err = fmt.Fprintf(w, "%s: %s: %s\n", f.Fate, what, ui.Printable([]byte(f.Err.Error())))
+	case !quiet:
+		_, err = fmt.Fprintf(w, "%s: %s\n", f.Fate, what)
 	}
-	for _, i := range items {
-		select {
-		case work <- i:
-		case <-ctx.Done():
-		}
+	return err
+}
+
+func writeChecked(w io.Writer, c store.Checked) {
+	for _, k := range []struct {
+		n    int
+		noun string
+	}{
+		{c.Blobs, "blob"},
+		{c.Layers, "layer"},
+		{c.Records, "record"},
+		{c.Images, "image"},
+		{c.Files, "file"},
+		{c.CacheMounts, "cache mount"},
+		{c.GitSources, "git source"},
+	} {
+		fmt.Fprintf(w, "checked %s\n", count(k.n, k.noun))
 	}
-	close(work)
-	wg.Wait()
-	return context.Cause(ctx)
+	if c.Unverified > 0 {
+		fmt.Fprintf(w, "%s unpacked from a tar that is not here any more: their files were read and could not be compared\n", count(c.Unverified, "layer"))
+	}
+	if c.NoGit > 0 {
+		fmt.Fprintf(w, "%s not checked: the program git was not found in PATH\n", count(c.NoGit, "git source"))
+	}
 }

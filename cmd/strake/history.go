@@ -73,7 +73,7 @@ func runHistory(ctx context.Context, env *environment, opts historyOptions) erro
 }
 
 // history makes the rows, newest first. Only the last entry is an image that exists: the image itself.
-func (s *store) history(ctx context.Context, img *image.Image, opts historyOptions) []historyRow {
+func (s *session) history(ctx context.Context, img *image.Image, opts historyOptions) []historyRow {
 	_, sizes := s.sizes(ctx, img)
 	rows := make([]historyRow, len(img.Config.History))
 	for i, h := range img.Config.History {

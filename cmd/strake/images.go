@@ -76,7 +76,7 @@ func runImages(ctx context.Context, env *environment, opts imagesOptions) error 
 	if err != nil {
 		return err
 	}
-	list, unreadable := s.images.List() // the others are shown
+	list, unreadable := s.Images.List() // the others are shown
 	var rows []imageRow
 	for _, n := range list {
 		if !shown(n) {
@@ -126,7 +126,7 @@ func nameRows(n image.Named, digests bool) []imageRow {
 }
 
 // describe fills in what all rows of an image share.
-func (s *store) describe(ctx context.Context, img *image.Image, rows []imageRow) {
+func (s *session) describe(ctx context.Context, img *image.Image, rows []imageRow) {
 	size, _ := s.sizes(ctx, img)
 	for i := range rows {
 		rows[i].Size = ui.Size(size)
@@ -140,15 +140,15 @@ const tarEnd = 1024
 
 // sizes returns the unpacked size of an image in bytes, and of each of its layers. A layer that is not
 // unpacked counts with its compressed size.
-func (s *store) sizes(ctx context.Context, img *image.Image) (sum int64, layers []int64) {
+func (s *session) sizes(ctx context.Context, img *image.Image) (sum int64, layers []int64) {
 	for _, l := range img.Layers {
 		var size int64
 		if l.Blob != nil {
 			size = l.Blob.Size
 		}
-		if s.snapshots != nil {
-			if id, err := s.snapshots.ByDiffID(l.DiffID); err == nil {
-				if _, n, err := s.snapshots.DiffID(ctx, id); err == nil {
+		if s.Snapshots != nil {
+			if id, err := s.Snapshots.ByDiffID(l.DiffID); err == nil {
+				if _, n, err := s.Snapshots.DiffID(ctx, id); err == nil {
 					size = max(n-tarEnd, 0)
 				}
 			}

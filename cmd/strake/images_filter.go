@@ -51,7 +51,7 @@ func parseImageFilter(values []string) (f imageFilter, err error) {
 }
 
 // images returns a function that says whether an image is shown, its names aside. It finds the images to compare with in the store.
-func (f *imageFilter) images(s *store) (func(image.Named) bool, error) {
+func (f *imageFilter) images(s *session) (func(image.Named) bool, error) {
 	find := func(names []string) (images []*image.Image, err error) {
 		for _, n := range names {
 			img, err := s.find(n)

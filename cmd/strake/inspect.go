@@ -87,7 +87,7 @@ func runInspect(ctx context.Context, env *environment, format string, names []st
 	return errors.Join(failed...)
 }
 
-func (s *store) inspect(ctx context.Context, img *image.Image) (imageInspect, error) {
+func (s *session) inspect(ctx context.Context, img *image.Image) (imageInspect, error) {
 	names, err := s.names(img.ID)
 	if err != nil {
 		return imageInspect{}, err
@@ -110,8 +110,8 @@ func (s *store) inspect(ctx context.Context, img *image.Image) (imageInspect, er
 }
 
 // names lists the familiar names of an image.
-func (s *store) names(id v1.Hash) ([]string, error) {
-	list, err := s.images.List()
+func (s *session) names(id v1.Hash) ([]string, error) {
+	list, err := s.Images.List()
 	if err != nil {
 		return nil, err
 	}

@@ -54,7 +54,7 @@ func runLoad(ctx context.Context, env *environment, input string, platform v1.Pl
 		return fmt.Errorf("reading the archive: %w", err)
 	}
 	defer a.close()
-	l := &loader{store: s, from: a, bars: newTransfers(env, env.stdout, quiet), platform: platform}
+	l := &loader{session: s, from: a, bars: newTransfers(env, env.stdout, quiet), platform: platform}
 	loaded, err := l.load(ctx)
 	l.bars.close()
 	if err != nil {
@@ -80,12 +80,12 @@ type loadedImage struct {
 }
 
 // keepLoaded gives a loaded image its place and names in the store, and tells them.
-func (s *store) keepLoaded(l loadedImage) error {
-	if err := s.images.Put(l.img); err != nil {
+func (s *session) keepLoaded(l loadedImage) error {
+	if err := s.Images.Put(l.img); err != nil {
 		return err
 	}
 	for _, t := range l.tags {
-		if err := s.images.Tag(t, l.img.ID); err != nil {
+		if err := s.Images.Tag(t, l.img.ID); err != nil {
 			return err
 		}
 		fmt.Fprintf(s.env.stdout, "Loaded image: %s\n", familiarName(t))
@@ -99,7 +99,7 @@ func (s *store) keepLoaded(l loadedImage) error {
 // loader reads the images of one archive. What it adds to the store belongs to no image until the whole archive
 // turned out to be good.
 type loader struct {
-	*store
+	*session
 	from *archive
 	bars *transfers
 	// platform is whose image is taken from an index.
@@ -110,7 +110,7 @@ type loader struct {
 
 // begin notes that the layers of an image, which are all listed in it, will be added.
 func (l *loader) begin(img *image.Image) error {
-	_, err := l.images.Get(img.ID)
+	_, err := l.Images.Get(img.ID)
 	if errors.Is(err, image.ErrNotFound) {
 		l.begun = append(l.begun, img)
 		return nil
@@ -121,11 +121,11 @@ func (l *loader) begin(img *image.Image) error {
 // undo removes what was added: by giving it to its images, and removing these. So what others
 // use meanwhile stays until they are done.
 func (l *loader) undo(ctx context.Context) {
-	l.lease.Release()
+	l.Release()
 	for _, img := range l.begun {
 		img.Manifest = v1.Hash{}
-		if l.images.Put(img) == nil {
-			_ = l.images.Remove(img.ID, l.layers, l.cachedLayers(context.WithoutCancel(ctx)))
+		if l.Images.Put(img) == nil {
+			_ = l.Images.Remove(img.ID, l.Layers, l.cachedLayers(context.WithoutCancel(ctx)))
 		}
 	}
 }
@@ -169,7 +169,7 @@ func blobPath(h v1.Hash) string { return "blobs/" + h.Algorithm + "/" + h.Hex }
 
 // put copies a blob into the store.
 func (l *loader) put(ctx context.Context, h v1.Hash) error {
-	_, err := l.blobs.Size(h)
+	_, err := l.Blobs.Size(h)
 	if err == nil {
 		return nil
 	}
@@ -181,16 +181,16 @@ func (l *loader) put(ctx context.Context, h v1.Hash) error {
 		return err
 	}
 	defer r.Close()
-	return l.blobs.Put(ctx, h, r)
+	return l.Blobs.Put(ctx, h, r)
 }
 
 // unpack unpacks the layers of an image, which checks their diffIDs.
 func (l *loader) unpack(ctx context.Context, img *image.Image) error {
 	for _, layer := range img.Layers {
-		if _, err := l.snapshots.ByDiffID(layer.DiffID); err == nil {
+		if _, err := l.Snapshots.ByDiffID(layer.DiffID); err == nil {
 			continue
 		}
-		if _, err := l.layers.Unpacked(ctx, layer, l.bars.progress(shortID(layer.DiffID), "Loading layer")); err != nil {
+		if _, err := l.Layers.Unpacked(ctx, layer, l.bars.progress(shortID(layer.DiffID), "Loading layer")); err != nil {
 			return err
 		}
 	}

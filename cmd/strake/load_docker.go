@@ -113,7 +113,7 @@ func (l *loader) loadLayer(ctx context.Context, path string, layer *image.Layer)
 		}
 		return l.unpack(ctx, &image.Image{Layers: []image.Layer{*layer}})
 	}
-	_, err = l.snapshots.Unpack(ctx, layer.DiffID, func() (io.ReadCloser, error) {
+	_, err = l.Snapshots.Unpack(ctx, layer.DiffID, func() (io.ReadCloser, error) {
 		r, err := l.from.open(path)
 		if err != nil {
 			return nil, err
@@ -153,13 +153,13 @@ func (l *loader) keepBlob(path string, mediaType types.MediaType) (*v1.Descripto
 	if err != nil {
 		return nil, err
 	}
-	if _, err := l.blobs.Size(h); errors.Is(err, blob.ErrNotFound) {
+	if _, err := l.Blobs.Size(h); errors.Is(err, blob.ErrNotFound) {
 		again, err := l.from.open(path)
 		if err != nil {
 			return nil, err
 		}
 		defer again.Close()
-		w, err := l.blobs.Create()
+		w, err := l.Blobs.Create()
 		if err != nil {
 			return nil, err
 		}

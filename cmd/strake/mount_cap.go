@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/strake-build/strake/builder/cachemount"
+	"github.com/strake-build/strake/builder/store"
 	"github.com/strake-build/strake/cmd/ui"
 )
 
 // mountCaps are how much cache mounts may take, by their IDs; that of "" is for those without one of their own.
-type mountCaps map[string]cacheCap
+type mountCaps map[string]store.Cap
 
 // decideMountCaps decides --cache-mount-max-size. Without the flag STRAKE_CACHE_MOUNT_MAX_SIZE counts. Of two for one ID the later does.
 func decideMountCaps(env *environment, values []string) (mountCaps, error) {
@@ -40,12 +40,12 @@ func decideMountCaps(env *environment, values []string) (mountCaps, error) {
 }
 
 // of is the limit in bytes, on a disk, of a cache mount with an ID as strake du shows it; 0 for none.
-func (m mountCaps) of(id string, disk unix.Statfs_t) int64 {
+func (m mountCaps) of(id string, disk store.Disk) int64 {
 	c, ok := m[id]
 	if !ok {
 		c = m[""]
 	}
-	return c.in(disk)
+	return c.On(disk)
 }
 
 // limitMounts empties the cache mounts that the build used and that are larger than they may be, and says so: they will be missed.
@@ -55,24 +55,21 @@ func (j *job) limitMounts(ctx context.Context) {
 		return
 	}
 	warn := func(format string, args ...any) { fmt.Fprintf(j.env.stderr, "warning: "+format+"\n", args...) }
-	var disk unix.Statfs_t
-	if err := unix.Statfs(j.root, &disk); err != nil {
-		warn("limiting the cache mounts: asking for the size of the disk of %s: %v", j.root, err)
+	disk, err := j.Disk()
+	if err != nil {
+		warn("limiting the cache mounts: %v", err)
 		return
 	}
-	list, err := j.caches.Limit(ctx, func(id string) int64 { return j.opts.mountMax.of(mountName(id), disk) })
+	list, err := j.caches.Limit(ctx, func(id string) int64 { return j.opts.mountMax.of(cachemount.Name(id), disk) })
 	for _, m := range list {
 		how := "it was emptied"
 		if !m.Emptied {
 			how = "it is in use, and stays until a later build that uses it ends"
 		}
 		warn("the cache mount %s took %s, more than its limit of %s (--cache-mount-max-size): %s",
-			ui.Printable([]byte(mountName(m.ID))), ui.Size(m.Disk), ui.Size(m.Limit), how)
+			ui.Printable([]byte(cachemount.Name(m.ID))), ui.Size(m.Disk), ui.Size(m.Limit), how)
 	}
 	if err != nil {
 		warn("%s", ui.Printable([]byte(err.Error())))
 	}
 }
-
-// mountName is the ID of a cache mount as people know it: that of no namespace is left out.
-func mountName(id string) string { return strings.TrimPrefix(id, "/") }

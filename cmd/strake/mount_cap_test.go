@@ -3,11 +3,11 @@ package main
 import (
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/strake-build/strake/builder/store"
 )
 
 func TestMountCaps(t *testing.T) {
-	disk := unix.Statfs_t{Blocks: 1000, Bsize: 4096}
+	disk := store.Disk{Size: 4_096_000}
 	for name, c := range map[string]struct {
 		env  string
 		args []string

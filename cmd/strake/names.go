@@ -92,8 +92,8 @@ func repoDigests(img *image.Image, names []string) []string {
 }
 
 // find looks an image up by a name or an ID, with an error that names it.
-func (s *store) find(ref string) (*image.Image, error) {
-	img, err := s.images.Find(ref)
+func (s *session) find(ref string) (*image.Image, error) {
+	img, err := s.Images.Find(ref)
 	if errors.Is(err, image.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %s", errNoSuchImage, ref)
 	}
@@ -104,7 +104,7 @@ func (s *store) find(ref string) (*image.Image, error) {
 var errNoSuchImage = errors.New("no such image")
 
 // parseReference parses an image name of the command line.
-func (s *store) parseReference(value string) (name.Reference, error) {
+func (s *session) parseReference(value string) (name.Reference, error) {
 	ref, err := s.registry.ParseReference(value)
 	if err != nil {
 		return nil, usagef("%w", err)

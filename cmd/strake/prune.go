@@ -2,9 +2,7 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strake-build/strake/builder/store"
 	"github.com/strake-build/strake/cmd/ui"
-	"github.com/strake-build/strake/layer/lease"
 )
 
 // pruneFlags are the flags of strake prune as they were typed.
@@ -25,24 +23,13 @@ type pruneFlags struct {
 
 // pruneOptions are the decided values of strake prune.
 type pruneOptions struct {
-	all   bool // images without a name too
+	store.PruneOptions
 	force bool
-	limit pruneLimit
-	until time.Duration // only what was not used for so long
-	ids   []string      // only these, by the beginning of their IDs
-	types []string      // only these
-}
-
-// pruneLimit says how much of what no image needs stays, in bytes; with zero values nothing does.
-type pruneLimit struct {
-	maxUsed  int64 // not more than this
-	minFree  int64 // so much less that the disk has this free
-	reserved int64 // in any case this much
 }
 
 // typeNames are BuildKit's names of kinds.
-var typeNames = map[string]string{
-	"regular": kindLayer, "exec.cachemount": kindMount, "source.local": kindContext, "source.git.checkout": kindSource,
+var typeNames = map[string]store.Kind{
+	"regular": store.Layer, "exec.cachemount": store.Mount, "source.local": store.Context, "source.git.checkout": store.Source,
 }
 
 func newPruneCommand(env *environment) *cobra.Command {
@@ -79,7 +66,7 @@ Images stay, with all that they consist of; with --all only those that have a na
 }
 
 func (f *pruneFlags) decide() (opts pruneOptions, err error) {
-	opts.all, opts.force = f.all, f.force
+	opts.Nameless, opts.force = f.all, f.force
 	if f.keepStorage != "" && f.maxUsed != "" {
 		return opts, usagef("--keep-storage and --max-used-space mean the same: use one")
 	}
@@ -87,10 +74,10 @@ func (f *pruneFlags) decide() (opts pruneOptions, err error) {
 		flag, value string
 		to          *int64
 	}{
-		{"keep-storage", f.keepStorage, &opts.limit.maxUsed},
-		{"max-used-space", f.maxUsed, &opts.limit.maxUsed},
-		{"reserved-space", f.reserved, &opts.limit.reserved},
-		{"min-free-space", f.free, &opts.limit.minFree},
+		{"keep-storage", f.keepStorage, &opts.Limit.MaxUsed},
+		{"max-used-space", f.maxUsed, &opts.Limit.MaxUsed},
+		{"reserved-space", f.reserved, &opts.Limit.Reserved},
+		{"min-free-space", f.free, &opts.Limit.MinFree},
 	} {
 		if size.value == "" || size.value == "0" {
 			continue
@@ -118,34 +105,31 @@ func (o *pruneOptions) filter(filter string) error {
 		if err != nil || d < 0 {
 			return usagef("invalid --filter %q: until takes a duration such as 24h", filter)
 		}
-		o.until = d
+		o.UnusedFor = d
 	case key == "id":
-		o.ids = append(o.ids, strings.TrimPrefix(value, "sha256:"))
+		o.IDs = append(o.IDs, strings.TrimPrefix(value, "sha256:"))
 	case key == "type":
-		if k, ok := typeNames[value]; ok {
-			value = k
+		kind, ok := typeNames[value]
+		if !ok {
+			kind = store.Kind(value)
 		}
-		if !slices.Contains(kinds[:], value) {
-			return usagef("invalid --filter %q: the types are %s", filter, strings.Join(kinds[:], ", "))
+		if !slices.Contains(store.Kinds(), kind) {
+			return usagef("invalid --filter %q: the types are %s", filter, joined(store.Kinds()))
 		}
-		o.types = append(o.types, value)
+		o.Kinds = append(o.Kinds, kind)
 	default:
 		return usagef("invalid --filter %q: it is until=DURATION, id=ID or type=TYPE", filter)
 	}
 	return nil
 }
 
-// matches says whether h may go.
-func (o *pruneOptions) matches(h *holding, now time.Time) bool {
-	return o.counts(h) && now.Sub(h.LastUsed) >= o.until
-}
-
-// counts says whether the limit is about h: it is one of what the filters name, however young.
-func (o *pruneOptions) counts(h *holding) bool {
-	return h.Reclaimable && (len(o.types) == 0 || slices.Contains(o.types, h.Kind)) &&
-		(len(o.ids) == 0 || slices.ContainsFunc(o.ids, func(id string) bool {
-			return strings.HasPrefix(strings.TrimPrefix(h.ID, "sha256:"), id)
-		}))
+// joined lists kinds for people.
+func joined(kinds []store.Kind) string {
+	var names []string
+	for _, k := range kinds {
+		names = append(names, string(k))
+	}
+	return strings.Join(names, ", ")
 }
 
 func runPrune(ctx context.Context, env *environment, opts pruneOptions) error {
@@ -158,41 +142,23 @@ func runPrune(ctx context.Context, env *environment, opts pruneOptions) error {
 	if err != nil {
 		return err
 	}
-	c, err := s.collection(ctx)
-	if err != nil {
-		return err
+	pruned, err := s.Prune(ctx, opts.PruneOptions)
+	for _, id := range pruned.Images {
+		fmt.Fprintf(env.stdout, "Deleted: %s\n", id)
 	}
-	defer c.Close()
-	if opts.all {
-		if err := s.forgetNameless(c); err != nil {
-			return err
-		}
+	for _, h := range pruned.Holdings {
+		fmt.Fprintf(env.stdout, "%s\t%s\t%s\t%s\n", h.Kind, ui.Printable([]byte(h.ID)), ui.Size(h.Size), ui.Printable([]byte(whom(h))))
 	}
-	h, err := s.holdings(ctx, c)
-	if err != nil {
-		return err
+	if err == nil || len(pruned.Holdings) > 0 {
+		fmt.Fprintf(env.stdout, "Total reclaimed space: %s\n", ui.Size(pruned.Holdings.Size()))
 	}
-	if opts.limit.minFree > 0 {
-		if opts.limit.maxUsed, err = s.atMost(opts.limit, h.size(opts.counts)); err != nil {
-			return err
-		}
-	}
-	removed, err := h.prune(ctx, opts, env.now())
-	for _, r := range removed {
-		fmt.Fprintf(env.stdout, "%s\t%s\t%s\t%s\n", r.Kind, ui.Printable([]byte(r.ID)), ui.Size(r.Size), ui.Printable([]byte(r.whom())))
-	}
-	var sum int64
-	for _, r := range removed {
-		sum += r.Size
-	}
-	fmt.Fprintf(env.stdout, "Total reclaimed space: %s\n", ui.Size(sum))
 	return err
 }
 
 // confirm asks whether to go on.
 func (e *environment) confirm(ctx context.Context, opts pruneOptions) (bool, error) {
 	what := "This will remove the build cache, cache mounts and downloads that no image needs"
-	if opts.all {
+	if opts.Nameless {
 		what += ", and all images without a name"
 	}
 	fmt.Fprintf(e.stderr, "WARNING! %s.\nAre you sure you want to continue? [y/N] ", what)
@@ -202,79 +168,4 @@ func (e *environment) confirm(ctx context.Context, opts pruneOptions) (bool, err
 	}
 	answer = strings.ToLower(strings.TrimSpace(answer))
 	return answer == "y" || answer == "yes", nil
-}
-
-// collectAgain is how long one waits before asking again for the right to remove things.
-const collectAgain = 20 * time.Millisecond
-
-// collection lets go of what this command used, and waits for the right to remove what nobody uses.
-func (s *store) collection(ctx context.Context) (*lease.Collection, error) {
-	s.lease.Release()
-	for {
-		c, err := s.lease.Collect()
-		if !errors.Is(err, lease.ErrBusy) {
-			return c, err
-		}
-		select {
-		case <-time.After(collectAgain):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
-// forgetNameless removes images that have no name and that nobody uses.
-func (s *store) forgetNameless(c *lease.Collection) error {
-	list, err := s.images.List()
-	if err != nil {
-		return &hintError{err, "\"strake fsck --repair\" drops what is damaged"}
-	}
-	for _, n := range list {
-		if len(n.Names) > 0 {
-			continue
-		}
-		gone, err := s.images.ForgetNameless(c, n.Image.ID)
-		if err != nil {
-			return err
-		}
-		if gone {
-			fmt.Fprintf(s.env.stdout, "Deleted: %s\n", n.Image.ID)
-		}
-	}
-	return nil
-}
-
-// prune removes what opts say, what was not used for longest first, and returns what it removed. What somebody uses stays.
-func (h *holdings) prune(ctx context.Context, opts pruneOptions, now time.Time) (removed []*holding, err error) {
-	left := h.size(opts.counts)
-	limit := max(opts.limit.maxUsed, opts.limit.reserved)
-	for _, i := range h.oldest() {
-		if left <= limit && limit > 0 {
-			break
-		}
-		if !opts.matches(i, now) {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return removed, context.Cause(ctx)
-		}
-		gone, err := i.remove()
-		if err != nil {
-			return removed, fmt.Errorf("removing %s %s: %w", i.Kind, i.ID, err)
-		}
-		if !gone {
-			continue
-		}
-		left -= i.Size
-		removed = append(removed, i)
-	}
-	return removed, nil
-}
-
-// oldest returns everything, what was not used for longest first; of what was used at the same time what was made last,
-// for layers are of no use without those that they were made on.
-func (h *holdings) oldest() []*holding {
-	return slices.SortedStableFunc(slices.Values(h.Items), func(a, b *holding) int {
-		return cmp.Or(a.LastUsed.Compare(b.LastUsed), b.created.Compare(a.created))
-	})
 }

@@ -64,7 +64,7 @@ func runPull(ctx context.Context, env *environment, opts pullOptions) error {
 			fmt.Fprintf(env.stdout, "%s: Pulling from %s\n", canonicalName(ref), ref.Context().RepositoryStr())
 		}
 	}
-	before, err := s.images.Resolve(ref)
+	before, err := s.Images.Resolve(ref)
 	if err != nil && !errors.Is(err, image.ErrNotFound) {
 		return err
 	}
@@ -103,7 +103,7 @@ func runPull(ctx context.Context, env *environment, opts pullOptions) error {
 func everyImage(*image.Image) bool { return true }
 
 // fetchLayers makes sure that all layers of an image are unpacked in the store.
-func (s *store) fetchLayers(ctx context.Context, img *image.Image, bars *transfers) error {
+func (s *session) fetchLayers(ctx context.Context, img *image.Image, bars *transfers) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallelLayers)
 	for _, l := range img.Layers {
@@ -112,12 +112,12 @@ func (s *store) fetchLayers(ctx context.Context, img *image.Image, bars *transfe
 			if l.Blob != nil {
 				id = l.Blob.Digest
 			}
-			if _, err := s.snapshots.ByDiffID(l.DiffID); err == nil {
+			if _, err := s.Snapshots.ByDiffID(l.DiffID); err == nil {
 				bars.state(shortID(id), "Already exists")
 				return nil
 			}
 			bars.state(shortID(id), "Pulling fs layer")
-			if _, err := s.layers.Unpacked(ctx, l, bars.progress(shortID(id), "Downloading")); err != nil {
+			if _, err := s.Layers.Unpacked(ctx, l, bars.progress(shortID(id), "Downloading")); err != nil {
 				return err
 			}
 			bars.state(shortID(id), "Pull complete")

@@ -32,8 +32,8 @@ func (n *namings) add(ref name.Reference, img, before *image.Image) {
 
 // forgetPulled takes back the names of the images that this command pulled and that are chosen: who asks again gets what the registry
 // has then. What the command held of the store is released.
-func (s *store) forgetPulled(ctx context.Context, chosen func(*image.Image) bool) error {
-	s.lease.Release()
+func (s *session) forgetPulled(ctx context.Context, chosen func(*image.Image) bool) error {
+	s.Release()
 	s.namings.mu.Lock()
 	defer s.namings.mu.Unlock()
 	for _, n := range slices.Backward(s.namings.all) {
@@ -48,8 +48,8 @@ func (s *store) forgetPulled(ctx context.Context, chosen func(*image.Image) bool
 }
 
 // forget gives a name back to the image that had it before, and removes the other if it has no name then.
-func (s *store) forget(ctx context.Context, n naming) error {
-	now, err := s.images.Resolve(n.ref)
+func (s *session) forget(ctx context.Context, n naming) error {
+	now, err := s.Images.Resolve(n.ref)
 	if errors.Is(err, image.ErrNotFound) || err == nil && now.ID != n.img.ID {
 		return nil // somebody else changed it since
 	}
@@ -57,9 +57,9 @@ func (s *store) forget(ctx context.Context, n naming) error {
 		return err
 	}
 	if n.before != nil {
-		err = s.images.Tag(n.ref, n.before.ID)
+		err = s.Images.Tag(n.ref, n.before.ID)
 	} else {
-		_, err = s.images.Untag(n.ref)
+		_, err = s.Images.Untag(n.ref)
 	}
 	if err != nil {
 		return err
@@ -68,12 +68,12 @@ func (s *store) forget(ctx context.Context, n naming) error {
 	if err != nil || len(names) > 0 {
 		return err
 	}
-	return s.images.Remove(n.img.ID, s.layers, s.cachedLayers(ctx))
+	return s.Images.Remove(n.img.ID, s.Layers, s.cachedLayers(ctx))
 }
 
 // giveBack is err with the consequence that it has if a registry's image is not what its manifest says, or cannot be had whole: the image
 // is forgotten.
-func (s *store) giveBack(ctx context.Context, err error) error {
+func (s *session) giveBack(ctx context.Context, err error) error {
 	var origin *image.OriginError
 	if !errors.As(err, &origin) {
 		return err

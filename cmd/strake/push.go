@@ -81,8 +81,8 @@ func runPush(ctx context.Context, env *environment, opts pushOptions) error {
 }
 
 // tagsOf lists the tags of a repository in the store.
-func (s *store) tagsOf(repo name.Repository) ([]name.Tag, error) {
-	list, err := s.images.List()
+func (s *session) tagsOf(repo name.Repository) ([]name.Tag, error) {
+	list, err := s.Images.List()
 	if err != nil {
 		return nil, err
 	}
@@ -101,8 +101,8 @@ func (s *store) tagsOf(repo name.Repository) ([]name.Tag, error) {
 }
 
 // push pushes one tag.
-func (s *store) push(ctx context.Context, tag name.Tag, opts pushOptions) error {
-	img, err := s.images.Resolve(tag)
+func (s *session) push(ctx context.Context, tag name.Tag, opts pushOptions) error {
+	img, err := s.Images.Resolve(tag)
 	if err != nil {
 		return fmt.Errorf("an image does not exist locally with the tag: %s", familiarName(tag))
 	}
@@ -123,7 +123,7 @@ func (s *store) push(ctx context.Context, tag name.Tag, opts pushOptions) error 
 	if err != nil {
 		return err
 	}
-	if err := s.images.Tag(tag.Context().Digest(res.Descriptor.Digest.String()), img.ID); err != nil {
+	if err := s.Images.Tag(tag.Context().Digest(res.Descriptor.Digest.String()), img.ID); err != nil {
 		return err
 	}
 	if opts.quiet {
@@ -160,13 +160,13 @@ func (p *pushed) finish(img *image.Image) {
 }
 
 // exporter makes what writes images to registries and files.
-func (s *store) exporter() (*export.Exporter, error) {
-	temp, err := s.sharedTemp()
+func (s *session) exporter() (*export.Exporter, error) {
+	temp, err := s.SharedTemp()
 	if err != nil {
 		return nil, err
 	}
 	return &export.Exporter{
-		Layers: s.layers, Blobs: s.blobs, Snapshots: s.snapshots, Client: s.registry,
+		Layers: s.Layers, Blobs: s.Blobs, Snapshots: s.Snapshots, Client: s.registry,
 		Temp: temp, UserXattr: s.isolation.UserNS,
 	}, nil
 }

@@ -38,7 +38,7 @@ func runRmi(ctx context.Context, env *environment, force bool, names []string) e
 	if err != nil {
 		return err
 	}
-	s.lease.Release() // or nothing could be deleted
+	s.Release() // or nothing could be deleted
 	var failed []error
 	for _, n := range names {
 		err := s.removeImage(ctx, n, force)
@@ -54,7 +54,7 @@ func runRmi(ctx context.Context, env *environment, force bool, names []string) e
 }
 
 // removeImage removes a name, and the image when that was its last; an ID removes the image.
-func (s *store) removeImage(ctx context.Context, arg string, force bool) error {
+func (s *session) removeImage(ctx context.Context, arg string, force bool) error {
 	img, err := s.find(arg)
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (s *store) removeImage(ctx context.Context, arg string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if err := s.images.Remove(img.ID, s.layers, s.cachedLayers(ctx)); err != nil {
+	if err := s.Images.Remove(img.ID, s.Layers, s.cachedLayers(ctx)); err != nil {
 		return fmt.Errorf("removing %s: %w", arg, err)
 	}
 	for _, n := range left {
@@ -96,12 +96,12 @@ func (s *store) removeImage(ctx context.Context, arg string, force bool) error {
 }
 
 // nameOf returns arg as a name of img, or nil if arg is an ID.
-func (s *store) nameOf(arg string, img *image.Image) name.Reference {
+func (s *session) nameOf(arg string, img *image.Image) name.Reference {
 	ref, err := s.registry.ParseReference(arg)
 	if err != nil {
 		return nil
 	}
-	named, err := s.images.Resolve(ref)
+	named, err := s.Images.Resolve(ref)
 	if err != nil || named.ID != img.ID {
 		return nil
 	}
@@ -109,7 +109,7 @@ func (s *store) nameOf(arg string, img *image.Image) name.Reference {
 }
 
 // untag removes a name. With the last tag of a repository its digests go too. It returns the names that are left.
-func (s *store) untag(ref name.Reference, names []string) (rest []string, err error) {
+func (s *session) untag(ref name.Reference, names []string) (rest []string, err error) {
 	remove := []name.Reference{ref}
 	own := familiarName(ref)
 	repo, _, _ := splitName(own)
@@ -134,7 +134,7 @@ func (s *store) untag(ref name.Reference, names []string) (rest []string, err er
 		}
 	}
 	for _, r := range remove {
-		if _, err := s.images.Untag(r); err != nil {
+		if _, err := s.Images.Untag(r); err != nil {
 			return nil, err
 		}
 		fmt.Fprintf(s.env.stdout, "Untagged: %s\n", familiarName(r))
@@ -144,10 +144,10 @@ func (s *store) untag(ref name.Reference, names []string) (rest []string, err er
 
 // cachedLayers tells which layers the build cache uses. The cache is read when the first is asked for; if it cannot be
 // read, it uses them all.
-func (s *store) cachedLayers(ctx context.Context) func(snapshot.ID) bool {
+func (s *session) cachedLayers(ctx context.Context) func(snapshot.ID) bool {
 	used := sync.OnceValues(func() (map[snapshot.ID]bool, error) {
 		used := make(map[snapshot.ID]bool)
-		err := s.cache.Walk(ctx, func(_ cache.Key, r cache.Record) error {
+		err := s.Cache.Walk(ctx, func(_ cache.Key, r cache.Record) error {
 			used[snapshot.ID(r.Layer)] = true
 			return nil
 		})

@@ -28,12 +28,12 @@ func runRun(ctx context.Context, env *environment, opts runOptions) (err error) 
 	if err := s.isolation.CheckRun(); err != nil {
 		return err
 	}
-	release, err := s.reserveName(opts.name)
+	release, err := s.ReserveName(opts.name)
 	if err != nil {
 		return err
 	}
 	defer release()
-	defer s.snapshots.Close()
+	defer s.Snapshots.Close()
 	defer func() { err = s.giveBack(ctx, err) }()
 	defer s.collect(ctx)
 	img, err := s.imageToRun(ctx, opts)
@@ -48,12 +48,12 @@ func runRun(ctx context.Context, env *environment, opts runOptions) (err error) 
 	if err != nil {
 		return err
 	}
-	active, err := s.snapshots.Prepare(ctx, layers)
+	active, err := s.Snapshots.Prepare(ctx, layers)
 	if err != nil {
 		return err
 	}
 	defer active.Discard()
-	box := opts.box(active, s.path("stubs"))
+	box := opts.box(active, s.Path("stubs"))
 	box.Mounts = append(volumes(img.Config.Config.Volumes, opts.mounts), opts.mounts...)
 	if process.hostname != "" {
 		box.Hostname = process.hostname
@@ -76,17 +76,17 @@ func runRun(ctx context.Context, env *environment, opts runOptions) (err error) 
 }
 
 // collect deletes what images were made of that were removed while this container ran.
-func (s *store) collect(ctx context.Context) {
-	s.lease.Release()
+func (s *session) collect(ctx context.Context) {
+	s.Release()
 	// What fails now is done with the next image that is removed.
-	_, _ = s.images.Collect(s.layers, s.cachedLayers(context.WithoutCancel(ctx)))
+	_, _ = s.Images.Collect(s.Layers, s.cachedLayers(context.WithoutCancel(ctx)))
 }
 
 // imageToRun finds the image, in the store or in its registry.
-func (s *store) imageToRun(ctx context.Context, opts runOptions) (*image.Image, error) {
+func (s *session) imageToRun(ctx context.Context, opts runOptions) (*image.Image, error) {
 	platform := v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	if opts.pull != pullAlways {
-		img, err := s.images.Find(opts.image)
+		img, err := s.Images.Find(opts.image)
 		if err == nil {
 			if c := img.Config; c.Architecture != "" && c.Architecture != platform.Architecture {
 				fmt.Fprintf(s.env.stderr, "WARNING: the image's platform (%s/%s) does not match this machine's (%s)\n", c.OS, c.Architecture, platform.String())
@@ -111,10 +111,10 @@ func (s *store) imageToRun(ctx context.Context, opts runOptions) (*image.Image, 
 }
 
 // unpackToRun makes sure that the image's layers are unpacked, and shows progress only if one is not.
-func (s *store) unpackToRun(ctx context.Context, img *image.Image) ([]snapshot.ID, error) {
+func (s *session) unpackToRun(ctx context.Context, img *image.Image) ([]snapshot.ID, error) {
 	missing := false
 	for _, l := range img.Layers {
-		if _, err := s.snapshots.ByDiffID(l.DiffID); err != nil {
+		if _, err := s.Snapshots.ByDiffID(l.DiffID); err != nil {
 			missing = true
 		}
 	}
@@ -129,7 +129,7 @@ func (s *store) unpackToRun(ctx context.Context, img *image.Image) ([]snapshot.I
 	ids := make([]snapshot.ID, len(img.Layers))
 	for i, l := range img.Layers {
 		var err error
-		if ids[i], err = s.layers.Unpacked(ctx, l, nil); err != nil {
+		if ids[i], err = s.Layers.Unpacked(ctx, l, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -168,7 +168,7 @@ func volumes(declared map[string]struct{}, given []runner.Mount) []runner.Mount 
 }
 
 // runBox runs a box and turns how its process ended into an exit code.
-func (s *store) runBox(ctx context.Context, box runner.Sandbox, p runner.Process, stop os.Signal) error {
+func (s *session) runBox(ctx context.Context, box runner.Sandbox, p runner.Process, stop os.Signal) error {
 	linux, err := s.sandbox()
 	if err != nil {
 		return err
@@ -197,8 +197,8 @@ func (s *store) runBox(ctx context.Context, box runner.Sandbox, p runner.Process
 }
 
 // sandbox makes what runs steps and containers.
-func (s *store) sandbox() (*runner.Linux, error) {
-	dir := s.path("run")
+func (s *session) sandbox() (*runner.Linux, error) {
+	dir := s.Path("run")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}

@@ -64,7 +64,7 @@ func runSave(ctx context.Context, env *environment, opts saveOptions) error {
 		// An argument that is a name, and not an ID, is what the image is called in the archive.
 		if ref, err := s.registry.ParseReference(arg); err == nil {
 			if tag, ok := ref.(name.Tag); ok {
-				if named, err := s.images.Resolve(tag); err == nil && named.ID == found.ID && !slices.Contains(artifacts[i].Names, tag) {
+				if named, err := s.Images.Resolve(tag); err == nil && named.ID == found.ID && !slices.Contains(artifacts[i].Names, tag) {
 					artifacts[i].Names = append(artifacts[i].Names, tag)
 				}
 			}

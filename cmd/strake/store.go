@@ -1,83 +1,48 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
-	"os"
-	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/builder"
-	"github.com/strake-build/strake/cache"
-	"github.com/strake-build/strake/layer/blob"
-	"github.com/strake-build/strake/layer/image"
-	"github.com/strake-build/strake/layer/lease"
+	"github.com/strake-build/strake/builder/store"
 	"github.com/strake-build/strake/layer/registry"
 	"github.com/strake-build/strake/layer/snapshot"
 	"github.com/strake-build/strake/runner"
 )
 
-// store is the directory that holds everything strake keeps:
-//
-//	format      its version, and in which form overlay marks are
-//	blobs/      configurations, manifests and compressed layers, by digest
-//	images/     images and their names
-//	layers/     unpacked layers
-//	compressed/ what compressing a layer gave
-//	cache/      records of build steps
-//	contexts/   digests of the files of build contexts
-//	mounts/     directories of RUN --mount=type=cache
-//	remote/     files and repositories fetched for ADD and contexts
-//	run/        what running steps and containers need
-//	tmp/        folders of one command each
-//	names/      names of running containers
-//	leases/     what running commands use of all this
-type store struct {
-	env      *environment
-	root     string
-	blobs    *blob.Store
-	images   *image.Store
-	registry *registry.Client
-	namings  namings // what registries made this command name
-
-	// The following are set by openLayers only.
-	isolation runner.Isolation
-	snapshots *snapshot.Store
-	layers    *image.Layers
-	cache     *cache.Store
-	// lease keeps others from removing what this command finds and makes, until its Release or the end of the process.
-	lease *lease.Lease
+// session is the store as one command has it, with what it needs besides.
+type session struct {
+	*store.Store
+	env       *environment
+	registry  *registry.Client
+	namings   namings          // what registries made this command name
+	isolation runner.Isolation // set by openLayers only
 }
 
 // openStore opens the part of the store that needs no privileges: names, configurations and manifests.
-func (e *environment) openStore() (*store, error) {
+func (e *environment) openStore() (*session, error) {
 	root, err := e.root()
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return nil, fmt.Errorf("making the store: %w", err)
-	}
-	s := &store{env: e, root: root, registry: e.registry()}
-	if err := s.checkFormat(""); err != nil {
+	opened, err := store.Open(root, e.now)
+	if err != nil {
 		return nil, err
 	}
-	if s.blobs, err = blob.Open(s.path("blobs")); err != nil {
-		return nil, fmt.Errorf("opening the store %s: %w", root, err)
-	}
-	if s.images, err = image.Open(s.path("images"), s.blobs); err != nil {
-		return nil, fmt.Errorf("opening the store %s: %w", root, err)
-	}
-	return s, nil
+	return &session{Store: opened, env: e, registry: e.registry()}, nil
 }
 
 // openLayers opens the whole store. It is the one place where strake takes the privileges that layers
 // need: as an ordinary user it does not return, but runs this command again in a user namespace.
-func (e *environment) openLayers(ctx context.Context) (*store, error) {
+func (e *environment) openLayers(ctx context.Context) (*session, error) {
 	root, err := e.root()
 	if err != nil {
 		return nil, err
@@ -113,27 +78,24 @@ func (e *environment) openLayers(ctx context.Context) (*store, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	if s.lease, err = lease.Open(s.path("leases")); err != nil {
+	if err := runner.Sweep(s.Path("run")); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}
-	s.blobs.Lease = s.lease
-	// Before the trees of dead processes are removed: a cache may be in one.
-	if err := runner.Sweep(s.path("run")); err != nil {
-		return nil, fmt.Errorf("opening the store %s: %w", root, err)
+	i := s.isolation
+	err = s.OpenLayers(store.LayerOptions{
+		Form:      formOf(i),
+		Snapshots: snapshot.Options{UserXattr: i.UserNS, RecordOwners: i.RecordsOwners(), Copy: i.NoOverlay},
+		Remote:    s.registry,
+	})
+	if err != nil {
+		return nil, err
 	}
-	if s.snapshots, err = snapshot.Open(s.path("layers"), s.snapshotOptions()); err != nil {
-		return nil, fmt.Errorf("opening the store %s: %w", root, err)
-	}
-	if s.cache, err = cache.Open(s.path("cache")); err != nil {
-		return nil, fmt.Errorf("opening the store %s: %w", root, err)
-	}
-	s.layers = &image.Layers{Blobs: s.blobs, Snapshots: s.snapshots, Remote: s.registry, Dir: s.path("compressed")}
 	return s, nil
 }
 
 // openSizes opens the whole store for a command that can do without unpacked layers, which only tell it sizes: where
 // there are no privileges for them, it gets what openStore opens.
-func (e *environment) openSizes(ctx context.Context) (*store, error) {
+func (e *environment) openSizes(ctx context.Context) (*session, error) {
 	root, err := e.root()
 	if err != nil {
 		return nil, err
@@ -159,37 +121,37 @@ func writable(root string) error {
 	return fmt.Errorf("writing to the store %s: %w", root, err)
 }
 
-// path returns the path of something in the store.
-func (s *store) path(elem ...string) string {
-	return filepath.Join(append([]string{s.root}, elem...)...)
-}
-
 // resolver finds images in the store and asks registries for others, or for all of them.
-func (s *store) resolver(always bool) *builder.Puller {
-	return &builder.Puller{Images: s.images, Blobs: s.blobs, Client: s.registry, Always: always, Named: s.namings.add}
+func (s *session) resolver(always bool) *builder.Puller {
+	return &builder.Puller{Images: s.Images, Blobs: s.Blobs, Client: s.registry, Always: always, Named: s.namings.add}
 }
 
-// writeFile writes a file under a temporary name and renames it: it is there whole or not at all.
-func writeFile(path string, data []byte, mode fs.FileMode) error {
-	return replaceFile(path, data, mode, false)
-}
-
-// replaceFile is writeFile; with durable, a power failure cannot tear it either.
-func replaceFile(path string, data []byte, mode fs.FileMode, durable bool) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil { // the file that was asked for tells more than the temporary one
-		return &fs.PathError{Op: "writing", Path: path, Err: errors.Unwrap(err)}
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Chmod(mode), f.Close())
+// syncLayers makes new layers durable, for a build or a pull that took so long.
+func (s *session) syncLayers(took time.Duration) error {
+	mode, err := s.env.syncMode()
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return err
 	}
-	return os.Rename(f.Name(), path)
+	return s.SyncNew(mode, took)
+}
+
+// syncLoaded makes everything durable: what came from an archive may be nowhere else.
+func (s *session) syncLoaded() error {
+	mode, err := s.env.syncMode()
+	if err != nil {
+		return err
+	}
+	return s.SyncAll(mode)
+}
+
+// syncMode is the value of STRAKE_SYNC.
+func (e *environment) syncMode() (store.SyncMode, error) {
+	switch mode := store.SyncMode(cmp.Or(e.getenv("STRAKE_SYNC"), string(store.SyncAuto))); mode {
+	case store.SyncAuto, store.SyncAlways, store.SyncNever:
+		return mode, nil
+	default:
+		return "", usagef("invalid STRAKE_SYNC %q: it is auto, always or never", mode)
+	}
 }
 
 // registry makes the client that speaks to registries. It does no input or output.

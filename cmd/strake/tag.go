@@ -27,5 +27,5 @@ func runTag(env *environment, source, target string) error {
 	if err != nil {
 		return err
 	}
-	return s.images.Tag(name.Reference(tags[0]), img.ID)
+	return s.Images.Tag(name.Reference(tags[0]), img.ID)
 }

@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -23,95 +22,60 @@ import (
 	"github.com/strake-build/strake/layer/snapshot"
 )
 
-// The kinds of things that a store holds.
-const (
-	kindLayer      = "layer"
-	kindCopy       = "copy"
-	kindBlob       = "blob"
-	kindCompressed = "compressed"
-	kindMount      = "mount"
-	kindContext    = "context"
-	kindSource     = "source"
-	kindRecord     = "record"
-	kindNote       = "note"
-)
+// ImagesError says that images cannot be read. Nothing is removed then: one that cannot be read may need anything.
+type ImagesError struct{ Err error }
 
-// kinds are all of them, in the order in which people see them.
-var kinds = [...]string{kindLayer, kindCopy, kindBlob, kindMount, kindSource, kindContext, kindCompressed, kindRecord, kindNote}
+func (e *ImagesError) Error() string { return e.Err.Error() }
 
-// holding is one thing that the store holds.
-type holding struct {
-	Kind     string    `json:"type"`
-	ID       string    `json:"id"`
-	Size     int64     `json:"size"` // on the disk, in bytes
-	LastUsed time.Time `json:"lastUsed"`
-	// Images are the names (or, for lack of one, IDs) of the images that need it.
-	Images []string `json:"images,omitempty"`
-	// Steps are the names of the build steps that the cache keeps it for.
-	Steps []string `json:"steps,omitempty"`
-	InUse bool     `json:"inUse,omitempty"` // by a running command
-	// Reclaimable: no image needs it.
-	Reclaimable bool `json:"reclaimable"`
+func (e *ImagesError) Unwrap() error { return e.Err }
 
-	superseded bool     // all Images lost their names to others
-	of         *holding // a note is kept as long as this is; nil for one of what is gone, and for all else
-	created    time.Time
-	remove     func() (bool, error) // false: somebody uses it
-}
+// Hint says what to do about it.
+func (e *ImagesError) Hint() string { return "\"strake fsck --repair\" drops what is damaged" }
 
-// holdings is what a store holds.
-type holdings struct {
-	Root  string
-	Items []*holding
-	Other int64 // bytes of all else: folders, temporary files, what keeps the rest in order
-}
-
-// size sums up the things that which says yes of; nil says yes of all.
-func (h *holdings) size(which func(*holding) bool) (sum int64) {
-	for _, i := range h.Items {
-		if which == nil || which(i) {
-			sum += i.Size
-		}
-	}
-	return sum
-}
-
-// inventory is at work on holdings.
+// inventory is at work on a Usage.
 type inventory struct {
-	*store
+	*Store
 	collection *lease.Collection // removes what is found; nil where nothing is removed
 
-	found  holdings
-	counts map[string]bool                // paths that Items count
+	found  Usage
+	counts map[string]bool                // paths that Holdings count
 	layers map[v1.Hash][]string           // the images that need a diffID
 	blobs  map[v1.Hash][]string           // the images that need a blob
 	old    map[v1.Hash]bool               // the images that lost their names to others
 	pinned map[v1.Hash]bool               // the diffIDs and blobs that other images need
 	known  map[v1.Hash]bool               // the diffIDs of all layers here
 	held   map[string]bool                // what running commands use
-	noted  map[cache.Key]*holding         // the layers that notes explain, by the notes' subjects
+	noted  map[cache.Key]*Holding         // the layers that notes explain, by the notes' subjects
 	byID   map[snapshot.ID][]*cache.Entry // records
 }
 
-// holdings lists everything in the store. It can be removed by the collection, which began before.
+// Usage lists everything in the store. What this process used is released: looking keeps nothing.
 //
-// Preconditions: openLayers opened the store, and its lease was released.
-func (s *store) holdings(ctx context.Context, c *lease.Collection) (*holdings, error) {
+// Preconditions: OpenLayers opened the store.
+func (s *Store) Usage(ctx context.Context) (*Usage, error) {
+	s.lease.Release()
+	return s.usage(ctx, nil)
+}
+
+// usage lists everything in the store. It can be removed by the collection, which began before.
+//
+// Preconditions: the lease was released.
+func (s *Store) usage(ctx context.Context, c *lease.Collection) (*Usage, error) {
 	inv := &inventory{
-		store: s, collection: c, found: holdings{Root: s.root}, counts: make(map[string]bool),
+		Store: s, collection: c, counts: make(map[string]bool),
 		layers: make(map[v1.Hash][]string), blobs: make(map[v1.Hash][]string),
 		old: make(map[v1.Hash]bool), pinned: make(map[v1.Hash]bool), known: make(map[v1.Hash]bool), byID: make(map[snapshot.ID][]*cache.Entry),
-		noted: make(map[cache.Key]*holding),
+		noted: make(map[cache.Key]*Holding),
 	}
 	for _, add := range []func(context.Context) error{
 		inv.readLeases, inv.readImages, inv.readRecords, inv.addLayers, inv.addCopies, inv.addBlobs, inv.addCompressed, inv.addMounts, inv.addContexts, inv.addSources, inv.addNotes, inv.addOther,
 	} {
 		if err := add(ctx); err != nil {
-			return nil, fmt.Errorf("reading the store %s: %w", s.root, err)
+			return nil, fmt.Errorf("reading the store %s: %w", s.Root, err)
 		}
 	}
-	now := s.env.now()
-	for _, h := range inv.found.Items {
+	now := s.now()
+	for _, h := range inv.found.Holdings {
 		if h.LastUsed.After(now) { // the clock jumped
 			h.LastUsed = now
 		}
@@ -120,11 +84,11 @@ func (s *store) holdings(ctx context.Context, c *lease.Collection) (*holdings, e
 	return &inv.found, nil
 }
 
-func (inv *inventory) add(h *holding, paths ...string) {
+func (inv *inventory) add(h *Holding, paths ...string) {
 	for _, p := range paths {
 		inv.counts[p] = true
 	}
-	inv.found.Items = append(inv.found.Items, h)
+	inv.found.Holdings = append(inv.found.Holdings, h)
 }
 
 func (inv *inventory) readLeases(context.Context) (err error) {
@@ -133,12 +97,11 @@ func (inv *inventory) readLeases(context.Context) (err error) {
 }
 
 func (inv *inventory) readImages(context.Context) error {
-	list, err := inv.images.List()
+	list, err := inv.Images.List()
 	if err != nil {
-		// One that cannot be read may need anything.
-		return &hintError{err, "\"strake fsck --repair\" drops what is damaged"}
+		return &ImagesError{err}
 	}
-	old, err := inv.images.Superseded()
+	old, err := inv.Images.Superseded()
 	for _, id := range old {
 		inv.old[id] = true
 	}
@@ -151,7 +114,7 @@ func (inv *inventory) readImages(context.Context) error {
 func (inv *inventory) needs(n image.Named) {
 	names := n.Names
 	if len(names) == 0 {
-		names = []string{shortID(n.Image.ID)}
+		names = []string{n.Image.ID.Hex[:min(12, len(n.Image.ID.Hex))]}
 	}
 	need := func(users map[v1.Hash][]string, h v1.Hash) {
 		users[h] = append(users[h], names...)
@@ -171,14 +134,14 @@ func (inv *inventory) needs(n image.Named) {
 
 // readRecords sorts the records by their layers. Those without one are things themselves.
 func (inv *inventory) readRecords(ctx context.Context) error {
-	return inv.cache.Entries(ctx, func(e cache.Entry) error {
+	return inv.Cache.Entries(ctx, func(e cache.Entry) error {
 		inv.counts[e.Path] = true
 		id := snapshot.ID(e.Record.Layer)
-		if e.Err == nil && inv.snapshots.Has(id) {
+		if e.Err == nil && inv.Snapshots.Has(id) {
 			inv.byID[id] = append(inv.byID[id], &e)
 			return nil
 		}
-		h := &holding{Kind: kindRecord, ID: filepath.Base(e.Path), Size: e.Disk, LastUsed: e.Used, created: e.Used, remove: removeFile(e.Path)}
+		h := &Holding{Kind: Record, ID: filepath.Base(e.Path), Size: e.Disk, LastUsed: e.Used, created: e.Used, remove: removeFile(e.Path)}
 		if e.Err == nil {
 			h.Steps = []string{e.Record.Name}
 		}
@@ -188,25 +151,25 @@ func (inv *inventory) readRecords(ctx context.Context) error {
 }
 
 func (inv *inventory) addLayers(ctx context.Context) error {
-	return inv.snapshots.Walk(func(id snapshot.ID) error {
+	return inv.Snapshots.Walk(func(id snapshot.ID) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		info, err := inv.snapshots.Info(id)
-		if err != nil && !inv.snapshots.Has(id) {
+		info, err := inv.Snapshots.Info(id)
+		if err != nil && !inv.Snapshots.Has(id) {
 			return nil // removed meanwhile
 		}
 		if err != nil {
 			return err
 		}
-		h := &holding{
-			Kind: kindLayer, ID: string(id), Size: info.Disk, LastUsed: info.Made, created: info.Made,
+		h := &Holding{
+			Kind: Layer, ID: string(id), Size: info.Disk, LastUsed: info.Made, created: info.Made,
 			InUse: inv.held[string(id)] || inv.held[info.DiffID.String()],
 		}
 		if info.DiffID != (v1.Hash{}) {
 			inv.known[info.DiffID] = true
 			// Of two layers with the same content the images use one.
-			if found, err := inv.snapshots.ByDiffID(info.DiffID); err == nil && found == id {
+			if found, err := inv.Snapshots.ByDiffID(info.DiffID); err == nil && found == id {
 				h.Images = unique(inv.layers[info.DiffID])
 				h.superseded = len(h.Images) > 0 && !inv.pinned[info.DiffID]
 			}
@@ -229,7 +192,7 @@ func (inv *inventory) addLayers(ctx context.Context) error {
 			}
 		}
 		h.remove = func() (bool, error) {
-			if gone, err := inv.snapshots.Collect(inv.collection, id); err != nil || !gone {
+			if gone, err := inv.Snapshots.Collect(inv.collection, id); err != nil || !gone {
 				return false, err
 			}
 			// Without the layer they are misses. That somebody may have saved a new one meanwhile costs a miss, too.
@@ -240,34 +203,34 @@ func (inv *inventory) addLayers(ctx context.Context) error {
 			}
 			return true, nil
 		}
-		inv.add(h, inv.snapshots.Dir(id))
+		inv.add(h, inv.Snapshots.Dir(id))
 		return nil
 	})
 }
 
 // addCopies adds the file systems that wait for the next step, where there is no overlayfs.
 func (inv *inventory) addCopies(context.Context) error {
-	for _, c := range inv.snapshots.Copies() {
-		inv.add(&holding{
-			Kind: kindCopy, ID: c.ID, Size: c.Disk, LastUsed: c.Kept, created: c.Kept,
-			remove: func() (bool, error) { return inv.snapshots.RemoveCopy(c.ID) },
+	for _, c := range inv.Snapshots.Copies() {
+		inv.add(&Holding{
+			Kind: Copy, ID: c.ID, Size: c.Disk, LastUsed: c.Kept, created: c.Kept,
+			remove: func() (bool, error) { return inv.Snapshots.RemoveCopy(c.ID) },
 		}, c.Dir)
 	}
 	return nil
 }
 
 func (inv *inventory) addBlobs(context.Context) error {
-	return inv.store.blobs.Walk(func(d v1.Hash, _ int64) error {
-		return inv.addFile(kindBlob, inv.path("blobs", "sha256", d.Hex), func(h *holding) {
+	return inv.Blobs.Walk(func(d v1.Hash, _ int64) error {
+		return inv.addFile(Blob, inv.Path("blobs", "sha256", d.Hex), func(h *Holding) {
 			h.ID, h.Images, h.InUse = d.String(), unique(inv.blobs[d]), inv.held[d.String()]
 			h.superseded = len(h.Images) > 0 && !inv.pinned[d]
-			h.remove = func() (bool, error) { return inv.store.blobs.Collect(inv.collection, d) }
+			h.remove = func() (bool, error) { return inv.Blobs.Collect(inv.collection, d) }
 		})
 	})
 }
 
 // addFile adds a file. What set does not set is taken from the file.
-func (inv *inventory) addFile(kind, path string, set func(h *holding)) error {
+func (inv *inventory) addFile(kind Kind, path string, set func(h *Holding)) error {
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // removed meanwhile
@@ -275,7 +238,7 @@ func (inv *inventory) addFile(kind, path string, set func(h *holding)) error {
 	if err != nil {
 		return err
 	}
-	h := &holding{Kind: kind, ID: filepath.Base(path), LastUsed: fi.ModTime(), created: fi.ModTime(), remove: removeFile(path)}
+	h := &Holding{Kind: kind, ID: filepath.Base(path), LastUsed: fi.ModTime(), created: fi.ModTime(), remove: removeFile(path)}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		h.Size = st.Blocks * 512
 	}
@@ -288,14 +251,14 @@ func (inv *inventory) addFile(kind, path string, set func(h *holding)) error {
 
 // files lists a folder of the store, without temporary files.
 func (inv *inventory) files(elem ...string) ([]string, error) {
-	entries, err := os.ReadDir(inv.path(elem...))
+	entries, err := os.ReadDir(inv.Path(elem...))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	var paths []string
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), ".") && !strings.Contains(e.Name(), ".tmp-") {
-			paths = append(paths, filepath.Join(inv.path(elem...), e.Name()))
+			paths = append(paths, filepath.Join(inv.Path(elem...), e.Name()))
 		}
 	}
 	return paths, err
@@ -304,7 +267,7 @@ func (inv *inventory) files(elem ...string) ([]string, error) {
 func (inv *inventory) addCompressed(context.Context) error {
 	paths, err := inv.files("compressed")
 	for _, p := range paths {
-		err = errors.Join(err, inv.addFile(kindCompressed, p, func(h *holding) {
+		err = errors.Join(err, inv.addFile(Compressed, p, func(h *Holding) {
 			hex, _, _ := strings.Cut(filepath.Base(p), ".")
 			d := v1.Hash{Algorithm: "sha256", Hex: hex}
 			if h.Images = unique(inv.layers[d]); len(h.Images) == 0 && inv.known[d] {
@@ -318,7 +281,7 @@ func (inv *inventory) addCompressed(context.Context) error {
 func (inv *inventory) addContexts(context.Context) error {
 	paths, err := inv.files("contexts")
 	for _, p := range paths {
-		err = errors.Join(err, inv.addFile(kindContext, p, nil))
+		err = errors.Join(err, inv.addFile(Context, p, nil))
 	}
 	return err
 }
@@ -343,7 +306,7 @@ func (inv *inventory) addNotesIn(dir string, subject func(path string) string) e
 	for _, folder := range folders {
 		paths, err := inv.files("cache", dir, filepath.Base(folder))
 		for _, p := range paths {
-			err = errors.Join(err, inv.addFile(kindNote, p, func(h *holding) {
+			err = errors.Join(err, inv.addFile(Note, p, func(h *Holding) {
 				k, _ := cache.ParseKey(subject(p)) // nothing has the zero key
 				if h.of = inv.noted[k]; h.of != nil {
 					h.LastUsed, h.created = h.of.LastUsed, h.of.created
@@ -358,11 +321,11 @@ func (inv *inventory) addNotesIn(dir string, subject func(path string) string) e
 }
 
 func (inv *inventory) addMounts(context.Context) error {
-	mounts := &cachemount.Store{Dir: inv.path("mounts")}
+	mounts := inv.CacheMounts()
 	list, err := mounts.List()
 	for _, m := range list {
-		inv.add(&holding{
-			Kind: kindMount, ID: mountName(m.ID),
+		inv.add(&Holding{
+			Kind: Mount, ID: cachemount.Name(m.ID),
 			Size: m.Disk, LastUsed: m.Used, created: m.Used, InUse: m.InUse,
 			remove: func() (bool, error) { return mounts.Remove(m) },
 		}, m.Dir)
@@ -385,8 +348,8 @@ func (inv *inventory) addSources(context.Context) error {
 			if err != nil {
 				return err
 			}
-			inv.add(&holding{
-				Kind: kindSource, ID: by + "/" + filepath.Base(p), Size: size, LastUsed: fi.ModTime(), created: fi.ModTime(),
+			inv.add(&Holding{
+				Kind: Source, ID: by + "/" + filepath.Base(p), Size: size, LastUsed: fi.ModTime(), created: fi.ModTime(),
 				remove: func() (bool, error) { return fetch.Remove(p) },
 			}, p)
 		}
@@ -395,15 +358,15 @@ func (inv *inventory) addSources(context.Context) error {
 }
 
 func (inv *inventory) addOther(context.Context) error {
-	views := inv.snapshots.Views()
+	views := inv.Snapshots.Views()
 	inv.counts[views] = true
-	size, err := inv.snapshots.ViewsUsage()
+	size, err := inv.Snapshots.ViewsUsage()
 	if err != nil {
 		return err
 	}
 	inv.found.Other = size
 	// What running commands write may come and go, and an ordinary user may not read all of it.
-	size, _ = (&rootfs.DiskUsage{Skip: func(p string) bool { return inv.counts[p] }}).Of(inv.root)
+	size, _ = (&rootfs.DiskUsage{Skip: func(p string) bool { return inv.counts[p] }}).Of(inv.Root)
 	inv.found.Other += size
 	return nil
 }
@@ -412,7 +375,7 @@ func unique(names []string) []string {
 	return slices.Compact(slices.Sorted(slices.Values(names)))
 }
 
-// removeFile is for holding.remove: who uses such a file can do without.
+// removeFile is for Holding.remove: who uses such a file can do without.
 func removeFile(path string) func() (bool, error) {
 	return func() (bool, error) {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/strake-build/strake/builder/store"
 	"github.com/strake-build/strake/runner"
 )
 
@@ -22,28 +23,28 @@ func TestLayersForm(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		i    runner.Isolation
-		form layersForm   // of a new store
-		fits []layersForm // beside that
+		form store.Form   // of a new store
+		fits []store.Form // beside that
 	}{
-		{"root", root, layersTrusted, []layersForm{layersCopies}},
-		{"root, on overlay", flat, layersCopies, nil},
-		{"rootless", many, layersUser, []layersForm{layersUserCopies}},
-		{"rootless, inside", entered, layersUser, []layersForm{layersUserCopies}},
-		{"one id", one, layersRecorded, []layersForm{layersRecordedCopies}},
-		{"chroot", chroot, layersCopies, nil},
-		{"none", none, layersRecordedCopies, nil},
-		{"none, root", noneRoot, layersCopies, nil},
+		{"root", root, store.Trusted, []store.Form{store.Copies}},
+		{"root, on overlay", flat, store.Copies, nil},
+		{"rootless", many, store.User, []store.Form{store.UserCopies}},
+		{"rootless, inside", entered, store.User, []store.Form{store.UserCopies}},
+		{"one id", one, store.Recorded, []store.Form{store.RecordedCopies}},
+		{"chroot", chroot, store.Copies, nil},
+		{"none", none, store.RecordedCopies, nil},
+		{"none, root", noneRoot, store.Copies, nil},
 	} {
 		if got := formOf(c.i); got != c.form {
 			t.Errorf("%s: the form is %s, want %s", c.name, got, c.form)
 		}
-		for _, f := range []layersForm{"", layersTrusted, layersUser, layersRecorded, layersCopies, layersUserCopies, layersRecordedCopies} {
+		for _, f := range []store.Form{"", store.Trusted, store.User, store.Recorded, store.Copies, store.UserCopies, store.RecordedCopies} {
 			want := f == "" || f == c.form
 			for _, other := range c.fits {
 				want = want || f == other
 			}
 			i := c.i
-			o := f.fit(&i)
+			o := fit(f, &i)
 			if (o == nil) != want {
 				t.Errorf("%s on a store %q: %v", c.name, f, o)
 			}
@@ -63,8 +64,8 @@ func TestProbeForStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := env.probe(root)
-	var hint *hintError
-	if !errors.As(err, &hint) || !strings.Contains(err.Error(), "were unpacked in a user namespace and cannot be used") {
+	var misfit *store.FormError
+	if !errors.As(err, &misfit) || !strings.Contains(err.Error(), "were unpacked in a user namespace and cannot be used") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"errors"
@@ -8,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserveName makes sure that no other running container has the name.
-func (s *store) reserveName(name string) (release func(), err error) {
+// ReserveName makes sure that no other running container has the name, until release. The empty name is nobody's.
+func (s *Store) ReserveName(name string) (release func(), err error) {
 	if name == "" {
 		return func() {}, nil
 	}
-	if err := os.MkdirAll(s.path("names"), 0o700); err != nil {
+	if err := os.MkdirAll(s.Path("names"), 0o700); err != nil {
 		return nil, err
 	}
-	path := s.path("names", name)
+	path := s.Path("names", name)
 	for {
 		f, err := lock(path, unix.LOCK_EX|unix.LOCK_NB)
 		if errors.Is(err, errLocked) {

@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"context"
@@ -22,31 +22,31 @@ import (
 )
 
 // checkBlobs compares all blobs with their names.
-func (f *fsck) checkBlobs(ctx context.Context) error {
+func (c *checker) checkBlobs(ctx context.Context) error {
 	var all []v1.Hash
-	if err := f.blobs.Walk(func(h v1.Hash, _ int64) error {
+	if err := c.Blobs.Walk(func(h v1.Hash, _ int64) error {
 		all = append(all, h)
 		return nil
 	}); err != nil {
 		return err
 	}
-	f.checked["blob"] = len(all)
+	c.found.Blobs = len(all)
 	return each(ctx, all, func(ctx context.Context, h v1.Hash) error {
-		path := f.path("blobs", "sha256", h.Hex)
+		path := c.Path("blobs", "sha256", h.Hex)
 		read, _ := os.Lstat(path)
 		bad, err := fileDiffers(ctx, path, h.Hex)
 		if err != nil || bad == nil {
 			return err
 		}
-		f.mu.Lock()
-		f.badBlobs[h] = true
-		f.mu.Unlock()
-		return f.problem("blob "+h.String(), bad, func() (bool, error) {
-			return f.collection.Take(func() error {
+		c.mu.Lock()
+		c.badBlobs[h] = true
+		c.mu.Unlock()
+		return c.problem("blob "+h.String(), bad, func() (bool, error) {
+			return c.collection.Take(func() error {
 				if now, _ := os.Lstat(path); !os.SameFile(read, now) {
 					return nil // somebody stored it again since
 				}
-				return f.blobs.Remove(h)
+				return c.Blobs.Remove(h)
 			}, h.String())
 		})
 	})
@@ -84,39 +84,39 @@ func fileDiffers(ctx context.Context, path, digest string) (bad, err error) {
 }
 
 // checkLayers compares all layers with their diffIDs.
-func (f *fsck) checkLayers(ctx context.Context) error {
-	list, _ := f.images.List() // those that cannot be read are for checkImages
+func (c *checker) checkLayers(ctx context.Context) error {
+	list, _ := c.Images.List() // those that cannot be read are for checkImages
 	for _, n := range list {
 		for _, l := range n.Image.Layers {
-			if l.Blob != nil && !f.badBlobs[l.Blob.Digest] {
-				if _, err := f.blobs.Size(l.Blob.Digest); err == nil {
-					f.blobOf[l.DiffID] = l
+			if l.Blob != nil && !c.badBlobs[l.Blob.Digest] {
+				if _, err := c.Blobs.Size(l.Blob.Digest); err == nil {
+					c.blobOf[l.DiffID] = l
 				}
 			}
 		}
 	}
 	var all []snapshot.ID
-	if err := f.snapshots.Walk(func(id snapshot.ID) error {
+	if err := c.Snapshots.Walk(func(id snapshot.ID) error {
 		all = append(all, id)
 		return nil
 	}); err != nil {
 		return err
 	}
-	f.checked["layer"] = len(all)
-	return each(ctx, all, f.checkLayer)
+	c.found.Layers = len(all)
+	return each(ctx, all, c.checkLayer)
 }
 
-func (f *fsck) checkLayer(ctx context.Context, id snapshot.ID) error {
-	info, err := f.snapshots.Info(id)
+func (c *checker) checkLayer(ctx context.Context, id snapshot.ID) error {
+	info, err := c.Snapshots.Info(id)
 	if errors.Is(err, snapshot.ErrNotFound) {
 		return nil
 	}
 	var open func() (io.ReadCloser, error)
-	if l, ok := f.blobOf[info.DiffID]; ok {
-		open = func() (io.ReadCloser, error) { return f.local.Uncompressed(ctx, l) }
+	if l, ok := c.blobOf[info.DiffID]; ok {
+		open = func() (io.ReadCloser, error) { return c.local.Uncompressed(ctx, l) }
 	}
 	if err == nil {
-		err = f.snapshots.Verify(ctx, id, open)
+		err = c.Snapshots.Verify(ctx, id, open)
 	}
 	switch {
 	case err == nil, errors.Is(err, snapshot.ErrNotFound):
@@ -124,23 +124,23 @@ func (f *fsck) checkLayer(ctx context.Context, id snapshot.ID) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.Is(err, snapshot.ErrUnverifiable):
-		f.mu.Lock()
-		f.unverified++
-		f.mu.Unlock()
+		c.mu.Lock()
+		c.found.Unverified++
+		c.mu.Unlock()
 		return nil
 	}
-	f.mu.Lock()
-	f.badLayers[id] = true
-	f.mu.Unlock()
-	return f.problem("layer "+string(id), err, func() (bool, error) { return f.snapshots.Collect(f.collection, id) })
+	c.mu.Lock()
+	c.badLayers[id] = true
+	c.mu.Unlock()
+	return c.problem("layer "+string(id), err, func() (bool, error) { return c.Snapshots.Collect(c.collection, id) })
 }
 
 // checkCopies looks at the files of copies of layers. One that somebody changed would not be used.
-func (f *fsck) checkCopies(ctx context.Context) error {
-	for _, c := range f.snapshots.Copies() {
-		err := f.snapshots.VerifyCopy(ctx, c.ID)
+func (c *checker) checkCopies(ctx context.Context) error {
+	for _, held := range c.Snapshots.Copies() {
+		err := c.Snapshots.VerifyCopy(ctx, held.ID)
 		if errors.Is(err, snapshot.ErrDamaged) {
-			err = f.problem("copy "+c.ID, err, func() (bool, error) { return f.snapshots.RemoveCopy(c.ID) })
+			err = c.problem("copy "+held.ID, err, func() (bool, error) { return c.Snapshots.RemoveCopy(held.ID) })
 		}
 		if err != nil {
 			return err
@@ -150,10 +150,10 @@ func (f *fsck) checkCopies(ctx context.Context) error {
 }
 
 // checkStale finds what points to layers that are gone.
-func (f *fsck) checkStale(context.Context) error {
+func (c *checker) checkStale(context.Context) error {
 	var failed error
-	err := f.snapshots.Stale(func(what string, remove func() error) {
-		failed = errors.Join(failed, f.stale(what, always(remove)))
+	err := c.Snapshots.Stale(func(what string, remove func() error) {
+		failed = errors.Join(failed, c.stale(what, always(remove)))
 	})
 	return errors.Join(err, failed)
 }
@@ -164,31 +164,31 @@ func always(remove func() error) func() (bool, error) {
 }
 
 // checkRecords reads all records of the build cache.
-func (f *fsck) checkRecords(ctx context.Context) error {
-	return f.cache.Entries(ctx, func(e cache.Entry) error {
-		f.checked["record"]++
+func (c *checker) checkRecords(ctx context.Context) error {
+	return c.Cache.Entries(ctx, func(e cache.Entry) error {
+		c.found.Records++
 		id := snapshot.ID(e.Record.Layer)
 		switch {
 		case e.Err != nil:
 			why := strings.TrimPrefix(e.Err.Error(), cache.ErrMiss.Error()+": ")
-			return f.problem("record "+filepath.Base(e.Path), errors.New(why), removeFile(e.Path))
-		case !f.snapshots.Has(id) || f.badLayers[id]:
-			return f.stale("record "+filepath.Base(e.Path)+" ("+e.Record.Name+")", removeFile(e.Path))
+			return c.problem("record "+filepath.Base(e.Path), errors.New(why), removeFile(e.Path))
+		case !c.Snapshots.Has(id) || c.badLayers[id]:
+			return c.stale("record "+filepath.Base(e.Path)+" ("+e.Record.Name+")", removeFile(e.Path))
 		}
 		return nil
 	})
 }
 
 // checkImages reads all images and names, and asks for the layers of images.
-func (f *fsck) checkImages(ctx context.Context) error {
-	list, _ := f.images.List()
-	f.checked["image"] = len(list)
-	problems, err := f.images.Check(f.have)
+func (c *checker) checkImages(ctx context.Context) error {
+	list, _ := c.Images.List()
+	c.found.Images = len(list)
+	problems, err := c.Images.Check(c.have)
 	if err != nil {
 		return err
 	}
 	for _, p := range problems {
-		if err := f.problem(p.What, p.Err, always(p.Repair)); err != nil {
+		if err := c.problem(p.What, p.Err, always(p.Repair)); err != nil {
 			return err
 		}
 	}
@@ -196,26 +196,26 @@ func (f *fsck) checkImages(ctx context.Context) error {
 }
 
 // have says why a layer of an image cannot be had.
-func (f *fsck) have(l image.Layer) error {
+func (c *checker) have(l image.Layer) error {
 	if l.Blob != nil {
 		if l.Origin != "" {
 			return nil // it is fetched when it is needed
 		}
-		if _, err := f.blobs.Size(l.Blob.Digest); err != nil || f.badBlobs[l.Blob.Digest] {
+		if _, err := c.Blobs.Size(l.Blob.Digest); err != nil || c.badBlobs[l.Blob.Digest] {
 			return fmt.Errorf("the blob of its layer %s is missing or damaged, and was not fetched from a registry", l.DiffID)
 		}
 		return nil
 	}
-	if id, err := f.snapshots.ByDiffID(l.DiffID); err != nil || f.badLayers[id] {
+	if id, err := c.Snapshots.ByDiffID(l.DiffID); err != nil || c.badLayers[id] {
 		return fmt.Errorf("its layer %s is missing or damaged", l.DiffID)
 	}
 	return nil
 }
 
 // checkFiles reads the small files of caches, and what was fetched.
-func (f *fsck) checkFiles(ctx context.Context) error {
+func (c *checker) checkFiles(ctx context.Context) error {
 	check := func(pattern string, wrong func(path string) (bad, err error)) error {
-		names, err := fs.Glob(os.DirFS(f.root), pattern)
+		names, err := fs.Glob(os.DirFS(c.Root), pattern)
 		if err != nil {
 			return err
 		}
@@ -223,11 +223,11 @@ func (f *fsck) checkFiles(ctx context.Context) error {
 			if strings.Contains(filepath.Base(name), ".tmp-") {
 				continue
 			}
-			f.checked["file"]++
-			p := f.path(name)
+			c.found.Files++
+			p := c.Path(name)
 			bad, err := wrong(p)
 			if err == nil && bad != nil {
-				err = f.problem(name, bad, removeFile(p))
+				err = c.problem(name, bad, removeFile(p))
 			}
 			if err != nil {
 				return err

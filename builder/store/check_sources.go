@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"context"
@@ -7,18 +7,17 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/strake-build/strake/builder/cachemount"
 	"github.com/strake-build/strake/builder/fetch"
 )
 
 // checkRepositories has git check the repositories that were fetched, and finds what was half removed.
-func (f *fsck) checkRepositories(ctx context.Context) error {
-	client, err := fetch.New(fetch.Options{Dir: f.path("remote"), Path: f.env.getenv("PATH")})
+func (c *checker) checkRepositories(ctx context.Context) error {
+	client, err := fetch.New(fetch.Options{Dir: c.Path("remote"), Path: c.opt.Path})
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	paths, err := filepath.Glob(f.path("remote", "*", "[^.]*"))
+	paths, err := filepath.Glob(c.Path("remote", "*", "[^.]*"))
 	if err != nil {
 		return err
 	}
@@ -26,7 +25,7 @@ func (f *fsck) checkRepositories(ctx context.Context) error {
 		what := filepath.Join(filepath.Base(filepath.Dir(p)), filepath.Base(p))
 		drop := func() (bool, error) { return fetch.Remove(p) }
 		if strings.Contains(what, fetch.RemovedMark) {
-			if err := f.stale(what, drop); err != nil {
+			if err := c.stale(what, drop); err != nil {
 				return err
 			}
 			continue
@@ -34,14 +33,14 @@ func (f *fsck) checkRepositories(ctx context.Context) error {
 		if !strings.HasPrefix(what, "git/") {
 			continue
 		}
-		f.checked["git source"]++
+		c.found.GitSources++
 		bad, err := client.CheckRepository(ctx, p)
 		if errors.Is(err, fetch.ErrNoGit) {
-			f.noGit++
+			c.found.NoGit++
 			continue
 		}
 		if err == nil && bad != nil {
-			err = f.problem(what, bad, drop)
+			err = c.problem(what, bad, drop)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", what, err)
@@ -51,16 +50,15 @@ func (f *fsck) checkRepositories(ctx context.Context) error {
 }
 
 // checkMounts looks at the directories of cache mounts.
-func (f *fsck) checkMounts(context.Context) error {
-	mounts := &cachemount.Store{Dir: f.path("mounts")}
-	checked, problems, err := mounts.Check()
-	f.checked["cache mount"] = checked
+func (c *checker) checkMounts(context.Context) error {
+	checked, problems, err := c.CacheMounts().Check()
+	c.found.CacheMounts = checked
 	for _, p := range problems {
 		what := filepath.Join("mounts", p.Name)
 		if p.Err == nil {
-			err = f.stale(what, p.Drop)
+			err = c.stale(what, p.Drop)
 		} else {
-			err = f.problem(what, p.Err, p.Drop)
+			err = c.problem(what, p.Err, p.Drop)
 		}
 		if err != nil {
 			return err

@@ -1,7 +1,6 @@
-package main
+package store
 
 import (
-	"cmp"
 	"os"
 	"strconv"
 	"strings"
@@ -26,34 +25,32 @@ const (
 	syncPerTime = 10 << 20 // more for each second that the build took: a twentieth of its time, on a slow disk
 )
 
-// syncLayers makes the layers of the store durable, if there are new ones, for a build or a pull that took so long. Where that would take too
+// SyncMode says when layers are made durable.
+type SyncMode string
+
+// The modes.
+const (
+	SyncAuto   SyncMode = "auto" // where it does not take long
+	SyncAlways SyncMode = "always"
+	SyncNever  SyncMode = "never" // not by this process
+)
+
+// SyncNew makes the layers of the store durable, if there are new ones, for a build or a pull that took so long. Where that would take too
 // long it is left to a later command: until then the first one after a power failure drops those that are not whole.
-func (s *store) syncLayers(took time.Duration) error {
-	mode, err := s.env.syncMode()
-	if err != nil || mode == "never" || mode == "auto" && unwritten() > cheapSync+int64(max(took.Seconds(), 0)*syncPerTime) {
-		return err
+func (s *Store) SyncNew(mode SyncMode, took time.Duration) error {
+	if mode == SyncNever || mode == SyncAuto && unwritten() > cheapSync+int64(max(took.Seconds(), 0)*syncPerTime) {
+		return nil
 	}
-	_, err = s.snapshots.Sync()
+	_, err := s.Snapshots.Sync()
 	return err
 }
 
-// syncLoaded makes everything in the store durable, however long that takes: what came from an archive may be nowhere else.
-func (s *store) syncLoaded() error {
-	mode, err := s.env.syncMode()
-	if err != nil || mode == "never" {
-		return err
+// SyncAll makes everything in the store durable, however long that takes, unless the mode is SyncNever.
+func (s *Store) SyncAll(mode SyncMode) error {
+	if mode == SyncNever {
+		return nil
 	}
-	return s.snapshots.SyncAll()
-}
-
-// syncMode is the value of STRAKE_SYNC.
-func (e *environment) syncMode() (string, error) {
-	switch mode := cmp.Or(e.getenv("STRAKE_SYNC"), "auto"); mode {
-	case "auto", "always", "never":
-		return mode, nil
-	default:
-		return "", usagef("invalid STRAKE_SYNC %q: it is auto, always or never", mode)
-	}
+	return s.Snapshots.SyncAll()
 }
 
 // unwritten is how many bytes the machine has not yet written to its disks; 0 if that is not known.

@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"errors"
@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tempDir makes a folder in the store for this command. remove deletes it; the next tempDir deletes those of
+// TempDir makes a folder in the store for this command. remove deletes it; the next TempDir deletes those of
 // commands that were killed: each is locked as long as its process lives.
-func (s *store) tempDir() (dir string, remove func(), err error) {
-	base := s.path("tmp")
+func (s *Store) TempDir() (dir string, remove func(), err error) {
+	base := s.Path("tmp")
 	if err := os.MkdirAll(base, 0o700); err != nil {
 		return "", nil, err
 	}
@@ -92,9 +92,9 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// sharedTemp is a folder of the store for files without a name.
-func (s *store) sharedTemp() (string, error) {
-	dir := s.path("tmp")
+// SharedTemp is a folder of the store for files without a name.
+func (s *Store) SharedTemp() (string, error) {
+	dir := s.Path("tmp")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("making a temporary folder: %w", err)
 	}
