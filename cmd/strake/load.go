@@ -125,7 +125,7 @@ func (l *loader) undo(ctx context.Context) {
 	for _, img := range l.begun {
 		img.Manifest = v1.Hash{}
 		if l.Images.Put(img) == nil {
-			_ = l.Images.Remove(img.ID, l.Layers, l.cachedLayers(context.WithoutCancel(ctx)))
+			_ = l.RemoveImage(context.WithoutCancel(ctx), img.ID)
 		}
 	}
 }

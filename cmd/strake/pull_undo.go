@@ -68,7 +68,7 @@ func (s *session) forget(ctx context.Context, n naming) error {
 	if err != nil || len(names) > 0 {
 		return err
 	}
-	return s.Images.Remove(n.img.ID, s.Layers, s.cachedLayers(ctx))
+	return s.RemoveImage(ctx, n.img.ID)
 }
 
 // giveBack is err with the consequence that it has if a registry's image is not what its manifest says, or cannot be had whole: the image

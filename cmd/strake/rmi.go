@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
 
-	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/layer/image"
-	"github.com/strake-build/strake/layer/snapshot"
 )
 
 func newRmiCommand(env *environment) *cobra.Command {
@@ -85,7 +82,7 @@ func (s *session) removeImage(ctx context.Context, arg string, force bool) error
 	if err != nil {
 		return err
 	}
-	if err := s.Images.Remove(img.ID, s.Layers, s.cachedLayers(ctx)); err != nil {
+	if err := s.RemoveImage(ctx, img.ID); err != nil {
 		return fmt.Errorf("removing %s: %w", arg, err)
 	}
 	for _, n := range left {
@@ -140,21 +137,4 @@ func (s *session) untag(ref name.Reference, names []string) (rest []string, err 
 		fmt.Fprintf(s.env.stdout, "Untagged: %s\n", familiarName(r))
 	}
 	return rest, nil
-}
-
-// cachedLayers tells which layers the build cache uses. The cache is read when the first is asked for; if it cannot be
-// read, it uses them all.
-func (s *session) cachedLayers(ctx context.Context) func(snapshot.ID) bool {
-	used := sync.OnceValues(func() (map[snapshot.ID]bool, error) {
-		used := make(map[snapshot.ID]bool)
-		err := s.Cache.Walk(ctx, func(_ cache.Key, r cache.Record) error {
-			used[snapshot.ID(r.Layer)] = true
-			return nil
-		})
-		return used, err
-	})
-	return func(id snapshot.ID) bool {
-		ids, err := used()
-		return err != nil || ids[id]
-	}
 }

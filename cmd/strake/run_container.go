@@ -79,7 +79,7 @@ func runRun(ctx context.Context, env *environment, opts runOptions) (err error) 
 func (s *session) collect(ctx context.Context) {
 	s.Release()
 	// What fails now is done with the next image that is removed.
-	_, _ = s.Images.Collect(s.Layers, s.cachedLayers(context.WithoutCancel(ctx)))
+	_ = s.CollectImages(context.WithoutCancel(ctx))
 }
 
 // imageToRun finds the image, in the store or in its registry.
