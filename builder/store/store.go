@@ -82,8 +82,8 @@ type LayerOptions struct {
 // OpenLayers opens the rest of the store. From now on nobody else removes what this process finds and makes, until Release. It returns
 // a FormError if the layers have another form.
 //
-// Preconditions: the process has the privileges that layers of this form need, and what dead processes left in run/ is gone (a cache
-// of layers/ may be mounted there).
+// Preconditions: the process has the privileges that layers of this form need, and what dead processes left in run/ is gone: a cache mount
+// may be in a tree of layers that is removed here.
 func (s *Store) OpenLayers(opt LayerOptions) (err error) {
 	if err := s.mark(opt.Form); err != nil {
 		return err

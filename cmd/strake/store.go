@@ -78,6 +78,7 @@ func (e *environment) openLayers(ctx context.Context) (*session, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	// Before the trees of dead processes are removed: a cache may be in one.
 	if err := runner.Sweep(s.Path("run")); err != nil {
 		return nil, fmt.Errorf("opening the store %s: %w", root, err)
 	}
