@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // idle returns the pid of the only init that waits for a box after one, 0 if there is none.
@@ -106,14 +105,12 @@ func TestInitIsReplaced(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for range 100 { // until it is a zombie of one thread, whose socket is closed
+	wait(t, "the end of the init", func() bool { // until it is a zombie of one thread, whose socket is closed
 		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		_, fields, _ := strings.Cut(string(stat), ") ")
-		if f := strings.Fields(fields); len(f) > 17 && f[0] == "Z" && f[17] == "1" {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		f := strings.Fields(fields)
+		return len(f) > 17 && f[0] == "Z" && f[17] == "1"
+	})
 	w.must("true")
 	if now := w.idle(); now == pid || now == 0 {
 		t.Errorf("after the init %d was killed, the next is %d", pid, now)

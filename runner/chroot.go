@@ -115,7 +115,7 @@ func (l *Linux) chrootConfig(c *sandbox.Config) (*sandbox.Config, func(), error)
 }
 
 // patience is how often an init that is about to end is asked for its lock, every 10 ms.
-const patience = 500
+const patience = 3000
 
 // bringBack undoes what an init that was killed has moved, as the journal in dir says. Only what is still where it was put is found again.
 func bringBack(dir string) error {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -12,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -289,12 +289,21 @@ func TestEscapeProc(t *testing.T) {
 		}
 		defer leak.Close()
 		// Another step, with secrets in its environment, its files and its arguments, and a daemon of it.
-		other := a.start(t, "mkdir -p /run/secrets; echo "+marker+" >/run/secrets/x; exec 5</run/secrets/x; export SECRET="+marker+"; (sleep 100 <&5 &); /bin/sleep 100 <&5 # "+marker, nil)
+		other := a.run("mkdir -p /run/secrets; echo " + marker + " >/run/secrets/x; exec 5</run/secrets/x; export SECRET=" + marker + "; (sleep 100 <&5 &); echo ready; /bin/sleep 100 <&5 # " + marker)
+		ready, err := other.StdoutPipe()
+		if err == nil {
+			err = other.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 		defer func() {
-			_ = other.cmd.Process.Kill()
-			_ = other.cmd.Wait()
+			_ = other.Process.Kill()
+			_ = other.Wait()
 		}()
-		time.Sleep(300 * time.Millisecond)
+		if _, err := io.ReadFull(ready, make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
 		files := "environ,maps,cmdline"
 		if strings.HasSuffix(t.Name(), "/shared") {
 			files = "environ,maps" // the names of what runs around are in sight: docs/isolation.md

@@ -47,7 +47,7 @@ func TestGuardSwept(t *testing.T) {
 	if err != nil || len(boxes) != 1 {
 		t.Fatal(boxes, err)
 	}
-	wait(t, func() bool {
+	wait(t, "the end of the group", func() bool {
 		if _, err := New(Isolation{Rung: Root}, boxes[0]); err != nil {
 			t.Fatal(err)
 		}

@@ -96,14 +96,22 @@ func TestHooksFail(t *testing.T) {
 		t.Error(err)
 	}
 	// Who is waiting for a hook can be cancelled.
-	ctx, cancel := context.WithCancelCause(t.Context())
 	cause := errors.New("enough")
-	time.AfterFunc(200*time.Millisecond, func() { cancel(cause) })
 	for _, kind := range []HookKind{CreateRuntime, CreateContainer} {
 		w.fresh()
-		s := w.box
-		s.Hooks = []Hook{{Kind: kind, Path: "/bin/sleep", Args: []string{"sleep", "97"}}}
-		if err := w.linux.Run(ctx, s, Process{Args: []string{"/bin/true"}, Env: []string{testPath}}); !errors.Is(err, cause) {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			s := w.box
+			s.Hooks = []Hook{host(kind, dir, "echo >$1/"+string(kind)+"; exec sleep 97")}
+			done <- w.linux.Run(ctx, s, Process{Args: []string{"/bin/true"}, Env: []string{testPath}})
+		}()
+		wait(t, "the hook to begin", func() bool {
+			_, err := os.Stat(filepath.Join(dir, string(kind)))
+			return err == nil
+		})
+		cancel(cause)
+		if err := <-done; !errors.Is(err, cause) {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}

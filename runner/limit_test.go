@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -181,20 +180,14 @@ func TestBoxLimitsSwept(t *testing.T) {
 	if err != nil || len(runs) != 1 {
 		t.Fatalf("%v, %v", runs, err)
 	}
-	for try := 0; ; try++ {
+	wait(t, "the end of groups and folders", func() bool {
 		if _, err := New(Isolation{Rung: Root}, runs[0]); err != nil {
 			t.Fatal(err)
 		}
 		after, _ := filepath.Glob(pattern)
 		entries, _ := os.ReadDir(runs[0])
-		if len(after) == 0 && len(entries) == 0 {
-			return
-		}
-		if try == 100 {
-			t.Fatalf("left: %v, %v", after, entries)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return len(after) == 0 && len(entries) == 0
+	})
 }
 
 // A user to whom nothing is delegated gets an error, not a box without limits.
@@ -247,7 +240,7 @@ func TestRootlessLimitsDelegated(t *testing.T) {
 		_ = os.Remove(filepath.Join(group, "strake-self"))
 		must(os.Remove(group))
 	}
-	script := `(for i in $(seq 60); do sleep 1 & done) 2> /dev/null || echo full; tail -c 200000000 /dev/zero 2> /dev/null || exit 3`
+	script := `(for i in $(seq 60); do sleep 100 & done) 2> /dev/null || echo full; tail -c 200000000 /dev/zero 2> /dev/null || exit 3`
 	out, err := into(run(script, "pids=50", "memory=33554432")).CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 3 || string(out) != "full\nhelper: exit code: 3: out of memory\n" {

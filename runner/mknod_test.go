@@ -124,7 +124,7 @@ func TestRootlessDevicesInMounts(t *testing.T) {
 // A step that ends while others of its processes still make devices ends as always.
 func TestRootlessDevicesEnd(t *testing.T) {
 	run := rootless(t)
-	cmd := run("for j in 1 2 3; do (i=0; while :; do mknod /n$j-$i c 1 3; i=$((i+1)); done) & done; sleep 0.2; exit 7")
+	cmd := run("for j in 1 2 3; do (i=0; while :; do mknod /n$j-$i c 1 3; i=$((i+1)); done) & done; until [ -e /n1-9 -a -e /n2-9 -a -e /n3-9 ]; do :; done; exit 7")
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 7 {

@@ -221,7 +221,7 @@ func (n *internet) clean() {
 
 func TestBridge(t *testing.T) {
 	n := newInternet(t, outsideIP)
-	out := n.must("wget -q -O - http://" + outsideIP + ":8000/; echo; nslookup -type=a web.test | grep Addr | tail -1; cat /etc/resolv.conf /etc/hosts; ping -c 1 -w 2 " + outsideIP + " > /dev/null && echo ping")
+	out := n.must("wget -q -O - http://" + outsideIP + ":8000/; echo; nslookup -type=a web.test | grep Addr | tail -1; cat /etc/resolv.conf /etc/hosts; ping -c 1 -w 60 " + outsideIP + " > /dev/null && echo ping")
 	want := insideIP + "\nAddress: " + outsideIP + "\nnameserver " + outsideIP + "\nsearch test\n" +
 		"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n10.213.0.2\tboxtest\nping\n"
 	if out != want {
@@ -245,7 +245,7 @@ func TestBridgeBehindFirewall(t *testing.T) {
 	n := newInternet(t, outsideIP)
 	n.in(n.host, "iptables -P FORWARD DROP") // of this namespace
 	before := n.in(n.host, "nft list ruleset")
-	if out := n.must("echo | nc -w 2 " + outsideIP + " 8000 | tail -n 1"); out != insideIP {
+	if out := n.must("echo | nc -w 60 " + outsideIP + " 8000 | tail -n 1"); out != insideIP {
 		t.Errorf("got %q", out)
 	}
 	if after := n.in(n.host, "nft list ruleset"); after != before {
@@ -340,15 +340,17 @@ func TestBridgeIsolated(t *testing.T) {
 	n := newInternet(t, outsideIP)
 	n.serve(n.host, insideIP) // has an abstract socket
 	n.in(n.outside, "ip route add 10.213.0.0/24 via "+insideIP)
-	c := n.start("grep -q @strake-test /proc/net/unix && echo abstract || echo ready; nc -l -p 9 -e /bin/echo in; sleep 322.5")
+	const listening = "until busybox nc -w 60 10.213.0.2 9 2>/dev/null; do sleep 0.01; done"
+	c := n.start("grep -q @strake-test /proc/net/unix && echo abstract || echo ready; (while :; do nc -l -p 9 -e /bin/echo in; done) & sleep 322.5")
 	for _, c := range []struct {
 		pid        int
 		line, want string
 	}{
 		{n.host, "cat /proc/sys/net/ipv6/conf/strake0/disable_ipv6 /proc/sys/net/ipv4/conf/strake0/rp_filter", "1\n1\n"},
 		{n.host, "grep -c @strake-test /proc/net/unix", "1\n"},
+		{n.host, listening, "in\n"},
 		{n.outside, "busybox nc -w 1 10.213.0.2 9 2>/dev/null || echo none", "none\n"},
-		{n.host, "busybox nc -w 1 10.213.0.2 9", "in\n"},
+		{n.host, listening, "in\n"},
 	} {
 		if out := n.in(c.pid, c.line); out != c.want {
 			t.Errorf("%s: got %q, want %q", c.line, out, c.want)

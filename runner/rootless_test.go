@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -297,7 +298,7 @@ func accounts(t testing.TB, args ...string) {
 		if err == nil {
 			return
 		}
-		if try == 50 {
+		if try == 600 {
 			t.Fatalf("%s: %v\n%s", args[0], err, out)
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -418,24 +419,16 @@ func TestRootlessCodeAndSignal(t *testing.T) {
 // gone waits until no process has arg on its command line.
 func gone(t *testing.T, arg string) {
 	t.Helper()
-	for range 200 {
-		found := false
+	wait(t, "the end of a process with the argument "+arg, func() bool {
 		files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, f := range files {
+		return !slices.ContainsFunc(files, func(f string) bool {
 			data, _ := os.ReadFile(f)
-			for a := range bytes.SplitSeq(data, []byte{0}) {
-				found = found || string(a) == arg
-			}
-		}
-		if !found {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Errorf("a process with the argument %s is left", arg)
+			return bytes.Contains(append([]byte{0}, data...), []byte("\x00"+arg+"\x00"))
+		})
+	})
 }
 
 // Root may ask for a user namespace.
@@ -453,7 +446,7 @@ func TestRootlessAsRoot(t *testing.T) {
 func TestEnterTerminal(t *testing.T) {
 	run := rootless(t)
 	master, slave := pty(t)
-	c := run("trap 'echo one' INT; echo ready; i=0; while [ $i -lt 60 ]; do i=$((i+1)); sleep 0.05; done; echo end")
+	c := run("trap 'echo one' INT; echo ready; i=0; while [ $i -lt 6000 ]; do i=$((i+1)); sleep 0.05; done; echo end")
 	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
 	c.SysProcAttr.Setsid, c.SysProcAttr.Setctty = true, true
 	if err := c.Start(); err != nil {

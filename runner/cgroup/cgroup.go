@@ -333,7 +333,7 @@ func (g *Group) Add(pid int) error {
 func (g *Group) Memory() string { return g.memory }
 
 // patience is how long Remove waits for processes that the kernel is still burying.
-const patience = 2 * time.Second
+const patience = 10 * time.Second
 
 // Remove removes the group, and those that were made below it. Its processes must be dead.
 func (g *Group) Remove() {
