@@ -215,6 +215,10 @@ func (e *Exporter) compress(ctx context.Context, l formed, with compress.Encoder
 			return compressedBlob{known, f}, nil
 		}
 	}
+	mediaType, err := image.MediaType(with.Algorithm)
+	if err != nil {
+		return b, err
+	}
 	fd, err := unix.Open(e.Temp, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return b, fmt.Errorf("making a temporary file in %s: %w", e.Temp, err)
@@ -229,7 +233,7 @@ func (e *Exporter) compress(ctx context.Context, l formed, with compress.Encoder
 	if err := errors.Join(err, r.Close()); err != nil {
 		return b, fmt.Errorf("compressing layer %s: %w", l.DiffID, err)
 	}
-	b.desc = v1.Descriptor{MediaType: mediaType(with.Algorithm), Size: n, Digest: v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", h.Sum(nil))}}
+	b.desc = v1.Descriptor{MediaType: mediaType, Size: n, Digest: v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", h.Sum(nil))}}
 	if l.Blob != nil {
 		b.desc = *l.Blob
 		return b, nil

@@ -12,7 +12,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/strake-build/strake/layer/blob"
-	"github.com/strake-build/strake/layer/compress"
 	"github.com/strake-build/strake/layer/image"
 	"github.com/strake-build/strake/layer/registry"
 	"github.com/strake-build/strake/layer/snapshot"
@@ -78,7 +77,7 @@ func newManifest(img *image.Image, layers []v1.Descriptor, notes map[string]stri
 		m.MediaType, m.Config.MediaType = types.DockerManifestSchema2, types.DockerConfigJSON
 	}
 	for i, l := range layers {
-		t := ociLayer(l.MediaType)
+		t := image.OCIMediaType(l.MediaType) // a base may have docker's
 		if docker {
 			if t = dockerLayer(t); t == "" {
 				return manifest{}, fmt.Errorf("docker has no media type for a layer of %s: ask for gzip and force-compression, or for OCI's media types", l.MediaType)
@@ -97,30 +96,6 @@ func encodeManifest(m any, t types.MediaType) (manifest, error) {
 	}
 	digest, _, err := v1.SHA256(bytes.NewReader(raw))
 	return manifest{raw, t, digest}, err
-}
-
-// mediaType is the OCI media type of a layer compressed with codec.
-func mediaType(codec compress.Algorithm) types.MediaType {
-	switch codec {
-	case compress.Zstd:
-		return types.OCILayerZStd
-	case compress.None:
-		return types.OCIUncompressedLayer
-	default:
-		return types.OCILayer
-	}
-}
-
-// ociLayer is the OCI name of a layer's media type: an OCI manifest may sit on a base with docker's names.
-func ociLayer(t types.MediaType) types.MediaType {
-	switch t {
-	case types.DockerLayer:
-		return types.OCILayer
-	case types.DockerUncompressedLayer:
-		return types.OCIUncompressedLayer
-	default:
-		return t
-	}
 }
 
 // dockerLayer is docker's name of a layer's OCI media type, "" if there is none.

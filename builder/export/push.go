@@ -79,8 +79,12 @@ func (e *Exporter) pushImage(ctx context.Context, img *image.Image, repo name.Re
 }
 
 func (e *Exporter) pushLayer(ctx context.Context, repo name.Repository, l formed, with compress.Encoder, progress func(v1.Hash, int64)) (v1.Descriptor, error) {
+	mediaType, err := image.MediaType(with.Algorithm)
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
 	u := registry.Upload{
-		MediaType: mediaType(with.Algorithm),
+		MediaType: mediaType,
 		Open:      func(ctx context.Context) (io.ReadCloser, error) { return e.open(ctx, l, with) },
 	}
 	if progress != nil {

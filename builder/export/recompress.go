@@ -28,7 +28,8 @@ func (e *Exporter) form(l image.Layer, o Options) formed {
 
 // sameCodec says whether a media type is that of layers compressed with codec.
 func sameCodec(t types.MediaType, codec compress.Algorithm) bool {
-	return ociLayer(t) == mediaType(codec)
+	want, err := image.MediaType(codec)
+	return err == nil && image.OCIMediaType(t) == want
 }
 
 // open streams a layer compressed with that encoder, or in the compression that it keeps.

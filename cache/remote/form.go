@@ -11,7 +11,6 @@ import (
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/layer/compress"
@@ -39,23 +38,15 @@ func (f *forms) of(ctx context.Context, u *Uploads, l image.Layer, t Target) (d 
 	if err != nil {
 		return d, nil, nil, err
 	}
-	if l.Blob != nil && t.Force && normal(l.Blob.MediaType) != mediaType {
+	if l.Blob != nil && t.Force && image.OCIMediaType(l.Blob.MediaType) != mediaType {
 		tar := l
 		return f.compressed(ctx, u, l, t.Encoder, func(ctx context.Context) (io.ReadCloser, error) { return u.Layers.Uncompressed(ctx, tar) })
 	}
 	if d, ok := u.Layers.Descriptor(l, t.Encoder); ok {
-		d.MediaType = normal(d.MediaType)
+		d.MediaType = image.OCIMediaType(d.MediaType)
 		return d, func(ctx context.Context) (io.ReadCloser, error) { return u.Layers.Compressed(ctx, l, t.Encoder) }, func() {}, nil
 	}
 	return f.compressed(ctx, u, l, t.Encoder, nil)
-}
-
-// normal is the OCI media type of a layer.
-func normal(t types.MediaType) types.MediaType {
-	if t == types.DockerLayer {
-		return types.OCILayer
-	}
-	return t
 }
 
 // compressed compresses a layer, once for all who ask meanwhile. tar is nil for the layer's own compressed form.

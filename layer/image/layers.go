@@ -14,7 +14,6 @@ import (
 	"syscall"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/strake-build/strake/layer/blob"
 	"github.com/strake-build/strake/layer/compress"
@@ -33,20 +32,6 @@ type Layers struct {
 	Snapshots *snapshot.Store
 	Remote    Fetcher // nil: what is not here is an error
 	Dir       string  // remembers (diffID, encoder) → descriptor
-}
-
-// MediaType is the media type of a layer that strake compressed with a (OCI image specification, layer.md).
-func MediaType(a compress.Algorithm) (types.MediaType, error) {
-	switch a {
-	case compress.None:
-		return types.OCIUncompressedLayer, nil
-	case compress.Gzip:
-		return types.OCILayer, nil
-	case compress.Zstd:
-		return types.OCILayerZStd, nil
-	case compress.Bzip2, compress.XZ:
-	}
-	return "", fmt.Errorf("no media type says that a layer is compressed with %s", a)
 }
 
 // Unpacked returns the layer's directory in the snapshot store, unpacking the blob or
