@@ -75,7 +75,7 @@ func (t *travel) observe(v *vertex, keys []cache.Key, parent filesystem, r cache
 		return
 	}
 	m := remote.Made{
-		Key: keys[0], Name: s.vertex.Name, Created: r.Created, Parts: r.Parts, Result: s.exported,
+		Key: keys[0], Name: s.vertex.Name, Created: r.Created, Result: s.exported,
 		Layer: func(ctx context.Context) (v1.Hash, image.Layer, error) { return t.describe(ctx, parent, newRef(r)) },
 	}
 	if len(r.Content) > 0 {

@@ -14,6 +14,7 @@ import (
 	"github.com/strake-build/strake/builder"
 	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/layer/compress"
+	"github.com/strake-build/strake/layer/image"
 )
 
 // upload has w write caches until it is called again.
@@ -51,7 +52,7 @@ func (w *world) importsWithin(budget time.Duration, b remote.Backend) (i *remote
 		Budget: budget, Now: time.Now,
 	}
 	i.Add(b)
-	var next remote.Fetcher
+	var next image.Fetcher
 	if r, ok := b.(*remote.Registry); ok {
 		next = r.Client
 	}

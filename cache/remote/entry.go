@@ -24,8 +24,6 @@ const (
 	MaxEntries  = 20_000   // entries of a document
 	maxLayer    = 64 << 30 // bytes of a blob
 	maxName     = 4 << 10  // bytes of a step's name
-	maxParts    = 4096
-	maxPartName = 64
 )
 
 // version is of the document. Documents of others are misses.
@@ -35,37 +33,13 @@ const version = 1
 type Entry struct {
 	Key cache.Key
 	// Below is the identity (Chain) of the layers that the layer was made on: it is laid on no others.
-	Below  v1.Hash
-	DiffID v1.Hash
-	Blob   v1.Descriptor // media type, digest and size; nothing else travels
-	// Content is the layer's content without times, in hexadecimal; empty if it is not known.
-	Content string
-	Created time.Time // when the step ended
-	Name    string    // the step as people read it, at most 4 KiB
-	Parts   []Part    // what the key was computed from
+	Below   v1.Hash
+	DiffID  v1.Hash
+	Blob    v1.Descriptor // media type, digest and size; nothing else travels
+	Created time.Time     // when the step ended
+	Name    string        // the step as people read it, at most 4 KiB
 	// Signature is over all of the above, see Sign; empty if there is none.
 	Signature []byte
-}
-
-// Part is one ingredient of a key. Values do not travel: they may be private (build arguments, URLs).
-type Part struct {
-	Name string `json:"name"`
-	Sum  string `json:"sum"` // see SumOf
-}
-
-// PartsOf are the parts of a record as they travel.
-func PartsOf(parts []cache.Part) []Part {
-	out := make([]Part, 0, len(parts))
-	for _, p := range parts {
-		out = append(out, Part{p.Name, SumOf(p.Value)})
-	}
-	return out
-}
-
-// SumOf is what tells values of parts apart: the beginning of their sha256, in hexadecimal.
-func SumOf(value string) string {
-	sum := sha256.Sum256([]byte(value))
-	return hex.EncodeToString(sum[:8])
 }
 
 // Chain identifies layers stacked on each other, bottom first, by their diffIDs.
@@ -91,11 +65,9 @@ type stored struct {
 	Type    string    `json:"mediaType"`
 	Digest  string    `json:"digest"`
 	Size    int64     `json:"size"`
-	Content string    `json:"content,omitempty"`
 	Created time.Time `json:"created"`
 	Used    time.Time `json:"used,omitzero"` // see Held
 	Name    string    `json:"name"`
-	Parts   []Part    `json:"parts,omitempty"`
 	Sig     []byte    `json:"signature,omitempty"`
 }
 
@@ -104,7 +76,7 @@ func (e Entry) stored() stored {
 	return stored{
 		Key: e.Key.String(), Below: e.Below.String(), DiffID: e.DiffID.String(),
 		Type: string(e.Blob.MediaType), Digest: e.Blob.Digest.String(), Size: e.Blob.Size,
-		Content: e.Content, Created: e.Created.UTC(), Name: e.Name, Parts: e.Parts, Sig: e.Signature,
+		Created: e.Created.UTC(), Name: e.Name, Sig: e.Signature,
 	}
 }
 
@@ -169,7 +141,7 @@ func decodeEntry(raw []byte) (Held, error) {
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return Held{}, err
 	}
-	e := Entry{Content: s.Content, Created: s.Created, Name: s.Name, Parts: s.Parts, Signature: s.Sig}
+	e := Entry{Created: s.Created, Name: s.Name, Signature: s.Sig}
 	key, err := hex.DecodeString(s.Key)
 	if err != nil || len(key) != len(e.Key) {
 		return Held{}, errors.New("a cache entry's key is broken")
@@ -205,19 +177,11 @@ func (e Entry) Check() error {
 	if y := e.Created.UTC().Year(); y < 1970 || y > 9999 {
 		return fmt.Errorf("the cache entry of %s is of the year %d", e.Key, y)
 	}
-	if sum, err := hex.DecodeString(e.Content); err != nil || len(sum) != 0 && len(sum) != sha256.Size {
-		return fmt.Errorf("the cache entry of %s has a broken content identity", e.Key)
-	}
-	if len(e.Name) > maxName || !utf8.ValidString(e.Name) || len(e.Parts) > maxParts {
-		return fmt.Errorf("the cache entry of %s has a name or parts beyond the limits", e.Key)
+	if len(e.Name) > maxName || !utf8.ValidString(e.Name) {
+		return fmt.Errorf("the cache entry of %s has a name beyond the limits", e.Key)
 	}
 	if len(e.Signature) != 0 && len(e.Signature) != ed25519.SignatureSize {
 		return fmt.Errorf("the cache entry of %s has a broken signature", e.Key)
-	}
-	for _, p := range e.Parts {
-		if len(p.Name) > maxPartName || len(p.Sum) > 2*sha256.Size {
-			return fmt.Errorf("the cache entry of %s has parts beyond the limits", e.Key)
-		}
 	}
 	return nil
 }

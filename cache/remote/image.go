@@ -27,10 +27,8 @@ const cachePlatform = "unknown"
 type Step struct {
 	Layer   int // index in the image, from the bottom
 	Keys    []cache.Key
-	Content string
 	Created time.Time
 	Name    string
-	Parts   []Part
 
 	below      string    // Entry.Below; empty is the layers before it in the image
 	used       time.Time // by a build, to the day
@@ -42,11 +40,9 @@ type listed struct {
 	Layer   int       `json:"layer"`
 	Keys    []string  `json:"keys"`
 	Below   string    `json:"below,omitempty"`
-	Content string    `json:"content,omitempty"`
 	Created time.Time `json:"created"`
 	Used    time.Time `json:"used,omitzero"`
 	Name    string    `json:"name"`
-	Parts   []Part    `json:"parts,omitempty"`
 	// Signatures are those of the entries of Keys.
 	Signatures [][]byte `json:"signatures,omitempty"`
 }
@@ -55,7 +51,7 @@ type listed struct {
 func EncodeSteps(steps []Step) (json.RawMessage, error) {
 	doc := document{Version: version, Entries: []json.RawMessage{}}
 	for _, s := range steps {
-		l := listed{s.Layer, nil, s.below, s.Content, s.Created.UTC(), s.used, cut(s.Name, maxName), s.Parts, s.signatures}
+		l := listed{s.Layer, nil, s.below, s.Created.UTC(), s.used, cut(s.Name, maxName), s.signatures}
 		if !slices.ContainsFunc(s.signatures, func(b []byte) bool { return len(b) > 0 }) {
 			l.Signatures = nil
 		}
@@ -112,7 +108,7 @@ func decodeListed(raw []byte, diffIDs []v1.Hash, layers []v1.Descriptor) []Held 
 	d := layers[l.Layer]
 	e := Entry{
 		DiffID: diffIDs[l.Layer], Blob: v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size},
-		Content: l.Content, Created: l.Created, Name: l.Name, Parts: l.Parts,
+		Created: l.Created, Name: l.Name,
 	}
 	var err error
 	if l.Below == "" {
@@ -163,7 +159,7 @@ func encodeImage(entries []Held) (config, manifest []byte, err error) {
 		}
 		steps[made{l, e.Below}] = len(list)
 		list = append(list, Step{
-			Layer: n, Keys: []cache.Key{e.Key}, Content: e.Content, Created: e.Created, Name: e.Name, Parts: e.Parts,
+			Layer: n, Keys: []cache.Key{e.Key}, Created: e.Created, Name: e.Name,
 			below: e.Below.String(), used: e.Used, signatures: [][]byte{e.Signature},
 		})
 	}
@@ -195,7 +191,7 @@ const maxKeys = 8
 
 // takes says whether an entry of the same layer differs in its key alone.
 func (s Step) takes(e Held) bool {
-	return len(s.Keys) < maxKeys && s.used.Equal(e.Used) && s.Created.Equal(e.Created) && s.Content == e.Content && s.Name == e.Name && slices.Equal(s.Parts, e.Parts)
+	return len(s.Keys) < maxKeys && s.used.Equal(e.Used) && s.Created.Equal(e.Created) && s.Name == e.Name
 }
 
 // isCache says whether a configuration is of an image that is there for the cache alone.

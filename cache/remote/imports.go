@@ -13,6 +13,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/layer/image"
 )
 
 // Imports are the caches that a build reads. Trouble with one is told once, and it is not asked again.
@@ -232,19 +233,14 @@ func (i *Imports) Lose(blob v1.Hash) bool {
 
 // Fetcher returns what fetches blobs by the origins of records: from sources that are no repositories of registries, and
 // else by next.
-func (i *Imports) Fetcher(next Fetcher) Fetcher { return fetcher{i, next} }
-
-// Fetcher fetches a blob from an origin, such as a repository.
-type Fetcher interface {
-	FetchBlob(ctx context.Context, origin string, d v1.Descriptor) (io.ReadCloser, error)
-}
+func (i *Imports) Fetcher(next image.Fetcher) image.Fetcher { return fetcher{i, next} }
 
 type fetcher struct {
 	imports *Imports
-	next    Fetcher
+	next    image.Fetcher
 }
 
-// FetchBlob implements Fetcher.
+// FetchBlob implements image.Fetcher.
 func (f fetcher) FetchBlob(ctx context.Context, origin string, d v1.Descriptor) (io.ReadCloser, error) {
 	n, ok := strings.CutPrefix(origin, ":")
 	if !ok {

@@ -21,9 +21,7 @@ type Made struct {
 	Key     cache.Key
 	Name    string
 	Created time.Time
-	Parts   []cache.Part
-	Content string // see Entry
-	Result  bool   // its layer is part of the image
+	Result  bool // its layer is part of the image
 	// Layer returns the identity of the layers below, and the layer. It may take a while.
 	Layer func(ctx context.Context) (below v1.Hash, l image.Layer, err error)
 	// Portable returns the key by content; nil if that is not known.
@@ -180,7 +178,7 @@ func (u *Uploads) sendTo(t *target, m Made, below v1.Hash, l image.Layer) error 
 	for _, k := range keys {
 		t.ready = append(t.ready, Entry{
 			Key: k, Below: below, DiffID: l.DiffID, Blob: v1.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size},
-			Content: m.Content, Created: m.Created, Name: cut(m.Name, maxName), Parts: PartsOf(m.Parts),
+			Created: m.Created, Name: cut(m.Name, maxName),
 		})
 	}
 	return nil

@@ -20,9 +20,9 @@ import (
 	"github.com/strake-build/strake/layer/snapshot"
 )
 
-// Fetcher fetches blobs of a registry; the bytes it returns were not checked yet.
+// Fetcher fetches blobs of an origin: a repository of a registry, or what else a layer names as its own. The bytes it returns were not checked yet.
 type Fetcher interface {
-	FetchBlob(ctx context.Context, repository string, d v1.Descriptor) (io.ReadCloser, error)
+	FetchBlob(ctx context.Context, origin string, d v1.Descriptor) (io.ReadCloser, error)
 }
 
 // Layers finds the bytes of layers wherever they are: unpacked, as a blob, or at their origin.

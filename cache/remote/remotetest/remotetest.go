@@ -40,10 +40,9 @@ func Blob(t testing.TB, seed byte, size int) ([]byte, v1.Descriptor) {
 
 // Entry returns an entry of that name for a blob.
 func Entry(name string, d v1.Descriptor) remote.Entry {
-	parts := []cache.Part{{Name: "arg", Value: name}}
 	return remote.Entry{
-		Key: cache.NewKey(parts), Below: remote.Chain(nil), DiffID: d.Digest, Blob: d,
-		Created: time.Unix(1_700_000_000, 0).UTC(), Name: "RUN " + name, Parts: remote.PartsOf(parts),
+		Key: cache.NewKey([]cache.Part{{Name: "arg", Value: name}}), Below: remote.Chain(nil), DiffID: d.Digest, Blob: d,
+		Created: time.Unix(1_700_000_000, 0).UTC(), Name: "RUN " + name,
 	}
 }
 
