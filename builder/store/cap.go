@@ -29,7 +29,7 @@ type measured struct {
 func (s *Store) EnforceCap(ctx context.Context, c Cap, began time.Time) (removed Holdings, limit int64, err error) {
 	disk, err := s.Disk()
 	if err != nil {
-		return nil, 0, nil //nolint:nilerr // a store is not measured where disks cannot be
+		return nil, 0, nil // a store is not measured where disks cannot be
 	}
 	limit = c.On(disk)
 	if limit == 0 || disk.Used <= limit || !s.mayExceed(limit, disk.Used) {
