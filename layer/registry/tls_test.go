@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/strake-build/strake/layer/registry/registrytest"
@@ -112,9 +113,9 @@ func TestClientCertificate(t *testing.T) {
 // TestPlainHTTP speaks to a registry by another name than the loopback's, through a proxy that resolves it.
 func TestPlainHTTP(t *testing.T) {
 	content := random(10)
-	var plain bool
+	var plain atomic.Bool
 	host := fake(t, func(w http.ResponseWriter, r *http.Request) {
-		plain = true
+		plain.Store(true)
 		if r.URL.Path != "/v2/" {
 			_, _ = w.Write(content)
 		}
@@ -148,11 +149,10 @@ func TestPlainHTTP(t *testing.T) {
 	})
 	via := func(*http.Request) (*url.URL, error) { return url.Parse("http://" + proxy) }
 	for _, name := range []string{"registry.example", "10.1.2.3:5000", "printer.local"} {
-		plain = false
 		_, err := pull(t, client(t, Options{Proxy: via}), name+"/r", blob(content))
 		wantError(t, err, "speaks plain HTTP", "--insecure-registry "+name)
-		plain = false
-		if _, err := pull(t, client(t, Options{Proxy: via, Insecure: []string{name}}), name+"/r", blob(content)); err != nil || !plain {
+		plain.Store(false)
+		if _, err := pull(t, client(t, Options{Proxy: via, Insecure: []string{name}}), name+"/r", blob(content)); err != nil || !plain.Load() {
 			t.Errorf("%s, allowed: %v", name, err)
 		}
 	}
@@ -186,13 +186,8 @@ func TestLoopback(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	host := l.Addr().String()
-	_ = l.Close()
-	_, err = pull(t, client(t, Options{}), host+"/r", blob(nil))
+	const host = "127.0.0.1:1" // tcpmux, which nobody has and no port is given out for
+	_, err := pull(t, client(t, Options{}), host+"/r", blob(nil))
 	wantError(t, err, "connection refused", host)
 	if strings.Contains(err.Error(), "attempts") {
 		t.Errorf("a registry that is not there was asked again: %v", err)
