@@ -339,6 +339,8 @@ func TestPushFaults(t *testing.T) {
 				host := fake(t, u.ServeHTTP)
 				c := client(t, Options{})
 				d, err := c.PushBlob(t.Context(), repository(t, host+"/r"), upload(content, known))
+				u.mu.Lock() // a request that was given up may still be served
+				defer u.mu.Unlock()
 				if n := u.count[http.MethodPatch]; n != tt.patch {
 					t.Errorf("%d PATCHes, want %d", n, tt.patch)
 				}
@@ -384,6 +386,8 @@ func TestPushStall(t *testing.T) {
 	if _, err := c.PushBlob(t.Context(), repository(t, host+"/r"), up); err != nil {
 		t.Fatal(err)
 	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	if len(u.stored) != 1 || opened != 2 {
 		t.Errorf("stored %d after %d attempts", len(u.stored), opened)
 	}
