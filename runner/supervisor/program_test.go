@@ -3,7 +3,9 @@ package supervisor
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -81,5 +83,18 @@ func TestReexecIsExecutable(t *testing.T) {
 		if f.Machine != machine || f.Type != elf.ET_EXEC || len(f.Progs) != 1 || s.Flags != elf.PF_R|elf.PF_X || s.Filesz != uint64(len(program)) || f.Entry != s.Vaddr+64+56 {
 			t.Errorf("%v: %+v, %+v", machine, f.FileHeader, s.ProgHeader)
 		}
+	}
+}
+
+// What it cannot do it says: here it has no descriptor left.
+func TestReexecSaysWhy(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "exe")
+	if err := os.WriteFile(program, Reexec(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	out, err := exec.Command("sh", "-c", `ulimit -n 3; exec "$0"`, program).CombinedOutput()
+	if !errors.As(err, &exit) || exit.ExitCode() != 126 || string(out) != reexecText+"024\n" {
+		t.Errorf("got %q, %v", out, err)
 	}
 }
