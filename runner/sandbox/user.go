@@ -117,6 +117,7 @@ func findPasswd(want string, passwd io.Reader) (*Passwd, error) {
 	n, isNumber, rangeErr := number(want)
 	isNumber = isNumber && rangeErr == nil
 	var found *Passwd
+	homes := map[uint32]string{} // that of the first line with a number is meant, as in BuildKit, also where another line has the name
 	err := fields(passwd, func(f []string) bool {
 		if len(f) < 4 {
 			return false
@@ -129,13 +130,16 @@ func findPasswd(want string, passwd io.Reader) (*Passwd, error) {
 		if !ok || err != nil {
 			return false
 		}
+		if _, known := homes[uid]; !known {
+			homes[uid] = ""
+			if len(f) > 5 {
+				homes[uid] = f[5]
+			}
+		}
 		if f[0] != want && (!isNumber || uid != n) {
 			return false
 		}
-		found = &Passwd{Name: f[0], UID: uid, GID: gid}
-		if len(f) > 5 {
-			found.Home = f[5]
-		}
+		found = &Passwd{Name: f[0], UID: uid, GID: gid, Home: homes[uid]}
 		return true
 	})
 	if err != nil {

@@ -16,6 +16,7 @@ app:x:1000:1001:App:/home/app:/bin/sh
 huge:x:99999999999:1::/:
 nohome:x:5:6
 123:x:7:8::/n:
+second:x:1000:9::/second:
 `
 	testGroup = `root:x:0:
 wheel:x:10:root,app
@@ -41,6 +42,7 @@ func TestLookupUser(t *testing.T) {
 		{":docker", "0:999 [999] /root"},
 		{"nohome", "5:6 [6] /"},
 		{"123", "7:8 [8] /n"},
+		{"second", "1000:9 [9] /home/app"}, // the home of a number is that of its first line
 		{"nobody", "unable to find user nobody: no matching entries in passwd file"},
 		{"app:nogroup", "unable to find group nogroup: no matching entries in group file"},
 		{"huge", "unable to find user huge: no matching entries in passwd file"},
