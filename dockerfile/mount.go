@@ -116,7 +116,7 @@ func (e *expander) mount(m *instructions.Mount, from string, agents int) (Mount,
 		Required: m.Required, Size: m.SizeLimit, UID: toInt(m.UID), GID: toInt(m.GID),
 	}
 	if m.Mode != nil {
-		mode := uint32(*m.Mode) & modeAll
+		mode := uint32(*m.Mode) & 0o777 // all that BuildKit makes of it
 		mount.Mode = &mode
 	}
 	var src *Source
