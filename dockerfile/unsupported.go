@@ -11,9 +11,9 @@ func refuse(what string) error {
 	return fmt.Errorf("%s is not supported by this release", what)
 }
 
-// unsupportedOS refuses images that are not for Linux: their paths, shells and users are others.
+// unsupportedOS refuses images for Windows: their paths, shells and users are others.
 func unsupportedOS(os string) error {
-	if os == "" || os == "linux" {
+	if os != "windows" {
 		return nil
 	}
 	return refuse("a " + os + " image")

@@ -40,8 +40,8 @@ func parsePlatform(s string) (v1.Platform, error) {
 	if err != nil {
 		return v1.Platform{}, usagef("invalid --platform %q: it is OS/ARCH or OS/ARCH/VARIANT, such as linux/arm64", s)
 	}
-	if p.OS != "linux" {
-		return v1.Platform{}, usagef("invalid --platform %q: strake builds and runs linux images only", s)
+	if p.OS == "windows" {
+		return v1.Platform{}, usagef("invalid --platform %q: strake builds no images for Windows", s)
 	}
 	return p, nil
 }

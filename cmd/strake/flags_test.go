@@ -24,6 +24,7 @@ func TestParsePlatform(t *testing.T) {
 	for in, want := range map[string]string{
 		"linux/amd64": "linux/amd64", "amd64": "linux/amd64", "x86_64": "linux/amd64", "Linux/AArch64": "linux/arm64",
 		"linux/arm64/v8": "linux/arm64", "linux/arm/v7": "linux/arm/v7", "linux/arm": "linux/arm/v7", "arm": "linux/arm/v7", "linux/arm/6": "linux/arm/v6", "linux": "linux/" + runtime.GOARCH, "armhf": "linux/arm/v7", "s390x": "linux/s390x",
+		"wasi/wasm": "wasi/wasm", "darwin/arm64": "darwin/arm64",
 	} {
 		p, err := parsePlatform(in)
 		if err != nil || p.String() != want {
