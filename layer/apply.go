@@ -234,7 +234,7 @@ func (u *unpacker) implyOne(dir *os.File, base, name string, hdr *tar.Header) (*
 	switch {
 	case st.Mode&unix.S_IFMT == unix.S_IFLNK:
 		return u.throughLink(name, hdr)
-	case u.opt.Form == Overlay && isWhiteout(&st):
+	case u.opt.Form == Overlay && IsWhiteout(&st):
 		if err := u.directory(e); err != nil {
 			return nil, err
 		}
@@ -299,7 +299,7 @@ func (u *unpacker) opaque(e entry) error {
 	if u.opt.Form == Marked {
 		return u.markOpaque(e)
 	}
-	return rootfs.SetXattr(e.dir, e.base, u.opt.opaqueXattr(), []byte("y"))
+	return rootfs.SetXattr(e.dir, e.base, u.opt.OpaqueXattr(), []byte("y"))
 }
 
 // copyAll copies r to w until its end or that of ctx.

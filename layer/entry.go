@@ -223,7 +223,7 @@ func (u *unpacker) hardLink(e entry) error {
 	if err != nil {
 		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, err)
 	}
-	if u.opt.Form == Overlay && isWhiteout(&old) {
+	if u.opt.Form == Overlay && IsWhiteout(&old) {
 		return fmt.Errorf("linking to %.200q: %w", e.hdr.Linkname, fs.ErrNotExist)
 	}
 	if st, err := rootfs.StatEntry(e.dir, e.base); err == nil && st.Ino == old.Ino && st.Dev == old.Dev {

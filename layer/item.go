@@ -104,7 +104,7 @@ func (it *item) read(opt Options, free <-chan []byte) error {
 		it.target, err = rootfs.ReadlinkEntry(it.dir.file, it.base)
 		return err
 	case unix.DT_CHR:
-		it.whiteout = opt.Form == Overlay && isWhiteout(&it.st)
+		it.whiteout = opt.Form == Overlay && IsWhiteout(&it.st)
 		return nil
 	case unix.DT_BLK, unix.DT_FIFO:
 		return nil
@@ -190,7 +190,7 @@ func (it *item) readXattrs(fd int, opt Options) error {
 	}
 	opaque := ""
 	if opt.Form == Overlay {
-		opaque = opt.opaqueXattr()
+		opaque = opt.OpaqueXattr()
 	}
 	for _, name := range names {
 		isOverride := opt.UserXattr && name == rootfs.OverrideStat

@@ -21,8 +21,8 @@ const (
 	aclPrefix  = "system.posix_acl_"
 )
 
-// opaqueXattr is the attribute by which overlayfs knows an opaque directory.
-func (o Options) opaqueXattr() string {
+// OpaqueXattr is the attribute by which overlayfs knows an opaque directory.
+func (o Options) OpaqueXattr() string {
 	if o.UserXattr {
 		return "user.overlay.opaque"
 	}
@@ -51,8 +51,8 @@ func isContent(xattr string) bool {
 		strings.HasPrefix(xattr, "user.") && !strings.HasPrefix(xattr, "user.overlay.") && xattr != rootfs.OverrideStat && !rootfs.IsRecord(xattr)
 }
 
-// isWhiteout says whether a file is overlayfs's whiteout.
-func isWhiteout(st *unix.Stat_t) bool {
+// IsWhiteout says whether a file is overlayfs's whiteout.
+func IsWhiteout(st *unix.Stat_t) bool {
 	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 

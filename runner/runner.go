@@ -15,7 +15,7 @@ import (
 // Rung is a level of the isolation ladder.
 type Rung string
 
-// The rungs that are built. Auto asks Probe to choose.
+// The rungs that are built. With Auto, Choose takes the best that works.
 const (
 	Auto     Rung = "auto"
 	Root     Rung = "root"     // real root with mounts
@@ -78,7 +78,7 @@ type Sandbox struct {
 	ReadOnly   bool // the root is mounted read-only
 	Mounts     []Mount
 	Network    Network
-	Hostname   string   // default: the program's choice of the caller
+	Hostname   string   // empty leaves the machine's
 	ExtraHosts []string // lines of /etc/hosts, "IP\tNAME"
 	// Stubs is a directory of strake's own for mount points (/etc/resolv.conf …): what is in it are the lowest layers, so that the
 	// upper never contains them. It is filled when empty. A root that has no /proc, /sys or /dev gets these in its upper, for good, unless it

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/layer/blob"
 )
 
 // Limits of what is taken from a back end.
@@ -162,7 +163,7 @@ func decodeEntry(raw []byte) (Held, error) {
 // Check says what is wrong with an entry that others wrote.
 func (e Entry) Check() error {
 	for _, h := range []v1.Hash{e.Below, e.DiffID, e.Blob.Digest} {
-		if p, err := v1.NewHash(h.String()); err != nil || p != h || h.Algorithm != "sha256" {
+		if blob.CheckDigest(h) != nil {
 			return fmt.Errorf("the cache entry of %s has a broken digest", e.Key)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/cache"
+	"github.com/strake-build/strake/layer/blob"
 )
 
 // refName is the annotation of a manifest's name in a layout (OCI image specification, annotations.md).
@@ -41,10 +42,7 @@ type Local struct {
 func (l *Local) Name() string { return "cache " + l.Dir }
 
 func (l *Local) blob(h v1.Hash) (string, error) {
-	if p, err := v1.NewHash(h.String()); err != nil || p != h || h.Algorithm != "sha256" {
-		return "", fmt.Errorf("%q is not a sha256 digest", h.String())
-	}
-	return filepath.Join(l.Dir, "blobs", h.Algorithm, h.Hex), nil
+	return filepath.Join(l.Dir, "blobs", h.Algorithm, h.Hex), blob.CheckDigest(h)
 }
 
 // Records implements Backend.

@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -55,17 +56,18 @@ func Open(dir string) (*Store, error) {
 // temp is where blobs are while they are written.
 func (s *Store) temp() string { return filepath.Join(s.dir, "tmp") }
 
-// path is where h is, or would be. A digest that is none is an error: it may come from a hostile manifest.
+// CheckDigest returns an error unless h is a sha256, in lower case. Who makes a path of a digest asks first: it may come from hostile JSON.
+func CheckDigest(h v1.Hash) error {
+	isHex := func(c rune) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' }
+	if h.Algorithm != "sha256" || len(h.Hex) != 2*sha256.Size || strings.ContainsFunc(h.Hex, func(c rune) bool { return !isHex(c) }) {
+		return fmt.Errorf("%q is not a sha256 digest", h.String())
+	}
+	return nil
+}
+
+// path is where h is, or would be.
 func (s *Store) path(h v1.Hash) (string, error) {
-	if h.Algorithm != "sha256" || len(h.Hex) != 2*sha256.Size {
-		return "", fmt.Errorf("%q is not a sha256 digest", h.String())
-	}
-	for _, c := range []byte(h.Hex) {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return "", fmt.Errorf("%q is not a sha256 digest", h.String())
-		}
-	}
-	return filepath.Join(s.dir, "sha256", h.Hex), nil
+	return filepath.Join(s.dir, "sha256", h.Hex), CheckDigest(h)
 }
 
 // Open opens a blob for reading, or returns ErrNotFound. The content is not checked: who needs

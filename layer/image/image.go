@@ -89,7 +89,7 @@ func (s *Store) removed() string { return filepath.Join(s.dir, "removed") }
 
 // path is the file of the image id. An ID that is none names no image.
 func (s *Store) path(id v1.Hash) (string, error) {
-	if h, err := v1.NewHash(id.String()); err != nil || h != id || id.Algorithm != "sha256" {
+	if blob.CheckDigest(id) != nil {
 		return "", fmt.Errorf("%s: %w", id, ErrNotFound)
 	}
 	return filepath.Join(s.images(), id.Hex+".json"), nil

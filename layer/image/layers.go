@@ -209,8 +209,8 @@ func (l *Layers) Remember(layer Layer, e compress.Encoder, d v1.Descriptor) erro
 
 // path is the file of what compressing a layer gave. The version, with the level, is part of it: another encoder gives other bytes.
 func (l *Layers) path(diffID v1.Hash, e compress.Encoder) (string, error) {
-	if h, err := v1.NewHash(diffID.String()); err != nil || h != diffID {
-		return "", fmt.Errorf("%q is not a digest", diffID.String())
+	if err := blob.CheckDigest(diffID); err != nil {
+		return "", err
 	}
 	return filepath.Join(l.Dir, diffID.Hex+"."+url.QueryEscape(string(e.Algorithm)+" "+e.Version())), nil
 }

@@ -63,7 +63,7 @@ func (p *push) run(ctx context.Context) (v1.Descriptor, error) {
 			}
 		}
 		if there {
-			return p.known(), nil
+			return p.up.known(), nil
 		}
 	}
 	for try := 0; ; try++ {
@@ -80,16 +80,16 @@ func (p *push) run(ctx context.Context) (v1.Descriptor, error) {
 		}
 		// The answer may have been lost after the blob was stored.
 		if there, err := p.exists(ctx); err == nil && there {
-			return p.known(), nil
+			return p.up.known(), nil
 		}
 	}
 }
 
 // known is the descriptor that the caller knew.
-func (p *push) known() v1.Descriptor {
-	d := *p.up.Known
+func (u Upload) known() v1.Descriptor {
+	d := *u.Known
 	if d.MediaType == "" {
-		d.MediaType = p.up.MediaType
+		d.MediaType = u.MediaType
 	}
 	return d
 }
@@ -410,11 +410,7 @@ func (s *source) descriptor() (v1.Descriptor, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.up.Known != nil {
-		d := *s.up.Known
-		if d.MediaType == "" {
-			d.MediaType = s.up.MediaType
-		}
-		return d, nil
+		return s.up.known(), nil
 	}
 	if !s.ended {
 		return v1.Descriptor{}, fmt.Errorf("the registry took the upload before its end: %w", io.ErrUnexpectedEOF)

@@ -36,7 +36,7 @@ func (s *Store) look(id ID) (look, error) {
 	if err != nil {
 		return l, err
 	}
-	if l.opaque, err = isOpaque(s.fs(id), s.opaque()); err != nil {
+	if l.opaque, err = isOpaque(s.fs(id), s.options().OpaqueXattr()); err != nil {
 		return l, err
 	}
 	dir, err := os.OpenFile(s.fs(id), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)

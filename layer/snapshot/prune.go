@@ -9,16 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-build/strake/layer"
 	"github.com/strake-build/strake/layer/rootfs"
 )
-
-// opaque is the attribute by which overlayfs knows an opaque directory.
-func (s *Store) opaque() string {
-	if s.userXattr {
-		return "user.overlay.opaque"
-	}
-	return "trusted.overlay.opaque"
-}
 
 // isOpaque says whether the directory path hides what lies below it.
 func isOpaque(path, xattr string) (bool, error) {
@@ -46,7 +39,7 @@ func (u *upperLayer) prune(ctx context.Context, epoch *int64) error {
 	if err != nil {
 		return err
 	}
-	p := &pruner{opaque: u.s.opaque(), owners: u.s.Owners(), epoch: epoch, done: ctx.Done()}
+	p := &pruner{opaque: u.s.options().OpaqueXattr(), owners: u.s.Owners(), epoch: epoch, done: ctx.Done()}
 	d := &upperDir{file: f, lowerRoots: u.lower, stat: p.owners.In(f)}
 	defer d.close()
 	err = p.dir(d)
@@ -199,7 +192,7 @@ func (p *pruner) child(d *upperDir, name string) (drop bool, err error) {
 // device says whether the entry name of d is a whiteout, and whether it is to go, for it hides nothing.
 func (p *pruner) device(d *upperDir, name string) (mark, drop bool, err error) {
 	st, err := rootfs.StatEntry(d.file, name)
-	if err != nil || !isWhiteout(&st) {
+	if err != nil || !layer.IsWhiteout(&st) {
 		return false, false, err
 	}
 	if d.hides {
@@ -249,7 +242,7 @@ func (p *pruner) lookup(merged []*os.File, name string, open bool) (visible bool
 			continue
 		}
 		if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return visible || !isWhiteout(&st), dirs, nil
+			return visible || !layer.IsWhiteout(&st), dirs, nil
 		}
 		visible = true
 		if !open {
@@ -274,11 +267,6 @@ func (p *pruner) lookup(merged []*os.File, name string, open bool) (visible bool
 		}
 	}
 	return visible, dirs, nil
-}
-
-// isWhiteout says whether a file is overlayfs's whiteout.
-func isWhiteout(st *unix.Stat_t) bool {
-	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
 // fdPath is a path to an open file for system calls that take no descriptor of O_PATH.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-build/strake/layer"
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
@@ -29,7 +30,7 @@ func (p *pruner) redundant(d *upperDir, name string) (bool, error) {
 		return false, err
 	}
 	lower, old, err := p.topmost(below, name)
-	if err != nil || lower == nil || isWhiteout(&old) {
+	if err != nil || lower == nil || layer.IsWhiteout(&old) {
 		return false, err
 	}
 	st, err := d.stat.StatEntry(name)

@@ -34,6 +34,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/layer"
+	"github.com/strake-build/strake/layer/blob"
 	"github.com/strake-build/strake/layer/lease"
 )
 
@@ -197,11 +198,7 @@ func (s *Store) ByDiffID(diffID v1.Hash) (ID, error) {
 
 // indexEntry is the path of the index entry of diffID.
 func (s *Store) indexEntry(diffID v1.Hash) (string, error) {
-	// The hash may have been made by hand from hostile JSON.
-	if h, err := v1.NewHash(diffID.String()); err != nil || h != diffID || diffID.Algorithm != "sha256" {
-		return "", fmt.Errorf("%q is not a sha256 digest", diffID.String())
-	}
-	return filepath.Join(s.index(), diffID.Hex), nil
+	return filepath.Join(s.index(), diffID.Hex), blob.CheckDigest(diffID)
 }
 
 // Remove deletes a layer, whoever uses it; one that is not there is no error.

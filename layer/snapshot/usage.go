@@ -3,7 +3,6 @@ package snapshot
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -78,4 +77,4 @@ func (s *Store) ViewsUsage() (int64, error) {
 func (s *Store) Views() string { return s.trees() }
 
 // Dir returns the folder of a layer: its files and what is known of it.
-func (s *Store) Dir(id ID) string { return filepath.Join(s.dir, string(id)) }
+func (s *Store) Dir(id ID) string { return s.path(id) }
