@@ -185,6 +185,7 @@ func (w *world) madeLayer(t testing.TB, content string) (image.Layer, snapshot.I
 // left fails the test if anything unfinished is in the store, or a blob or layer if none is wanted.
 func (w *world) left(t testing.TB, anything bool) {
 	t.Helper()
+	w.layers.Snapshots.Close() // waits for what is removed while others go on
 	_ = filepath.WalkDir(w.dir, func(p string, d fs.DirEntry, err error) error {
 		if parent := filepath.Base(filepath.Dir(p)); parent == "tmp" {
 			t.Error("left:", p)

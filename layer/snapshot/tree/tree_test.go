@@ -62,9 +62,7 @@ func TestWithoutEvents(t *testing.T) {
 	if got, want := files(t, dir), []string{"d", "d/a", "d/b", "d/s", "d/s/x", "o", "o/new", "u", "u/same"}; !slices.Equal(got, want) {
 		t.Errorf("the tree has %q, want %q", got, want)
 	}
-	tr.watch.mu.Lock()
-	tr.watch.giveUp()
-	tr.watch.mu.Unlock()
+	tr.watch.close()
 	if tr.Untouched() {
 		t.Error("untouched, though nobody knows")
 	}
