@@ -49,6 +49,7 @@ var allowed = map[string][]string{
 	"builder/cachemount":          {"cache", "cache/remote", "dockerfile", "layer", "layer/*"},
 	"builder/device":              {},
 	"builder/fetch":               {"layer", "layer/compress", "layer/rootfs"},
+	"builder/load":                {"layer/*"},
 	"builder/store":               {"builder/cachemount", "builder/fetch", "builder/source", "cache", "layer/*"},
 	"builder":                     {"builder/*", "cache", "cache/*", "dockerfile", "dockerfile/*", "layer", "layer/*", "runner"},
 	"cmd/ui":                      {"builder/progress", "dockerfile"},

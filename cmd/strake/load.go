@@ -2,18 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"strings"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 
-	"github.com/strake-build/strake/layer/blob"
+	"github.com/strake-build/strake/builder/load"
 	"github.com/strake-build/strake/layer/image"
 )
 
@@ -53,12 +47,16 @@ func runLoad(ctx context.Context, env *environment, input string, platform v1.Pl
 	if err != nil {
 		return fmt.Errorf("reading the archive: %w", err)
 	}
-	defer a.close()
-	l := &loader{session: s, from: a, bars: newTransfers(env, env.stdout, quiet), platform: platform}
-	loaded, err := l.load(ctx)
-	l.bars.close()
+	defer a.Close()
+	bars := newTransfers(env, env.stdout, quiet)
+	l := &load.Loader{
+		From: a, Images: s.Images, Blobs: s.Blobs, Layers: s.Layers, Client: s.registry, Platform: platform,
+		Progress: func(diffID v1.Hash) func(done, total int64) { return bars.progress(shortID(diffID), "Loading layer") },
+	}
+	loaded, err := l.Load(ctx)
+	bars.close()
 	if err != nil {
-		l.undo(ctx)
+		s.undoLoad(ctx, l.Begun())
 		return fmt.Errorf("loading the archive: %w", err)
 	}
 	// Before an image is named, what it consists of is durable.
@@ -73,150 +71,43 @@ func runLoad(ctx context.Context, env *environment, input string, platform v1.Pl
 	return nil
 }
 
-// loadedImage is an image of an archive whose bytes are in the store.
-type loadedImage struct {
-	img  *image.Image
-	tags []name.Tag
+// openArchive opens a tar or a folder, or the tar on standard input for an empty name.
+func (s *session) openArchive(ctx context.Context, name string) (*load.Archive, error) {
+	temp, err := s.SharedTemp()
+	if err != nil {
+		return nil, err
+	}
+	if name == "" {
+		return load.Spool(s.env.input(ctx), temp)
+	}
+	return load.Open(name, temp)
 }
 
 // keepLoaded gives a loaded image its place and names in the store, and tells them.
-func (s *session) keepLoaded(l loadedImage) error {
-	if err := s.Images.Put(l.img); err != nil {
+func (s *session) keepLoaded(l load.Image) error {
+	if err := s.Images.Put(l.Image); err != nil {
 		return err
 	}
-	for _, t := range l.tags {
-		if err := s.Images.Tag(t, l.img.ID); err != nil {
+	for _, t := range l.Tags {
+		if err := s.Images.Tag(t, l.ID); err != nil {
 			return err
 		}
 		fmt.Fprintf(s.env.stdout, "Loaded image: %s\n", familiarName(t))
 	}
-	if len(l.tags) == 0 {
-		fmt.Fprintf(s.env.stdout, "Loaded image ID: %s\n", l.img.ID)
+	if len(l.Tags) == 0 {
+		fmt.Fprintf(s.env.stdout, "Loaded image ID: %s\n", l.ID)
 	}
 	return nil
 }
 
-// loader reads the images of one archive. What it adds to the store belongs to no image until the whole archive
-// turned out to be good.
-type loader struct {
-	*session
-	from *archive
-	bars *transfers
-	// platform is whose image is taken from an index.
-	platform v1.Platform
-	others   []string       // platforms that indexes have beside
-	begun    []*image.Image // images that the store did not have
-}
-
-// begin notes that the layers of an image, which are all listed in it, will be added.
-func (l *loader) begin(img *image.Image) error {
-	_, err := l.Images.Get(img.ID)
-	if errors.Is(err, image.ErrNotFound) {
-		l.begun = append(l.begun, img)
-		return nil
-	}
-	return err
-}
-
-// undo removes what was added: by giving it to its images, and removing these. So what others
+// undoLoad removes what was added of images: by giving it to them, and removing these. So what others
 // use meanwhile stays until they are done.
-func (l *loader) undo(ctx context.Context) {
-	l.Release()
-	for _, img := range l.begun {
+func (s *session) undoLoad(ctx context.Context, begun []*image.Image) {
+	s.Release()
+	for _, img := range begun {
 		img.Manifest = v1.Hash{}
-		if l.Images.Put(img) == nil {
-			_ = l.RemoveImage(context.WithoutCancel(ctx), img.ID)
+		if s.Images.Put(img) == nil {
+			_ = s.RemoveImage(context.WithoutCancel(ctx), img.ID)
 		}
 	}
-}
-
-// load reads all images: by index.json of an OCI image layout, else by docker's manifest.json.
-func (l *loader) load(ctx context.Context) ([]loadedImage, error) {
-	if l.from.has("index.json") {
-		return l.loadLayout(ctx)
-	}
-	if l.from.has("manifest.json") {
-		return l.loadDocker(ctx)
-	}
-	return nil, errors.New("it holds no image: neither index.json nor manifest.json")
-}
-
-// json reads a small file of the archive.
-func (l *loader) json(path string, v any) ([]byte, error) {
-	raw, err := l.from.read(path)
-	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(raw, v); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return raw, nil
-}
-
-// verified reads a small blob of a layout and checks its digest.
-func (l *loader) verified(h v1.Hash, v any) ([]byte, error) {
-	raw, err := l.json(blobPath(h), v)
-	if err != nil {
-		return nil, err
-	}
-	if got, _, err := v1.SHA256(strings.NewReader(string(raw))); err != nil || got != h {
-		return nil, fmt.Errorf("%s has the digest %s", blobPath(h), got)
-	}
-	return raw, nil
-}
-
-func blobPath(h v1.Hash) string { return "blobs/" + h.Algorithm + "/" + h.Hex }
-
-// put copies a blob into the store.
-func (l *loader) put(ctx context.Context, h v1.Hash) error {
-	_, err := l.Blobs.Size(h)
-	if err == nil {
-		return nil
-	}
-	if !errors.Is(err, blob.ErrNotFound) {
-		return err
-	}
-	r, err := l.from.open(blobPath(h))
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	return l.Blobs.Put(ctx, h, r)
-}
-
-// unpack unpacks the layers of an image, which checks their diffIDs.
-func (l *loader) unpack(ctx context.Context, img *image.Image) error {
-	for _, layer := range img.Layers {
-		if _, err := l.Snapshots.ByDiffID(layer.DiffID); err == nil {
-			continue
-		}
-		if _, err := l.Layers.Unpacked(ctx, layer, l.bars.progress(shortID(layer.DiffID), "Loading layer")); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// archive is the files of an image archive.
-type archive struct {
-	has   func(path string) bool
-	open  func(path string) (io.ReadCloser, error)
-	close func()
-}
-
-// maxDocument bounds the JSON files of an archive, in bytes.
-const maxDocument = 16 << 20
-
-// read returns a small file.
-func (a *archive) read(path string) ([]byte, error) {
-	r, err := a.open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	raw, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
-	if err == nil && len(raw) > maxDocument {
-		err = &fs.PathError{Op: "reading", Path: path, Err: errors.New("it is too large")}
-	}
-	return raw, err
 }

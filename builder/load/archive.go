@@ -1,8 +1,7 @@
-package main
+package load
 
 import (
 	"archive/tar"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -26,18 +25,41 @@ const (
 // errNotInArchive is what is said of a file that an archive lacks.
 var errNotInArchive = errors.New("it is not in the archive")
 
-// openArchive opens a tar, in a folder or on standard input for an empty name, or a folder. Names in an archive are
-// only looked up: nothing is ever unpacked under them.
-func (s *session) openArchive(ctx context.Context, name string) (*archive, error) {
-	if name == "" {
-		return s.spoolTar(s.env.input(ctx))
+// Archive is the files of an image archive.
+type Archive struct {
+	has   func(path string) bool
+	open  func(path string) (io.ReadCloser, error)
+	close func() error
+}
+
+// Close closes the archive. What was opened in it can no longer be read.
+func (a *Archive) Close() error { return a.close() }
+
+// maxDocument bounds the JSON files of an archive, in bytes.
+const maxDocument = 16 << 20
+
+// read returns a small file.
+func (a *Archive) read(path string) ([]byte, error) {
+	r, err := a.open(path)
+	if err != nil {
+		return nil, err
 	}
+	defer r.Close()
+	raw, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
+	if err == nil && len(raw) > maxDocument {
+		err = &fs.PathError{Op: "reading", Path: path, Err: errors.New("it is too large")}
+	}
+	return raw, err
+}
+
+// Open opens a tar, compressed or not, or a folder. temp is where a tar that cannot be read twice as it is, or is compressed, is copied to.
+func Open(name, temp string) (*Archive, error) {
 	st, err := os.Stat(name)
 	if err != nil {
 		return nil, err
 	}
 	if st.IsDir() {
-		return openFolder(name)
+		return OpenFolder(name)
 	}
 	f, err := os.Open(name)
 	if err != nil {
@@ -49,16 +71,16 @@ func (s *session) openArchive(ctx context.Context, name string) (*archive, error
 		return indexTar(f)
 	}
 	defer f.Close()
-	return s.spoolTar(f)
+	return Spool(f, temp)
 }
 
-// openFolder reads a layout in a folder; links that lead out of it are not followed.
-func openFolder(name string) (*archive, error) {
+// OpenFolder reads a layout in a folder; links that lead out of it are not followed.
+func OpenFolder(name string) (*Archive, error) {
 	root, err := os.OpenRoot(name)
 	if err != nil {
 		return nil, err
 	}
-	return &archive{
+	return &Archive{
 		has: func(path string) bool { _, err := root.Stat(path); return err == nil },
 		open: func(path string) (io.ReadCloser, error) {
 			// Not a FIFO: opening one would wait.
@@ -69,24 +91,20 @@ func openFolder(name string) (*archive, error) {
 			}
 			return root.Open(path)
 		},
-		close: func() { root.Close() },
+		close: root.Close,
 	}, nil
 }
 
-// spoolTar copies a tar that cannot be read twice, or is compressed, into a file without a name.
-func (s *session) spoolTar(r io.Reader) (*archive, error) {
-	dir, err := s.SharedTemp()
-	if err != nil {
-		return nil, err
-	}
+// Spool copies a tar, compressed or not, into a file without a name in the folder temp, and opens it.
+func Spool(r io.Reader, temp string) (*Archive, error) {
 	plain, _, err := compress.NewReader(r)
 	if err != nil {
 		return nil, err
 	}
 	defer plain.Close()
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Open(temp, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("making a temporary file in %s: %w", dir, err)
+		return nil, fmt.Errorf("making a temporary file in %s: %w", temp, err)
 	}
 	f := os.NewFile(uintptr(fd), "archive")
 	if _, err := io.Copy(f, plain); err != nil {
@@ -107,7 +125,7 @@ type tarFile struct {
 }
 
 // indexTar notes where the files of a tar are. The archive owns f.
-func indexTar(f *os.File) (*archive, error) {
+func indexTar(f *os.File) (*Archive, error) {
 	files := make(map[string]tarFile)
 	r := tar.NewReader(f)
 	for {
@@ -149,7 +167,7 @@ func indexTar(f *os.File) (*archive, error) {
 		}
 		return tarFile{}, false
 	}
-	return &archive{
+	return &Archive{
 		has: func(name string) bool { _, ok := find(name); return ok },
 		open: func(name string) (io.ReadCloser, error) {
 			file, ok := find(name)
@@ -158,6 +176,6 @@ func indexTar(f *os.File) (*archive, error) {
 			}
 			return io.NopCloser(io.NewSectionReader(f, file.offset, file.size)), nil
 		},
-		close: func() { f.Close() },
+		close: f.Close,
 	}, nil
 }

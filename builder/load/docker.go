@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"bufio"
@@ -26,20 +26,20 @@ type dockerEntry struct {
 }
 
 // loadDocker reads an archive of docker save.
-func (l *loader) loadDocker(ctx context.Context) ([]loadedImage, error) {
+func (l *Loader) loadDocker(ctx context.Context) ([]Image, error) {
 	var entries []dockerEntry
 	if _, err := l.json("manifest.json", &entries); err != nil {
 		return nil, err
 	}
-	var loaded []loadedImage
+	var loaded []Image
 	for _, e := range entries {
 		img, err := l.loadEntry(ctx, e)
 		if err != nil {
 			return nil, err
 		}
-		next := loadedImage{img: img}
+		next := Image{Image: img}
 		for _, t := range e.RepoTags {
-			ref, err := l.registry.ParseReference(t)
+			ref, err := l.Client.ParseReference(t)
 			if err != nil {
 				return nil, fmt.Errorf("the image name in manifest.json: %w", err)
 			}
@@ -47,7 +47,7 @@ func (l *loader) loadDocker(ctx context.Context) ([]loadedImage, error) {
 			if !ok {
 				return nil, fmt.Errorf("the image name %q in manifest.json has a digest", t)
 			}
-			next.tags = append(next.tags, tag)
+			next.Tags = append(next.Tags, tag)
 		}
 		loaded = append(loaded, next)
 	}
@@ -57,10 +57,10 @@ func (l *loader) loadDocker(ctx context.Context) ([]loadedImage, error) {
 	return loaded, nil
 }
 
-func (l *loader) loadEntry(ctx context.Context, e dockerEntry) (*image.Image, error) {
+func (l *Loader) loadEntry(ctx context.Context, e dockerEntry) (*image.Image, error) {
 	img := &image.Image{}
 	var err error
-	if img.RawConfig, err = l.from.read(e.Config); err != nil {
+	if img.RawConfig, err = l.From.read(e.Config); err != nil {
 		return nil, err
 	}
 	if err := json.Unmarshal(img.RawConfig, &img.Config); err != nil {
@@ -86,35 +86,21 @@ func (l *loader) loadEntry(ctx context.Context, e dockerEntry) (*image.Image, er
 	return img, nil
 }
 
-// layerType is the media type of a layer (OCI image specification, layer.md), "" for a format that has none.
-func layerType(codec compress.Algorithm) types.MediaType {
-	switch codec {
-	case compress.Gzip:
-		return types.OCILayer
-	case compress.Zstd:
-		return types.OCILayerZStd
-	case compress.None:
-		return types.OCIUncompressedLayer
-	default:
-		return ""
-	}
-}
-
 // loadLayer unpacks a layer of a docker archive. One in a format that has a media type is kept also as the blob that it is: another program
 // made its tar, which strake's own need not equal.
-func (l *loader) loadLayer(ctx context.Context, path string, layer *image.Layer) error {
+func (l *Loader) loadLayer(ctx context.Context, path string, layer *image.Layer) error {
 	codec, err := l.codec(path)
 	if err != nil {
 		return err
 	}
-	if mediaType := layerType(codec); mediaType != "" {
+	if mediaType, err := image.MediaType(codec); err == nil {
 		if layer.Blob, err = l.keepBlob(path, mediaType); err != nil {
 			return err
 		}
 		return l.unpack(ctx, &image.Image{Layers: []image.Layer{*layer}})
 	}
-	_, err = l.Snapshots.Unpack(ctx, layer.DiffID, func() (io.ReadCloser, error) {
-		r, err := l.from.open(path)
+	_, err = l.Layers.Snapshots.Unpack(ctx, layer.DiffID, func() (io.ReadCloser, error) {
+		r, err := l.From.open(path)
 		if err != nil {
 			return nil, err
 		}
@@ -129,8 +115,8 @@ func (l *loader) loadLayer(ctx context.Context, path string, layer *image.Layer)
 }
 
 // codec finds out how a file is compressed.
-func (l *loader) codec(path string) (compress.Algorithm, error) {
-	r, err := l.from.open(path)
+func (l *Loader) codec(path string) (compress.Algorithm, error) {
+	r, err := l.From.open(path)
 	if err != nil {
 		return "", err
 	}
@@ -143,8 +129,8 @@ func (l *loader) codec(path string) (compress.Algorithm, error) {
 }
 
 // keepBlob copies a file whose digest nobody told into the store.
-func (l *loader) keepBlob(path string, mediaType types.MediaType) (*v1.Descriptor, error) {
-	r, err := l.from.open(path)
+func (l *Loader) keepBlob(path string, mediaType types.MediaType) (*v1.Descriptor, error) {
+	r, err := l.From.open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +140,7 @@ func (l *loader) keepBlob(path string, mediaType types.MediaType) (*v1.Descripto
 		return nil, err
 	}
 	if _, err := l.Blobs.Size(h); errors.Is(err, blob.ErrNotFound) {
-		again, err := l.from.open(path)
+		again, err := l.From.open(path)
 		if err != nil {
 			return nil, err
 		}

@@ -1,4 +1,4 @@
-package main
+package load
 
 import (
 	"archive/tar"
@@ -31,7 +31,7 @@ func tarOf(t testing.TB, headers ...tar.Header) []byte {
 	return b.Bytes()
 }
 
-func indexOf(t testing.TB, content []byte) (*archive, error) {
+func indexOf(t testing.TB, content []byte) (*Archive, error) {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "a.tar"))
 	if err != nil {
@@ -62,7 +62,7 @@ func TestIndexTar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.close()
+	defer a.Close()
 	for name, want := range map[string]string{
 		"dir/file": "dir/file", "dotted": "./dotted", "up": "../../up", "dir/link": "dir/file", "hard": "dir/file",
 		fmt.Sprintf("%0200d", 1): fmt.Sprintf("%0200d", 1), "/dir/../dir/file": "dir/file",
@@ -89,11 +89,11 @@ func TestOpenFolderStaysInside(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	a, err := openFolder(dir)
+	a, err := OpenFolder(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer a.close()
+	defer a.Close()
 	if got, err := a.read("in"); err != nil || string(got) != "x" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -111,7 +111,7 @@ func FuzzIndexTar(f *testing.F) {
 		if err != nil {
 			return
 		}
-		defer a.close()
+		defer a.Close()
 		for _, name := range []string{"a", "b", "index.json", "manifest.json"} {
 			if a.has(name) {
 				a.read(name)
