@@ -136,7 +136,7 @@ const nonceHeader = "X-Strake-Test"
 
 // answers asks whether the registry is there.
 func (r *Registry) answers(nonce string) bool {
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // the question is who it is, not whether it is trusted
 	}}
@@ -177,7 +177,7 @@ func (r *Registry) run(t testing.TB, program, conf, nonce string) string {
 			t.Logf("docker-registry %s wrote:\n%s", r.Host, out.String())
 		}
 	})
-	deadline := time.After(60 * time.Second)
+	deadline := time.After(3 * time.Minute)
 	for {
 		if r.answers(nonce) {
 			return ""

@@ -113,14 +113,14 @@ func (s *TokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	token, err := s.sign(map[string]any{
 		"iss": tokenIssuer, "sub": user, "aud": tokenService, "access": granted, "jti": rand.Text(),
-		"nbf": time.Now().Add(-time.Minute).Unix(), "iat": time.Now().Unix(), "exp": time.Now().Add(time.Minute).Unix(),
+		"nbf": time.Now().Add(-time.Minute).Unix(), "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(),
 	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "expires_in": 60}) // the client's loss
+	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "expires_in": 3600}) // the client's loss
 }
 
 // sign makes a JSON web token, RS256 with the certificate in its header.
