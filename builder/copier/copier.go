@@ -63,7 +63,7 @@ func Copy(ctx context.Context, dst *rootfs.Root, tree *source.Tree, items []sour
 		}
 	}
 	for _, f := range inline {
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		if err := c.inline(f); err != nil {

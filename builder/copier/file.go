@@ -119,7 +119,7 @@ func (j *job) content(ctx context.Context, dst, src int, st *unix.Stat_t) error 
 // A source that ends early is io.ErrUnexpectedEOF.
 func (j *job) bytes(ctx context.Context, dst, src int, n int64) error {
 	for n >= rangeSize {
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		k, err := unix.CopyFileRange(src, nil, dst, nil, int(min(n, rangeMax)), 0)
@@ -134,7 +134,7 @@ func (j *job) bytes(ctx context.Context, dst, src int, n int64) error {
 	buf := j.buffers.Get().(*[]byte)
 	defer j.buffers.Put(buf)
 	for n > 0 {
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		k, err := unix.Read(src, (*buf)[:min(n, int64(len(*buf)))])

@@ -136,7 +136,7 @@ func (j *job) folder(ctx context.Context, p pair, info *source.Info) error {
 
 // entry copies something that is no folder, under the given name.
 func (j *job) entry(ctx context.Context, p pair, info *source.Info, name string) error {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	if j.owners.Hides(name) {
@@ -179,7 +179,7 @@ func (j *job) linked(ctx context.Context, p pair, info *source.Info, name string
 	select {
 	case <-first.done:
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	if first.err != nil {
 		return first.err
@@ -276,7 +276,7 @@ type group struct {
 
 // run runs f, unless the context or an earlier function of the group failed.
 func (g *group) run(ctx context.Context, slots chan struct{}, f func() error) {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		g.fail(err)
 		return
 	}

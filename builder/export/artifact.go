@@ -174,7 +174,7 @@ func named(notes map[string]string, n name.Tag) map[string]string {
 func eachImage(ctx context.Context, artifacts []Artifact, f func(a int, img *image.Image) error) error {
 	for i, a := range artifacts {
 		for _, img := range a.Images {
-			if err := ctx.Err(); err != nil {
+			if err := context.Cause(ctx); err != nil {
 				return context.Cause(ctx)
 			}
 			if err := f(i, img); err != nil {

@@ -161,7 +161,7 @@ func (f *File) Open(ctx context.Context) (*Content, error) {
 		if file := f.c.openVerified(ctx, e.path(rec.content())); file != nil {
 			return &Content{File: file, Size: rec.Size, Modified: rec.modified()}, nil
 		}
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return nil, context.Cause(ctx)
 		}
 	}

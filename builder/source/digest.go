@@ -145,7 +145,7 @@ func (t *Tree) digestItem(ctx context.Context, item Item) (Digest, error) {
 
 // digestFolder digests everything in and below a folder that is taken.
 func (t *Tree) digestFolder(ctx context.Context, f Folder) (Digest, error) {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return Digest{}, err
 	}
 	d := f.d
@@ -249,7 +249,7 @@ func (t *Tree) worker() *worker { return t.workers.Get().(*worker) }
 //
 // Preconditions: d.mu is held by the caller or by who waits for it; n is stat'ed, if it is not a regular file.
 func (t *Tree) hash(ctx context.Context, f *os.File, d *dir, n *node) error {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	w := t.worker()
@@ -317,7 +317,7 @@ func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) e
 	w.hash.Reset()
 	var total int64
 	for {
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		k, err := unix.Read(fd, w.buf)

@@ -161,7 +161,7 @@ type viewEntry struct {
 // view finds what f takes of d, which is called path from the source on. It lists the folders that can hold
 // something, and stats nothing.
 func (t *Tree) view(ctx context.Context, f *filter, d *dir, path string, m mark) (*view, error) {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	if err := t.list(d); err != nil {

@@ -41,6 +41,9 @@ func FuzzSelect(f *testing.F) {
 		defer root.Close()
 		for word := range strings.FieldsSeq(spec) {
 			name, target, isLink := strings.Cut(word, "->")
+			if strings.Contains(name, "secret") {
+				return // it could not be told from the one outside
+			}
 			// What cannot be made is left out; nothing is made outside.
 			_, _ = root.MkdirAll(filepath.Dir("/"+name), 0o755, os.Geteuid(), os.Getegid())
 			if parent, base, err := root.Parent(name); err == nil {
@@ -65,11 +68,10 @@ func FuzzSelect(f *testing.F) {
 			if err != nil || inside != filepath.Join(dir, it.Path) {
 				t.Errorf("%q in %q: %q is %q, %v", pattern, spec, it.Path, inside, err)
 			}
-			err = tr.Walk(ctx, it, func(rel string, e rootfs.Entry) error {
+			err = walk(ctx, tr, it, func(rel string, e rootfs.Entry) {
 				if e.Name == "secret" || slices.Contains(strings.Split(rel, "/"), "..") {
 					t.Errorf("%q in %q: found %q", pattern, spec, rel)
 				}
-				return nil
 			})
 			if err != nil {
 				t.Errorf("%q in %q: %v", pattern, spec, err)
@@ -109,11 +111,10 @@ func TestSwapped(t *testing.T) {
 		tr := open(t, dir, Options{})
 		items, err := tr.Select(ctx, Selection{Patterns: []string{"d*", "s*"}})
 		for _, it := range items {
-			err = errors.Join(err, tr.Walk(ctx, it, func(_ string, e rootfs.Entry) error {
+			err = errors.Join(err, walk(ctx, tr, it, func(_ string, e rootfs.Entry) {
 				if e.Name == "outside" {
 					t.Error("a walk left the tree")
 				}
-				return nil
 			}))
 			if infos, err2 := read(ctx, tr, it); err2 == nil {
 				for _, info := range infos {

@@ -67,7 +67,7 @@ func (l *lister) add(name string, n *node) {
 }
 
 func (l *lister) folder(ctx context.Context, f Folder, name string) error {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	f.d.mu.Lock()

@@ -55,7 +55,7 @@ func (t *Tree) Select(ctx context.Context, s Selection) ([]Item, error) {
 	}
 	var items []Item
 	for _, p := range s.Patterns {
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
 		if strings.IndexByte(p, 0) >= 0 {
@@ -169,7 +169,7 @@ func (t *Tree) notMatched(ctx context.Context, pattern string, taken *Taken) err
 			return nil // of --parents, and may match anywhere
 		}
 		items, err := t.selectOne(ctx, path.Clean("/" + p)[1:])
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		if err == nil && slices.ContainsFunc(items, func(i Item) bool { return within(i.Path, top.Path) || within(top.Path, i.Path) }) {
@@ -211,7 +211,7 @@ func hasWildcard(name string) bool {
 // glob appends the paths below dir that match the components of wild, entering
 // only directories that match.
 func (t *Tree) glob(ctx context.Context, dir string, wild, names []string) ([]string, error) {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	d, n, err := t.find(dir)

@@ -133,7 +133,7 @@ func (t *Tree) Folder(item Item) (Folder, error) {
 
 // Read lists what is taken of a folder, sorted by name. It lists a directory and stats an entry once.
 func (t *Tree) Read(ctx context.Context, f Folder) ([]Info, error) {
-	if err := ctx.Err(); err != nil {
+	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
 	f.d.mu.Lock()

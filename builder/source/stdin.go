@@ -26,7 +26,7 @@ const (
 // returned (then there is no context). Nothing at all is an error. After an error dir may hold a part of the context.
 func Stdin(ctx context.Context, r io.Reader, dir string, opt layer.Options) (dockerfile []byte, err error) {
 	in := bufio.NewReader(readerFunc(func(p []byte) (int, error) {
-		if err := ctx.Err(); err != nil {
+		if err := context.Cause(ctx); err != nil {
 			return 0, err
 		}
 		return r.Read(p)

@@ -47,7 +47,7 @@ var errFinished = errors.New("the file system was committed or discarded already
 // Commit or Discard must follow. The root directory has the owner and times of the topmost layer's, with no layers 0:0; its mode is
 // 0755, as under BuildKit, whatever a step before made of it: the tar of a layer does not tell, so other machines would not know.
 func (s *Store) Prepare(ctx context.Context, layers []ID) (*Active, error) {
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	w, err := s.driver.prepare(ctx, layers)
@@ -111,7 +111,7 @@ func (a *Active) Discard() {
 
 // View describes the layers (bottom first) as a read-only file system.
 func (s *Store) View(ctx context.Context, layers []ID) (Mount, error) {
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return Mount{}, context.Cause(ctx)
 	}
 	return s.driver.view(ctx, layers)

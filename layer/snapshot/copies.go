@@ -150,7 +150,7 @@ func (t *treeCopy) open() (*rootfs.Root, error) {
 }
 
 func (t *treeCopy) commit(ctx context.Context, epoch *int64) (ID, error) {
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
 	t.broken = true // until it succeeded, and then nobody asks any more

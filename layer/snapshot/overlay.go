@@ -88,7 +88,7 @@ func (u *upperLayer) commit(ctx context.Context, epoch *int64) (ID, error) {
 	if err := u.s.dispose(u.work()); err != nil {
 		return "", err
 	}
-	if err := ctx.Err(); err != nil {
+	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
 	id := newID()
