@@ -12,6 +12,7 @@ import (
 	"github.com/strake-build/strake/builder/copier"
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cache/remote"
+	"github.com/strake-build/strake/layer"
 	"github.com/strake-build/strake/layer/snapshot"
 	"github.com/strake-build/strake/runner"
 )
@@ -220,7 +221,12 @@ func (w *workdirWork) do(_ context.Context, active *snapshot.Active, below []sna
 		return err
 	}
 	defer root.Close()
-	owner, err := w.lookOwner(w.vertex, "USER "+w.user, root, w.user, len(below))
+	var owner *layer.Owner
+	if w.user != "" {
+		var o layer.Owner
+		o, err = w.lookOwner(w.vertex, "USER "+w.user, root, w.user, len(below))
+		owner = &o
+	}
 	if err == nil {
 		err = copier.MakeDir(root, w.dir, owner, w.at)
 	}

@@ -216,6 +216,9 @@ func (u *unpacker) implyOne(dir *os.File, base, name string, hdr *tar.Header) (*
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err := u.enter(int(dir.Fd()), path.Dir(name))
+		if err == nil && u.opt.Form == Plain {
+			err = u.inherit(e)
+		}
 		if err == nil {
 			err = u.directory(e)
 		}
@@ -241,6 +244,13 @@ func (u *unpacker) implyOne(dir *os.File, base, name string, hdr *tar.Header) (*
 		return rootfs.OpenEntry(dir, base, flags)
 	}
 	return nil, fmt.Errorf("%s is not a directory", name)
+}
+
+// inherit gives a directory that is to be made in one with the set-group-ID bit that bit, as mkdir(2) does.
+func (u *unpacker) inherit(e entry) error {
+	parent, err := u.owners.StatEntry(e.dir, ".")
+	e.hdr.Mode |= int64(parent.Mode & unix.S_ISGID)
+	return err
 }
 
 // throughLink opens the directory that the symbolic link name leads to. In a

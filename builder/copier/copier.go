@@ -188,12 +188,19 @@ func (c *copier) perm(perm uint32, dir bool) uint32 {
 }
 
 func (c *copier) makeDirPerm(name string, perm uint32) error {
-	o := c.newOwner()
-	made, err := c.dst.MkdirAll(name, perm, o.UID, o.GID)
+	made, err := makeDirs(c.dst, name, perm, c.opt.Owner)
 	if err != nil || c.opt.Below == nil || len(made) == 0 {
 		return err
 	}
 	return c.likeBelow(name, made)
+}
+
+// makeDirs makes a folder and its parents. Without an owner they are root's, in the group that mkdir(2) gives them.
+func makeDirs(root *rootfs.Root, name string, perm uint32, owner *layer.Owner) ([]string, error) {
+	if owner == nil {
+		owner = &layer.Owner{GID: -1}
+	}
+	return root.MkdirAll(name, perm, owner.UID, owner.GID)
 }
 
 // time is the modification time of the copy of an entry.

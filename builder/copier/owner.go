@@ -161,14 +161,14 @@ func lookUp(root *rootfs.Root, file, name string) ([]string, error) {
 	return nil, nil
 }
 
-// MakeDir makes a working directory (WORKDIR): 0755, owned by owner, as are the parents that are missing; one that exists is left alone.
+// MakeDir makes a working directory (WORKDIR): 0755, owned by owner (nil is root), as are the parents that are missing; one that exists is left alone.
 // at is the modification time of what is made, in seconds since 1970; nil is now.
-func MakeDir(root *rootfs.Root, dir string, owner layer.Owner, at *int64) error {
+func MakeDir(root *rootfs.Root, dir string, owner *layer.Owner, at *int64) error {
 	st, err := root.Stat(dir)
 	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		return nil
 	}
-	made, err := root.MkdirAll(dir, 0o755, owner.UID, owner.GID)
+	made, err := makeDirs(root, dir, parentPerm, owner)
 	if err != nil || at == nil {
 		return err
 	}

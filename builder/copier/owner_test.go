@@ -128,17 +128,20 @@ func TestOwnerHostileFiles(t *testing.T) {
 func TestMakeDir(t *testing.T) {
 	needRoot(t)
 	root, dir := userRoot(t, "user:x:1000:1001::/:\n", "")
-	build(t, dir, "there/%1777@3:4 link->there out->/../../new file=x")
-	user := layer.Owner{UID: 1000, GID: 1001}
+	build(t, dir, "there/%1777@3:4 link->there out->/../../new file=x group/%2775@0:50")
+	user, root0 := &layer.Owner{UID: 1000, GID: 1001}, &layer.Owner{}
 	for _, c := range []struct {
 		dir   string
-		owner layer.Owner
+		owner *layer.Owner
 		err   string
 	}{
 		{dir: "/a/b"},
+		{dir: "/group/x/y"},
+		{dir: "/group/user", owner: user},
+		{dir: "/group/root", owner: root0},
 		{dir: "/there/x/y", owner: user},
 		{dir: "/link", owner: user},
-		{dir: "/link/z", owner: layer.Owner{UID: 4242, GID: 4343}},
+		{dir: "/link/z", owner: &layer.Owner{UID: 4242, GID: 4343}},
 		{dir: "/out/w"},
 		{dir: "/"},
 		{dir: "/file", err: "not a directory"},
@@ -149,7 +152,7 @@ func TestMakeDir(t *testing.T) {
 			t.Errorf("%s: %v, want %s", c.dir, err, c.err)
 		}
 	}
-	want := "a/ a/b/ etc/ etc/passwd=user:x:1000:1001::/: file=x link->there new/ new/w/ out->/../../new there/%1777@3:4 there/x/@1000:1001 there/x/y/@1000:1001 there/z/@4242:4343"
+	want := "a/ a/b/ etc/ etc/passwd=user:x:1000:1001::/: file=x group/%2775@0:50 group/root/%2755 group/user/%2755@1000:1001 group/x/%2755@0:50 group/x/y/%2755@0:50 link->there new/ new/w/ out->/../../new there/%1777@3:4 there/x/@1000:1001 there/x/y/@1000:1001 there/z/@4242:4343"
 	if got := show(t, dir); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -160,7 +163,7 @@ func TestMakeDirTime(t *testing.T) {
 	root, dir := userRoot(t, "", "")
 	build(t, dir, "there/")
 	at := int64(1000)
-	if err := MakeDir(root, "/there/x/y", layer.Owner{}, &at); err != nil {
+	if err := MakeDir(root, "/there/x/y", nil, &at); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]bool{"there/x/y": true, "there/x": true, "there": false} {

@@ -60,7 +60,7 @@ func recordedCopies(t *testing.T, tar []byte, opt layer.Options) (tars [][]byte,
 			t.Fatal(err)
 		}
 		dst := open()
-		if err := MakeDir(dst, "/work/dir", layer.Owner{UID: 12, GID: 13}, nil); err != nil {
+		if err := MakeDir(dst, "/work/dir", &layer.Owner{UID: 12, GID: 13}, nil); err != nil {
 			t.Fatal(err)
 		}
 		c.UserXattr, c.Epoch = opt.UserXattr, new(int64)

@@ -300,6 +300,7 @@ func (r *Root) RemoveAll(name string) error {
 
 // MkdirAll makes the directory name and its missing parents, each with perm and
 // owner, following links inside the root. What exists keeps its mode and owner.
+// As with mkdir(2), a directory in one that has the set-group-ID bit gets that bit, and with the gid -1 its group.
 // It returns the paths it made, outermost first, as Resolve spells them (relative to
 // the root, without links); also those it made before an error. The umask does not apply.
 func (r *Root) MkdirAll(name string, perm uint32, uid, gid int) ([]string, error) {
@@ -348,6 +349,16 @@ func (r *Root) mkdirOrOpen(dir *os.File, base string, perm uint32, id ids) (next
 		return next, false, err
 	case err != nil:
 		return nil, false, err
+	}
+	parent, err := r.owners.StatEntry(dir, ".")
+	if err != nil {
+		return nil, true, err
+	}
+	if parent.Mode&unix.S_ISGID != 0 {
+		perm |= unix.S_ISGID
+		if id.gid < 0 {
+			id.gid = int(parent.Gid)
+		}
 	}
 	if err := r.owners.Chown(dir, base, id.uid, id.gid); err != nil {
 		return nil, true, err
