@@ -172,14 +172,31 @@ type testUser struct {
 // make adds the user to this machine.
 func (u *testUser) make() {
 	name := fmt.Sprintf("strks%d", os.Getpid())
-	if out, err := exec.Command("useradd", "-M", "-K", "SUB_UID_COUNT=65536", "-K", "SUB_GID_COUNT=65536", name).CombinedOutput(); err != nil {
-		u.err = fmt.Errorf("useradd: %w\n%s", err, out)
+	if u.err = accounts("useradd", "-M", "-K", "SUB_UID_COUNT=65536", "-K", "SUB_GID_COUNT=65536", name); u.err != nil {
 		return
 	}
-	u.t.Cleanup(func() { exec.Command("userdel", "-f", name).Run() })
+	u.t.Cleanup(func() {
+		if err := accounts("userdel", "-f", name); err != nil {
+			u.t.Error(err)
+		}
+	})
 	var found *user.User
 	if found, u.err = user.Lookup(name); u.err == nil {
 		u.uid, u.gid = found.Uid, found.Gid
+	}
+}
+
+// accounts runs useradd or userdel, again if the tests of another package are at it.
+func accounts(program string, args ...string) error {
+	for try := 0; ; try++ {
+		out, err := exec.Command(program, args...).CombinedOutput()
+		if err == nil {
+			return nil
+		}
+		if try == 600 {
+			return fmt.Errorf("%s: %w\n%s", program, err, out)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
