@@ -1,14 +1,11 @@
 package runner
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -119,20 +116,13 @@ const patience = 3000
 
 // bringBack undoes what an init that was killed has moved, as the journal in dir says. Only what is still where it was put is found again.
 func bringBack(dir string) error {
-	data, err := os.ReadFile(filepath.Join(dir, sandbox.Journal))
+	all, err := sandbox.ReadJournal(dir)
 	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		return fmt.Errorf("reading what a box has moved: %w", err)
+		return err
 	}
-	for line := range strings.Lines(string(data)) {
-		var m sandbox.Moved
-		if json.Unmarshal([]byte(line), &m) != nil {
-			continue // written when the machine stopped: before anything was moved
-		}
+	for _, m := range all {
 		for range patience {
-			if err = bringHome(m); !errors.Is(err, unix.EWOULDBLOCK) {
+			if _, err = m.Return(); !errors.Is(err, unix.EWOULDBLOCK) {
 				break
 			}
 			time.Sleep(10 * time.Millisecond)
@@ -142,44 +132,4 @@ func bringBack(dir string) error {
 		}
 	}
 	return nil
-}
-
-func bringHome(m sandbox.Moved) error {
-	var st unix.Stat_t
-	if unix.Lstat(m.Home, &st) == nil && st.Dev == m.Dev && st.Ino == m.Ino {
-		return nil
-	}
-	tree, err := unix.Open(m.Tree, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer unix.Close(tree)
-	// The tree is a step's: no link in it leads anywhere.
-	parent, err := unix.Openat2(tree, "."+path.Dir(m.At), &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
-	if err != nil {
-		return nil // the step has moved it: it is lost
-	}
-	defer unix.Close(parent)
-	name := path.Base(m.At)
-	if unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil || st.Dev != m.Dev || st.Ino != m.Ino {
-		return nil
-	}
-	cache, err := unix.Openat(parent, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(cache)
-	if err := unix.Flock(cache, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return err // the init lives, and brings it back itself, or it is about to end
-	}
-	err = unix.Renameat2(parent, name, unix.AT_FDCWD, m.Home, unix.RENAME_EXCHANGE)
-	if errors.Is(err, unix.ENOENT) {
-		err = unix.Renameat(parent, name, unix.AT_FDCWD, m.Home)
-	}
-	return err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -121,12 +122,61 @@ func (b *box) lockOrigins(origins map[string]*origin) error {
 		if o.moved {
 			how = unix.LOCK_EX
 		}
-		var err error
-		if o.fd, err = b.lockAt(o.parent, o.name, how); err != nil {
+		if err := b.lockOrigin(o, how); err != nil {
 			return fmt.Errorf("locking %s: %w", o.path, err)
 		}
 	}
 	return nil
+}
+
+// lockOrigin takes the lock of o. The box that had it may have been killed before it could bring it back.
+func (b *box) lockOrigin(o *origin, how int) (err error) {
+	for {
+		if o.fd, err = b.lockAt(o.parent, o.name, how); err != nil {
+			return err
+		}
+		missing, err := b.bringBack(o.path)
+		if err != nil || !missing {
+			return err
+		}
+		unix.Close(o.fd)
+		if b.ended.Load() {
+			return errEnded
+		}
+	}
+}
+
+// bringBack brings back what a box that is dead has taken from home or from below, and says whether there was anything.
+// Preconditions: what is at home is locked, so that no living box has it.
+func (b *box) bringBack(home string) (missing bool, err error) {
+	dir := filepath.Dir(b.Aside)
+	boxes, err := os.ReadDir(dir)
+	if err != nil {
+		return false, fmt.Errorf("looking for what a dead box has moved: %w", err)
+	}
+	for _, e := range boxes {
+		if !e.IsDir() {
+			continue
+		}
+		all, err := ReadJournal(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return false, err
+		}
+		for _, m := range all {
+			if m.Home != home && !under(m.Home, home) {
+				continue
+			}
+			returned, err := m.Return()
+			if errors.Is(err, unix.EWOULDBLOCK) { // somebody else is at it
+				time.Sleep(lockPause)
+				return true, nil
+			}
+			if err != nil || returned {
+				return returned, err
+			}
+		}
+	}
+	return false, nil
 }
 
 // lockPause is how long lockAt waits before it looks again.
@@ -182,7 +232,7 @@ func (b *box) openSource(m Mount, o *origin) (s source, err error) {
 	if err := b.findHome(&s); err != nil {
 		return s, err
 	}
-	if o == nil || s.home != o.path { // who brings it back after a crash asks for its lock
+	if o == nil || !is(o.fd, ".", s.fd) { // who brings it back after a crash asks for its lock
 		s.lock, err = b.lockAt(s.parent, s.name, unix.LOCK_EX)
 	}
 	return s, err

@@ -1,10 +1,8 @@
 package sandbox
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"strconv"
 
@@ -22,18 +20,6 @@ type placed struct {
 	otherName string
 	home      bool // what was put there is to come back whatever the step did
 }
-
-// Moved is a directory that lies in a tree for the time of a step: the journal of Config.Aside has one in each line.
-type Moved struct {
-	Home string // its own path
-	Tree string // the root of the tree
-	At   string // where in it
-	Dev  uint64 // which it is
-	Ino  uint64
-}
-
-// Journal is the name of the file in Config.Aside that remembers what was moved out of there into a tree.
-const Journal = "moved"
 
 // errEnded says that the step is not wanted any more.
 var errEnded = errors.New("the sandbox has been ended")
@@ -110,21 +96,6 @@ func (b *box) spot(target string, isDir bool) (string, error) {
 		return "", fmt.Errorf("the source and the mount point must both be directories or both files: %w", unix.ENOTDIR)
 	}
 	return at, nil
-}
-
-// remember writes into the journal what is about to be moved.
-func (b *box) remember(m Moved) error {
-	line, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	fd, err := unix.Openat(b.aside, Journal, unix.O_CREAT|unix.O_APPEND|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	f := os.NewFile(uintptr(fd), Journal)
-	_, err = f.Write(append(line, '\n'))
-	return errors.Join(err, f.Close())
 }
 
 // exchange swaps the two. The times of the directory in the tree stay what they are.
