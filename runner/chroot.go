@@ -102,7 +102,7 @@ func (l *Linux) chrootConfig(c *sandbox.Config) (*sandbox.Config, func(), error)
 	}
 	c.Aside = aside.path
 	return c, func() {
-		// Unless a cache is in the tree still, since its init has died: then a later New brings that back.
+		// Unless a cache is in the tree still, since its init has died: then a later Sweep brings that back.
 		if bringBack(aside.path) != nil {
 			aside.release()
 			return

@@ -77,9 +77,7 @@ type Finding struct {
 }
 
 // Name is the rung, with what tells it from another one of the same name.
-func (f Finding) Name() string { return f.name() }
-
-func (i Isolation) name() string {
+func (i Isolation) Name() string {
 	if i.Rung == Rootless && i.OneID {
 		return "rootless, one id"
 	}
@@ -89,8 +87,7 @@ func (i Isolation) name() string {
 // prober looks at the rungs; it tries nothing twice.
 type prober struct {
 	machine
-	box   map[uintptr]boxResult // by the flags of clone, without a mapping
-	rungs []Finding
+	here *boxResult // of try without a mapping; nil before
 }
 
 // boxResult is what became of boxAttempts.
@@ -104,10 +101,11 @@ type boxResult struct {
 // Survey looks at all rungs, best first: root, rootless, rootless with one id, chroot, none.
 func Survey() []Finding {
 	p := newProber()
+	var rungs []Finding
 	for n := range p.ladder() {
-		p.look(n)
+		rungs = append(rungs, p.look(n))
 	}
-	return p.rungs
+	return rungs
 }
 
 // Probe finds the best rung that works, or checks the one that is asked for. The error names the
@@ -182,29 +180,26 @@ func (i Isolation) Advice() string {
 }
 
 func newProber() *prober {
-	return &prober{machine: thisMachine(), box: make(map[uintptr]boxResult)}
+	return &prober{machine: thisMachine()}
 }
 
 // ladder is all rungs, best first; there are two ways of Rootless, the second with one id.
 func (p *prober) ladder() []Rung { return []Rung{Root, Rootless, Rootless, Chroot, None} }
 
-// look finds out about the rung n of the ladder and adds it to p.rungs.
+// look finds out about the rung n of the ladder.
 func (p *prober) look(n int) Finding {
-	var f Finding
 	switch n {
 	case 0:
-		f = p.root()
+		return p.root()
 	case 1:
-		f = p.rootless()
+		return p.rootless()
 	case 2:
-		f = p.oneID()
+		return p.oneID()
 	case 3:
-		f = p.chroot()
+		return p.chroot()
 	default:
-		f = p.none()
+		return p.none()
 	}
-	p.rungs = append(p.rungs, f)
-	return f
 }
 
 func (p *prober) root() Finding {
@@ -215,7 +210,7 @@ func (p *prober) root() Finding {
 	case p.userNS:
 		f.Obstacle = &Obstacle{NotRoot: true, Why: "this process is in a user namespace, where root is not the host's"}
 	default:
-		f.take(p.try(0, nil))
+		f.take(p.try(nil))
 	}
 	return f
 }
@@ -223,7 +218,7 @@ func (p *prober) root() Finding {
 func (p *prober) rootless() Finding {
 	f := Finding{Isolation: Isolation{Rung: Rootless}}
 	if p.euid == 0 && p.userNS {
-		if r := p.try(0, nil); r.obstacle == nil {
+		if r := p.try(nil); r.obstacle == nil {
 			if p.ids == 1 {
 				f.Obstacle = &Obstacle{Why: "the user namespace that this process is in has one id"}
 				return f
@@ -244,21 +239,21 @@ func (p *prober) rootless() Finding {
 		f.Obstacle = &Obstacle{Why: "this process has one id"}
 		return f
 	}
-	f.take(p.try(unix.CLONE_NEWUSER, &m))
+	f.take(p.try(&m))
 	return f
 }
 
 func (p *prober) oneID() Finding {
 	f := Finding{Isolation: Isolation{Rung: Rootless, OneID: true, Reason: fmt.Sprintf("user %d with one id", p.uid)}}
 	if p.euid == 0 && p.userNS && p.ids == 1 {
-		if r := p.try(0, nil); r.obstacle == nil {
+		if r := p.try(nil); r.obstacle == nil {
 			f.Reason, f.UserNS = "root in a user namespace with one id", true
 			f.take(r)
 			return f
 		}
 	}
 	m := oneID(p.euid, os.Getegid())
-	f.take(p.try(unix.CLONE_NEWUSER, &m))
+	f.take(p.try(&m))
 	return f
 }
 
@@ -313,19 +308,20 @@ func (f *Finding) take(r boxResult) {
 	}
 }
 
-// try tries what a box needs, with a user namespace (flags) or without.
-func (p *prober) try(flags uintptr, m *mapping) boxResult {
-	if m == nil {
-		if r, ok := p.box[flags]; ok {
-			return r
-		}
+// try tries what a box needs: in a user namespace with the ids of m, or in none of its own if that is nil.
+func (p *prober) try(m *mapping) boxResult {
+	if m == nil && p.here != nil {
+		return *p.here
+	}
+	flags := uintptr(unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS)
+	if m != nil {
+		flags |= unix.CLONE_NEWUSER
 	}
 	attempts := boxAttempts()
-	flags |= unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 	out, err := try(flags, m, attempts)
-	r := p.judge(attempts, out, err, flags&unix.CLONE_NEWUSER != 0)
+	r := p.judge(attempts, out, err, m != nil)
 	if m == nil {
-		p.box[0] = r
+		p.here = &r
 	}
 	return r
 }

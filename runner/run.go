@@ -21,7 +21,7 @@ import (
 // Linux runs boxes on this kernel. It must not be copied; New makes one, a literal works too.
 type Linux struct {
 	Isolation Isolation
-	// Dir holds what a running box needs on disk (mode 0700); leftovers of dead processes are removed by New. It should be on the
+	// Dir holds what a running box needs on disk (mode 0700); what dead processes have left in it is removed by Sweep. It should be on the
 	// file system of the layers.
 	Dir string
 

@@ -162,7 +162,7 @@ func (f *File) Open(ctx context.Context) (*Content, error) {
 			return &Content{File: file, Size: rec.Size, Modified: rec.modified()}, nil
 		}
 		if err := context.Cause(ctx); err != nil {
-			return nil, context.Cause(ctx)
+			return nil, err
 		}
 	}
 	t, err := f.c.newTransfer(e, f)
