@@ -78,6 +78,16 @@ func TestSaveLookup(t *testing.T) {
 	if _, err := (cache.NoHits{Store: s}).Lookup(ctx, k); !errors.Is(err, cache.ErrMiss) {
 		t.Errorf("NoHits: %v", err)
 	}
+	own := cache.NewOwnHits(s)
+	if _, err := own.Lookup(ctx, k); !errors.Is(err, cache.ErrMiss) {
+		t.Errorf("OwnHits finds what others saved: %v", err)
+	}
+	if err := own.Save(ctx, k, want); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := own.Lookup(ctx, k); err != nil {
+		t.Errorf("OwnHits does not find what it saved: %v", err)
+	}
 	n := 0
 	if err := s.Walk(ctx, func(wk cache.Key, _ cache.Record) error {
 		n++

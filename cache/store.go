@@ -296,11 +296,3 @@ func (s *Store) Walk(ctx context.Context, f func(Key, Record) error) error {
 	}
 	return nil
 }
-
-// NoHits is a Store that finds nothing and keeps what is made: --no-cache.
-type NoHits struct{ *Store }
-
-// Lookup always misses.
-func (NoHits) Lookup(context.Context, Key) (Record, error) {
-	return Record{}, ErrDisabled
-}

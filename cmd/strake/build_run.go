@@ -194,7 +194,7 @@ func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*bu
 	if j.opts.noCache {
 		records = cache.NoHits{Store: j.Cache}
 		if len(j.opts.platforms) > 1 {
-			records = newFresh(j.Cache)
+			records = cache.NewOwnHits(j.Cache)
 		}
 	}
 	box, err := j.sandbox()

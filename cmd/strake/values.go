@@ -1,7 +1,9 @@
 package main
 
 import (
+	"math"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -44,4 +46,27 @@ func parsePlatform(s string) (v1.Platform, error) {
 		return v1.Platform{}, usagef("invalid --platform %q: strake builds no images for Windows", s)
 	}
 	return p, nil
+}
+
+// parseSize parses a size as docker does: a number with the unit b, k, m, g, t or p, binary, also as "kb" or "KiB"; "" is 0.
+func parseSize(flag, value string) (int64, error) {
+	if value == "" {
+		return 0, nil
+	}
+	number := strings.TrimRight(value, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+	unit := strings.ToLower(value[len(number):])
+	unit = strings.TrimSuffix(strings.TrimSuffix(unit, "b"), "i")
+	power := strings.Index("kmgtp", unit) // -1 + 1 is no unit
+	if unit == "" {
+		power = -1
+	}
+	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if err != nil || len(unit) > 1 || unit != "" && power < 0 || n <= 0 || math.IsInf(n, 0) || math.IsNaN(n) {
+		return 0, usagef("invalid --%s %q: it is a size, such as 512m", flag, value)
+	}
+	n *= math.Pow(1024, float64(power+1))
+	if n < 1 || n > math.MaxInt64/2 {
+		return 0, usagef("invalid --%s %q: it is out of range", flag, value)
+	}
+	return int64(n), nil
 }
