@@ -320,7 +320,7 @@ func (b *bench) registry(ctx context.Context) (host string, stop func(), err err
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait() // it ends with the code of the signal
 	}
-	for range 100 {
+	for range 2400 {
 		if conn, err := net.Dial("tcp", host); err == nil {
 			conn.Close()
 			return host, stop, nil
