@@ -79,7 +79,7 @@ func (m Moved) Return() (returned bool, err error) {
 		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {
-		return false, nil //nolint:nilerr // the step has moved it: it is lost
+		return false, nil // the step has moved it: it is lost
 	}
 	defer unix.Close(parent)
 	name := path.Base(m.At)
