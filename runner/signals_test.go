@@ -27,7 +27,7 @@ func TestInitIsSignalled(t *testing.T) {
 		}
 	}()
 	var out strings.Builder
-	script := "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); x=; read x </proc/self/stat; [ -n \"$x\" ] || echo nothing; done; echo end"
+	script := "i=0; while [ $i -lt 500 ]; do i=$((i+1)); x=; read x </proc/self/stat; [ -n \"$x\" ] || echo nothing; done; echo end"
 	err := w.linux.Run(t.Context(), w.box, Process{Args: []string{"/bin/sh", "-c", script}, Env: []string{testPath}, Stdout: &out, Stderr: &out})
 	close(stop)
 	<-done
