@@ -189,7 +189,7 @@ func destPath(current, dest string) string {
 	folder := dest == "" || dest == "." || strings.HasSuffix(dest, "/") || strings.HasSuffix(dest, "/.")
 	if !path.IsAbs(dest) {
 		dest = path.Join("/", current, dest)
-	} else {
+	} else if folder {
 		dest = strings.TrimSuffix(dest, ".")
 	}
 	if folder && !strings.HasSuffix(dest, "/") {
