@@ -45,7 +45,7 @@ func unpackTimed(t *testing.T, form Form, entries ...*tar.Header) (*unpacker, st
 	r := tar.NewReader(&b)
 	for {
 		hdr, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return u, dir
 		}
 		if err == nil {

@@ -60,7 +60,7 @@ func TestEachFails(t *testing.T) {
 		}
 		return nil
 	})
-	if err != bad || calls != 4 {
+	if !errors.Is(err, bad) || calls != 4 {
 		t.Errorf("error %v after %d calls, want that of the fourth", err, calls)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
