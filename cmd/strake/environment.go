@@ -45,7 +45,7 @@ func newEnvironment() *environment {
 		setenv:  os.Setenv,
 		now:     time.Now,
 		uid:     os.Getuid(),
-		signals: &interrupts{exit: os.Exit},
+		signals: &interrupts{stderr: os.Stderr, exit: os.Exit},
 		flags:   globalFlags{isolation: string(runner.Auto)},
 	}
 }

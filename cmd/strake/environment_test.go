@@ -137,7 +137,7 @@ func TestSecondInterrupt(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			var codes []int
-			i := &interrupts{ch: make(chan os.Signal, 2), exit: func(code int) { codes = append(codes, code) }}
+			i := &interrupts{ch: make(chan os.Signal, 2), stderr: io.Discard, exit: func(code int) { codes = append(codes, code) }}
 			_, end := i.heed()
 			defer end()
 			i.ch <- os.Interrupt

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"time"
@@ -31,8 +32,9 @@ const (
 
 // interrupts turns SIGINT and SIGTERM into the end of a context.
 type interrupts struct {
-	ch   chan os.Signal
-	exit func(code int) // os.Exit, but for tests
+	ch     chan os.Signal
+	stderr io.Writer
+	exit   func(code int) // os.Exit, but for tests
 }
 
 // start begins to listen. The first signal cancels the context with errInterrupted; the
@@ -69,7 +71,7 @@ func (i *interrupts) heed() (ctx context.Context, end func()) {
 				default:
 				}
 			case <-limit:
-				fmt.Fprintln(os.Stderr, "error: interrupted, and cleaning up took too long; the next command does the rest")
+				fmt.Fprintln(i.stderr, "error: interrupted, and cleaning up took too long; the next command does the rest")
 				i.exit(codeInterrupted)
 			case <-done:
 				return
