@@ -117,7 +117,7 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 		Secrets:    w.hasSecrets(),
 	}
 	if s := w.run.Script; s != nil {
-		box.Mounts = append(box.Mounts, runner.Mount{Type: runner.Bind, Target: path.Join("/dev/pipes", s.Name), Data: s.Data, Mode: 0o755, ReadOnly: true})
+		box.Mounts = append(box.Mounts, runner.Mount{Type: runner.Bind, Target: path.Join(dockerfile.ScriptDir, s.Name), Data: s.Data, Mode: 0o755, ReadOnly: true})
 	}
 	err = w.Sandbox.Run(ctx, box, runner.Process{
 		Args:   w.run.Args,

@@ -23,11 +23,11 @@ const ContextName = "context"
 // sniff is how many first bytes decide whether a context is an archive.
 const sniff = 1024
 
-// Unpack makes a build context of r, in the folder dir, which must exist and be empty. If r is a tar archive, whatever it is
+// unpack makes a build context of r, in the folder dir, which must exist and be empty. If r is a tar archive, whatever it is
 // compressed with, it is unpacked and the answer is true. Else r is one file, the Dockerfile itself, and
 // becomes ContextName in dir, with mode 0600. opt says how the owners in the archive are kept or replaced.
 // After an error, what is in dir is the caller's to remove.
-func Unpack(ctx context.Context, r io.Reader, dir string, opt layer.Options) (archive bool, err error) {
+func unpack(ctx context.Context, r io.Reader, dir string, opt layer.Options) (archive bool, err error) {
 	b := bufio.NewReaderSize(r, 64<<10)
 	head, err := b.Peek(sniff)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -78,14 +78,14 @@ func writeFile(name string, r io.Reader) (err error) {
 	return nil
 }
 
-// Unpack is the function Unpack for the content of f. A file keeps the time that the server says.
+// Unpack is unpack for the content of f. A file keeps the time that the server says.
 func (f *File) Unpack(ctx context.Context, dir string, opt layer.Options) (archive bool, err error) {
 	content, err := f.Open(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer content.Close()
-	archive, err = Unpack(ctx, content, dir, opt)
+	archive, err = unpack(ctx, content, dir, opt)
 	if err != nil {
 		return archive, fmt.Errorf("%s: %w", f.URL, err)
 	}

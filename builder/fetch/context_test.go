@@ -54,21 +54,21 @@ func TestUnpack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			is, err := Unpack(t.Context(), bytes.NewReader(data), dir, layer.Options{Owner: mine, Implied: mine})
+			is, err := unpack(t.Context(), bytes.NewReader(data), dir, layer.Options{Owner: mine, Implied: mine})
 			if err != nil || !is {
 				t.Fatal(is, err)
 			}
 			if got := list(t, dir); got != "d 755, d/g 640 d/g, f 640 f, out 640 ../out" {
 				t.Errorf("unpacked: %s", got)
 			}
-			if is, err := Unpack(t.Context(), bytes.NewReader(data[:len(data)/3]), t.TempDir(), layer.Options{Owner: mine, Implied: mine}); !is || err == nil {
+			if is, err := unpack(t.Context(), bytes.NewReader(data[:len(data)/3]), t.TempDir(), layer.Options{Owner: mine, Implied: mine}); !is || err == nil {
 				t.Errorf("cut: %v, %v", is, err)
 			}
 		})
 	}
 	for _, text := range []string{"", "FROM scratch\n", strings.Repeat("# long\n", 10_000)} {
 		dir := t.TempDir()
-		if is, err := Unpack(t.Context(), strings.NewReader(text), dir, layer.Options{Owner: mine, Implied: mine}); is || err != nil {
+		if is, err := unpack(t.Context(), strings.NewReader(text), dir, layer.Options{Owner: mine, Implied: mine}); is || err != nil {
 			t.Error(is, err)
 		}
 		if got := read(t, filepath.Join(dir, ContextName)); got != text {
@@ -138,7 +138,7 @@ func FuzzUnpack(f *testing.F) {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = Unpack(t.Context(), bytes.NewReader(data), dir, layer.Options{Owner: &layer.Owner{UID: os.Getuid(), GID: os.Getgid()}})
+		_, _ = unpack(t.Context(), bytes.NewReader(data), dir, layer.Options{Owner: &layer.Owner{UID: os.Getuid(), GID: os.Getgid()}})
 		if names, err := os.ReadDir(parent); err != nil || len(names) != 1 {
 			t.Errorf("%v left the folder (%v)", names, err)
 		}

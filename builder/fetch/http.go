@@ -23,7 +23,7 @@ import (
 type HTTPRequest struct {
 	// URL is an http or https URL. A user and password in it are sent as basic authentication.
 	URL string
-	// Name is the file's name; "" means that of the URL, see NameOf.
+	// Name is the file's name; "" means that of the URL, as ADD names it: the last component of its path.
 	Name string
 	// Checksum is the sha256 that the content must have; the zero Hash means any.
 	Checksum v1.Hash
@@ -64,9 +64,9 @@ func (c *Content) MTime() time.Time {
 	return c.Modified
 }
 
-// NameOf is the name that ADD gives to the file at a URL: the last component of its path, or
+// nameOf is the name that ADD gives to the file at a URL: the last component of its path, or
 // "__unnamed__" if there is none. Headers of the response have no say in it, as with BuildKit.
-func NameOf(rawURL string) string {
+func nameOf(rawURL string) string {
 	name := "__unnamed__"
 	if u, err := url.Parse(rawURL); err == nil {
 		if base := path.Base(u.Path); base != "." && base != "/" {
@@ -93,7 +93,7 @@ func (c *Client) HTTP(ctx context.Context, req HTTPRequest) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &File{URL: redacted(u), Name: NameOf(req.URL), c: c, req: req, u: u}
+	f := &File{URL: redacted(u), Name: nameOf(req.URL), c: c, req: req, u: u}
 	if req.Name != "" {
 		f.Name = safeName(req.Name)
 	}

@@ -277,7 +277,7 @@ func TestNames(t *testing.T) {
 		"http://h/a/b.txt?x=y#z": "b.txt", "http://h": "__unnamed__", "http://h/": "__unnamed__", "http://h/a/": "a",
 		"http://h/a%2fb": "b", "http://h/..": "download", "http://h/%0a": "download", "http://h/a%20b": "a b",
 	} {
-		if got := NameOf(url); got != want {
+		if got := nameOf(url); got != want {
 			t.Errorf("%s: got %q, want %q", url, got, want)
 		}
 	}
@@ -509,7 +509,7 @@ func FuzzNameOf(f *testing.F) {
 	f.Add("http://h/a/b")
 	f.Add("http://h/%2e%2e%2f")
 	f.Fuzz(func(t *testing.T, url string) {
-		name := NameOf(url)
+		name := nameOf(url)
 		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00\n") {
 			t.Errorf("%q is named %q", url, name)
 		}

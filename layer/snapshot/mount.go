@@ -25,8 +25,8 @@ type Mount struct {
 	UserXattr   bool
 }
 
-// Plain returns the directory that is the file system, if no overlayfs is needed.
-func (m Mount) Plain() (dir string, ok bool) {
+// plain returns the directory that is the file system, if no overlayfs is needed.
+func (m Mount) plain() (dir string, ok bool) {
 	switch {
 	case len(m.Lower) == 0:
 		return m.Upper, true
@@ -40,7 +40,7 @@ func (m Mount) Plain() (dir string, ok bool) {
 // so a crash leaves nothing) and returns its root. Devices in it cannot be opened. What needs no mount
 // is just opened.
 func (m Mount) Open() (*rootfs.Root, error) {
-	if dir, ok := m.Plain(); ok {
+	if dir, ok := m.plain(); ok {
 		return rootfs.Open(dir)
 	}
 	var f *os.File

@@ -40,7 +40,7 @@ type box struct {
 	console *os.File               // the slave of the terminal
 	master  int                    // and its master, or -1
 	netNS   int                    // the network namespace to join, if JoinNet
-	who     *Identity              // whom the process runs as
+	who     *identity              // whom the process runs as
 	super   *supervisor.Supervisor // answers calls of the step; nil if it need not
 	sys     int                    // by chroot: the container's /sys
 	aside   int                    // Config.Aside, opened

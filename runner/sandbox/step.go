@@ -41,7 +41,7 @@ type step struct {
 	rules     int  // Landlock rules; -1 for none
 	weak      bool // without CAP_SYS_ADMIN, filters and rules can be had only with no_new_privs
 	limits    []limit
-	who       Identity
+	who       identity
 
 	source, fsName, none, procDir, keyring *byte
 	allSignals, oldSignals                 uint64

@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Identity is whom a process runs as.
-type Identity struct {
+// identity is whom a process runs as.
+type identity struct {
 	UID, GID uint32
 	Groups   []uint32 // the supplementary groups, GID among them
 	Home     string   // never empty
 }
 
-// Passwd is one user of a passwd file.
-type Passwd struct {
+// passwdEntry is one user of a passwd file.
+type passwdEntry struct {
 	Name     string
 	UID, GID uint32
 	Home     string
@@ -34,12 +34,12 @@ const (
 	maxLine     = 1 << 20
 )
 
-// LookupUser resolves "user[:group]", both a name or a number, as BuildKit and runc do: passwd and group are the texts of
+// lookupUser resolves "user[:group]", both a name or a number, as BuildKit and runc do: passwd and group are the texts of
 // the root's files. Without a group the user's own one counts, and all groups that list the user; a number that
 // is not in passwd has group 0. The empty string is 0:0.
-func LookupUser(spec string, passwd, group io.Reader) (*Identity, error) {
+func lookupUser(spec string, passwd, group io.Reader) (*identity, error) {
 	name, groupName, _ := strings.Cut(spec, ":")
-	id := &Identity{Home: "/"}
+	id := &identity{Home: "/"}
 	want := name
 	if want == "" {
 		want = "0"
@@ -113,10 +113,10 @@ func fields(r io.Reader, f func([]string) bool) error {
 }
 
 // findPasswd returns the first user with that name or number, or nil.
-func findPasswd(want string, passwd io.Reader) (*Passwd, error) {
+func findPasswd(want string, passwd io.Reader) (*passwdEntry, error) {
 	n, isNumber, rangeErr := number(want)
 	isNumber = isNumber && rangeErr == nil
-	var found *Passwd
+	var found *passwdEntry
 	homes := map[uint32]string{} // that of the first line with a number is meant, as in BuildKit, also where another line has the name
 	err := fields(passwd, func(f []string) bool {
 		if len(f) < 4 {
@@ -139,7 +139,7 @@ func findPasswd(want string, passwd io.Reader) (*Passwd, error) {
 		if f[0] != want && (!isNumber || uid != n) {
 			return false
 		}
-		found = &Passwd{Name: f[0], UID: uid, GID: gid, Home: homes[uid]}
+		found = &passwdEntry{Name: f[0], UID: uid, GID: gid, Home: homes[uid]}
 		return true
 	})
 	if err != nil {
@@ -177,7 +177,7 @@ func findGroup(want string, group io.Reader) (uint32, error) {
 }
 
 // addGroups adds the groups that list the user name.
-func (id *Identity) addGroups(name string, group io.Reader) error {
+func (id *identity) addGroups(name string, group io.Reader) error {
 	err := fields(group, func(f []string) bool {
 		if len(f) < 4 {
 			return false
@@ -212,7 +212,7 @@ func (b *box) identity(hostTrees) error {
 		return err
 	}
 	defer group.Close()
-	if b.who, err = LookupUser(b.User, passwd, group); err != nil {
+	if b.who, err = lookupUser(b.User, passwd, group); err != nil {
 		return err
 	}
 	b.who.Groups = append(b.who.Groups, b.Groups...)

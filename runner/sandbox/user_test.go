@@ -51,7 +51,7 @@ func TestLookupUser(t *testing.T) {
 		{"app:4294967296", "group 4294967296: uids and gids must be in range 0-2147483647"},
 		{"99999999999999999999", "user 99999999999999999999: uids and gids must be in range 0-2147483647"},
 	} {
-		id, err := LookupUser(c.spec, strings.NewReader(testPasswd), strings.NewReader(testGroup))
+		id, err := lookupUser(c.spec, strings.NewReader(testPasswd), strings.NewReader(testGroup))
 		got := ""
 		if err != nil {
 			got = err.Error()
@@ -68,7 +68,7 @@ func FuzzLookupUser(f *testing.F) {
 	f.Add("app:docker", testPasswd, testGroup)
 	f.Add("0", "", "")
 	f.Fuzz(func(t *testing.T, spec, passwd, group string) {
-		id, err := LookupUser(spec, strings.NewReader(passwd), strings.NewReader(group))
+		id, err := lookupUser(spec, strings.NewReader(passwd), strings.NewReader(group))
 		if err != nil {
 			return
 		}

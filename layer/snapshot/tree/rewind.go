@@ -11,15 +11,15 @@ import (
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
-// ErrRewind is returned for a tree that Rewind cannot take layers off.
-var ErrRewind = errors.New("the layers cannot be taken off the tree")
+// errRewind is returned for a tree that Rewind cannot take layers off.
+var errRewind = errors.New("the layers cannot be taken off the tree")
 
 // Rewind makes the tree, which shows the layers stay (directories, topmost first) and others above them, one that shows these only.
 // That costs what the others have and hide. After an error the tree can only be thrown away.
 func (t *Tree) Rewind(ctx context.Context, stay []string) error {
 	n := len(t.layers) - len(stay)
 	if n < 0 || len(stay) == 0 || !slices.Equal(t.layers[n:], stay) || t.owners.Records() {
-		return ErrRewind // a directory's record of owners would keep those of files that go
+		return errRewind // a directory's record of owners would keep those of files that go
 	}
 	away, err := openLayers(t.layers[:n])
 	if err != nil {
@@ -38,7 +38,7 @@ func (t *Tree) Rewind(ctx context.Context, stay []string) error {
 // an error the tree can only be thrown away.
 func (t *Tree) Reset(ctx context.Context, trusted bool) error {
 	if len(t.layers) == 0 || t.private || t.owners.Records() {
-		return ErrRewind
+		return errRewind
 	}
 	c, err := t.diff(ctx, trusted)
 	if err != nil {
@@ -59,7 +59,7 @@ func (t *Tree) Reset(ctx context.Context, trusted bool) error {
 func (t *Tree) restore(ctx context.Context, from content) error {
 	err := fill(ctx, t.dir, from, oneByOne, t.owners)
 	if errors.Is(err, errNames) {
-		return ErrRewind
+		return errRewind
 	}
 	if err != nil {
 		return err

@@ -234,7 +234,7 @@ func TestRewindRefuses(t *testing.T) {
 	}
 	defer tr.Close()
 	for _, stay := range [][]string{{base}, {top}, nil} {
-		if err := tr.Rewind(t.Context(), stay); !errors.Is(err, ErrRewind) {
+		if err := tr.Rewind(t.Context(), stay); !errors.Is(err, errRewind) {
 			t.Errorf("%d layers: %v", len(stay), err)
 		}
 	}
