@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -181,6 +182,49 @@ func TestChrootCacheShared(t *testing.T) {
 	}
 	if data, err := os.ReadFile(filepath.Join(cache, "n")); err != nil || string(data) != "4\n" {
 		t.Errorf("the cache has %q, %v", data, err)
+	}
+}
+
+// Who waits for a cache can be cancelled.
+func TestChrootCacheCancelled(t *testing.T) {
+	w := chrootWorld(t)
+	dir := filepath.Dir(w.upper)
+	cache := tree(t, filepath.Join(dir, "cache"), map[string]string{"a": "1"})
+	cause := errors.New("enough")
+	start := func(name, script string, out io.Writer) (cancel func(error), done chan error) {
+		s := w.box
+		s.Root = Overlay{Upper: filepath.Join(dir, name)}
+		s.Mounts = []Mount{{Type: Bind, Target: "/c", Source: cache}}
+		if err := exec.Command("cp", "-a", w.base, s.Root.Upper).Run(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		done = make(chan error, 1)
+		go func() {
+			done <- w.linux.Run(ctx, s, Process{Args: []string{"/bin/sh", "-c", script}, Env: []string{testPath}, Stdout: out})
+		}()
+		return cancel, done
+	}
+	ready := make(chan struct{}, 1)
+	first, firstDone := start("first", "echo ready; exec sleep 234.5", writerFunc(func([]byte) { ready <- struct{}{} }))
+	select {
+	case <-ready:
+	case err := <-firstDone:
+		t.Fatal(err)
+	}
+	second, secondDone := start("second", "exec sleep 234.5", nil)
+	wait(t, "the second box", func() bool {
+		all, err := w.boxes()
+		return err == nil && len(all) == 2
+	})
+	for name, box := range map[string]struct {
+		cancel func(error)
+		done   chan error
+	}{"second": {second, secondDone}, "first": {first, firstDone}} {
+		box.cancel(cause)
+		if err := <-box.done; !errors.Is(err, cause) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -118,8 +118,7 @@ func TestHooksFail(t *testing.T) {
 	if left, err := w.boxes(); err != nil || len(left) != 0 {
 		t.Errorf("left: %q", left)
 	}
-	w.linux.Isolation.Rung = Chroot
-	_, err = w.sh("true", func(s *Sandbox, _ *Process) { s.Hooks = []Hook{stop} })
+	_, err = chrootWorld(t).sh("true", func(s *Sandbox, _ *Process) { s.Hooks = []Hook{stop} })
 	if err == nil || !strings.Contains(err.Error(), "isolation chroot: a device with hooks needs a mount namespace") {
 		t.Errorf("by chroot: %v", err)
 	}

@@ -72,10 +72,10 @@ func (h Hook) Run(ctx context.Context, state []byte, pid int) error {
 	runtime.UnlockOSThread()
 	var exit *exec.ExitError
 	switch {
+	case err == nil || errors.Is(err, exec.ErrWaitDelay): // in time, however late that is seen
+		return nil
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
-	case err == nil || errors.Is(err, exec.ErrWaitDelay):
-		return nil
 	case errors.As(err, &exit) && strings.TrimSpace(text.String()) != "":
 		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(text.String()))
 	}
