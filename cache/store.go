@@ -267,32 +267,12 @@ func tryLock(path string) (*os.File, error) {
 	return nil, err
 }
 
-// Walk calls f for every record that can be read.
+// Walk calls f for every record that can be read, and stops at f's first error.
 func (s *Store) Walk(ctx context.Context, f func(Key, Record) error) error {
-	dirs, err := os.ReadDir(filepath.Join(s.dir, "records"))
-	if err != nil {
-		return fmt.Errorf("reading the build cache: %w", err)
-	}
-	for _, d := range dirs {
-		names, err := os.ReadDir(filepath.Join(s.dir, "records", d.Name()))
-		if err != nil {
-			return fmt.Errorf("reading the build cache: %w", err)
+	return s.Entries(ctx, func(e Entry) error {
+		if e.Err != nil {
+			return nil
 		}
-		for _, n := range names {
-			var k Key
-			raw, err := hex.DecodeString(n.Name())
-			if err != nil || len(raw) != len(k) {
-				continue
-			}
-			copy(k[:], raw)
-			r, err := s.read(k)
-			if errors.Is(err, ErrMiss) {
-				continue
-			}
-			if err := errors.Join(err, f(k, r)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+		return f(e.Key, e.Record)
+	})
 }

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -85,9 +84,9 @@ func (s *Store) Entries(ctx context.Context, f func(Entry) error) error {
 			if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 				e.Disk = st.Blocks * 512
 			}
-			if raw, err := hex.DecodeString(n.Name()); err == nil && len(raw) == len(e.Key) && n.Name()[:2] == d.Name() {
-				copy(e.Key[:], raw)
-				e.Record, e.Err = s.read(e.Key)
+			if k, ok := ParseKey(n.Name()); ok && n.Name()[:2] == d.Name() {
+				e.Key = k
+				e.Record, e.Err = s.read(k)
 			} else {
 				e.Err = fmt.Errorf("%w: the file is no record", ErrMiss)
 			}

@@ -143,15 +143,15 @@ func decodeEntry(raw []byte) (Held, error) {
 		return Held{}, err
 	}
 	e := Entry{Created: s.Created, Name: s.Name, Signature: s.Sig}
-	key, err := hex.DecodeString(s.Key)
-	if err != nil || len(key) != len(e.Key) {
+	var ok bool
+	if e.Key, ok = cache.ParseKey(s.Key); !ok {
 		return Held{}, errors.New("a cache entry's key is broken")
 	}
-	copy(e.Key[:], key)
 	for _, f := range []struct {
 		to   *v1.Hash
 		from string
 	}{{&e.Below, s.Below}, {&e.DiffID, s.DiffID}, {&e.Blob.Digest, s.Digest}} {
+		var err error
 		if *f.to, err = v1.NewHash(f.from); err != nil {
 			return Held{}, fmt.Errorf("a cache entry's digest is broken: %w", err)
 		}

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -122,12 +121,8 @@ func decodeListed(raw []byte, diffIDs []v1.Hash, layers []v1.Descriptor) []Held 
 		if i < len(l.Signatures) && len(l.Signatures[i]) > 0 {
 			e.Signature = l.Signatures[i]
 		}
-		key, err := hex.DecodeString(k)
-		if err != nil || len(key) != len(e.Key) {
-			continue
-		}
-		copy(e.Key[:], key)
-		if e.Check() == nil {
+		var ok bool
+		if e.Key, ok = cache.ParseKey(k); ok && e.Check() == nil {
 			out = append(out, Held{e, l.Used})
 		}
 	}
