@@ -191,7 +191,7 @@ func TestBoxSignals(t *testing.T) {
 		t.Errorf("a killed child gave %#v", err)
 	}
 	killed := make(chan os.Signal, 1)
-	_, err := w.sh("echo; sleep 321.09", func(_ *Sandbox, p *Process) {
+	_, err := w.sh("echo; sleep 321.09"+own(), func(_ *Sandbox, p *Process) {
 		p.Signals = killed
 		p.Stdout = writerFunc(func([]byte) { killed <- syscall.SIGKILL })
 	})
@@ -220,7 +220,7 @@ func (f writerFunc) Write(b []byte) (int, error) { f(b); return len(b), nil }
 func TestBoxForkedDaemon(t *testing.T) {
 	w := newWorld(t)
 	start := time.Now()
-	w.must("(setsid sleep 654.32 &) ; echo done")
+	w.must("(setsid sleep 654.32" + own() + " &) ; echo done")
 	if d := time.Since(start); d > 5*time.Minute {
 		t.Errorf("Run waited %v for a daemon", d)
 	}
@@ -232,7 +232,7 @@ func TestBoxCancel(t *testing.T) {
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	w.fresh()
-	p := Process{Args: []string{"/bin/sh", "-c", "sleep 765.43 & echo ready; wait"}, Env: []string{testPath}, Stdout: writerFunc(func([]byte) { cancel(cause) })}
+	p := Process{Args: []string{"/bin/sh", "-c", "sleep 765.43" + own() + " & echo ready; wait"}, Env: []string{testPath}, Stdout: writerFunc(func([]byte) { cancel(cause) })}
 	if err := w.linux.Run(ctx, w.box, p); !errors.Is(err, cause) {
 		t.Errorf("Run gave %v", err)
 	}
@@ -246,7 +246,7 @@ func TestBoxDiesWithParent(t *testing.T) {
 	needRoot(t)
 	dir := publicDir(t)
 	makeRoot(t, filepath.Join(dir, "lower"))
-	c := helperCommand(t, dir, "run", dir, "(setsid sleep 876.54 &); echo ready; sleep 876.54")
+	c := helperCommand(t, dir, "run", dir, "(setsid sleep 876.54"+own()+" &); echo ready; sleep 876.54"+own())
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

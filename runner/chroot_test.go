@@ -206,13 +206,13 @@ func TestChrootCacheCancelled(t *testing.T) {
 		return cancel, done
 	}
 	ready := make(chan struct{}, 1)
-	first, firstDone := start("first", "echo ready; exec sleep 234.5", writerFunc(func([]byte) { ready <- struct{}{} }))
+	first, firstDone := start("first", "echo ready; exec sleep 234.5"+own(), writerFunc(func([]byte) { ready <- struct{}{} }))
 	select {
 	case <-ready:
 	case err := <-firstDone:
 		t.Fatal(err)
 	}
-	second, secondDone := start("second", "exec sleep 234.5", nil)
+	second, secondDone := start("second", "exec sleep 234.5"+own(), nil)
 	wait(t, "the second box", func() bool {
 		all, err := w.boxes()
 		return err == nil && len(all) == 2
@@ -235,7 +235,7 @@ func TestChrootCrash(t *testing.T) {
 		dir := publicDir(t)
 		makeRoot(t, filepath.Join(dir, "lower"))
 		cache := tree(t, filepath.Join(dir, "cache"), map[string]string{"a": "1"})
-		c := helperCommand(t, dir, "chroot", dir, "echo 2 > /c/b; echo ready; exec sleep 198.7", "cache="+cache)
+		c := helperCommand(t, dir, "chroot", dir, "echo 2 > /c/b; echo ready; exec sleep 198.7"+own(), "cache="+cache)
 		out, err := c.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ func TestGuardSwept(t *testing.T) {
 	needRoot(t)
 	dir := publicDir(t)
 	makeRoot(t, filepath.Join(dir, "lower"))
-	c := helperCommand(t, dir, "run", dir, "echo ready; exec sleep 345.67")
+	c := helperCommand(t, dir, "run", dir, "echo ready; exec sleep 345.67"+own())
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

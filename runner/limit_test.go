@@ -157,7 +157,7 @@ func TestBoxLimitsSwept(t *testing.T) {
 	limited(t)
 	dir := publicDir(t)
 	makeRoot(t, filepath.Join(dir, "lower"))
-	c := helperCommand(t, dir, "run", dir, "echo ready; sleep 987.65", "pids=50")
+	c := helperCommand(t, dir, "run", dir, "echo ready; sleep 987.65"+own(), "pids=50")
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -394,7 +394,7 @@ func TestRootlessCodeAndSignal(t *testing.T) {
 	}
 	// TERM to the process outside ends the one inside, which takes the box with it.
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		c := run("echo ready; sleep 987.65")
+		c := run("echo ready; sleep 987.65" + own())
 		out, err := c.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -413,8 +413,17 @@ func TestRootlessCodeAndSignal(t *testing.T) {
 	}
 }
 
-// gone waits until no process has arg on its command line.
+// own ends the arguments by which processes of this run of the tests are known: others may run beside it.
+func own() string { return strconv.Itoa(os.Getpid()) }
+
+// gone waits until no process has arg, and what is this run's own, on its command line.
 func gone(t *testing.T, arg string) {
+	t.Helper()
+	noProcess(t, arg+own())
+}
+
+// noProcess waits until no process at all has arg on its command line.
+func noProcess(t *testing.T, arg string) {
 	t.Helper()
 	wait(t, "the end of a process with the argument "+arg, func() bool {
 		files, err := filepath.Glob("/proc/[0-9]*/cmdline")

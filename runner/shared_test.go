@@ -40,13 +40,13 @@ func each(t *testing.T, f func(t *testing.T, w *world)) {
 func TestSharedDaemons(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		for name, script := range map[string]string{
-			"background":  "sleep 543.21 &",
-			"double fork": "(setsid sh -c '(setsid sleep 543.21 &) ; sleep 543.21' &) ; sleep 0.05",
-			"ignoring":    "(trap '' TERM HUP INT; setsid sh -c \"trap '' TERM HUP; sleep 543.21; sleep 543.21\" &) ; sleep 0.05",
-			"other user":  "(setsid su x -c 'sleep 543.21' &) ; sleep 0.1",
-			"stopped":     "sleep 543.21 & kill -STOP $!",
+			"background":  "sleep 543.21" + own() + " &",
+			"double fork": "(setsid sh -c '(setsid sleep 543.21" + own() + " &) ; sleep 543.21" + own() + "' &) ; sleep 0.05",
+			"ignoring":    "(trap '' TERM HUP INT; setsid sh -c \"trap '' TERM HUP; sleep 543.21" + own() + "; sleep 543.21" + own() + "\" &) ; sleep 0.05",
+			"other user":  "(setsid su x -c 'sleep 543.21" + own() + "' &) ; sleep 0.1",
+			"stopped":     "sleep 543.21" + own() + " & kill -STOP $!",
 			"chain":       "f() { sleep 0 & f & exit; }; f & sleep 0.05",
-			"forking on":  "f() { sleep 543.21 & sleep 0.01; f & }; f; f; sleep 0.05",
+			"forking on":  "f() { sleep 543.21" + own() + " & sleep 0.01; f & }; f; f; sleep 0.05",
 		} {
 			start := time.Now()
 			out, err := w.sh(script, func(s *Sandbox, _ *Process) {
@@ -63,9 +63,10 @@ func TestSharedDaemons(t *testing.T) {
 	})
 }
 
-// running fails if a process has arg on its command line now.
+// running fails if a process has arg, and what is this run's own, on its command line now.
 func running(t *testing.T, name, arg string) {
 	t.Helper()
+	arg += own()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +85,7 @@ func TestSharedCancel(t *testing.T) {
 		cause := errors.New("enough")
 		ctx, cancel := context.WithCancelCause(context.Background())
 		p := Process{
-			Args: []string{"/bin/sh", "-c", "trap '' TERM; (setsid sleep 432.1 &); echo ready; sleep 432.1"}, Env: []string{testPath},
+			Args: []string{"/bin/sh", "-c", "trap '' TERM; (setsid sleep 432.1" + own() + " &); echo ready; sleep 432.1" + own()}, Env: []string{testPath},
 			Stdout: writerFunc(func([]byte) { cancel(cause) }),
 		}
 		if err := w.linux.Run(ctx, w.box, p); !errors.Is(err, cause) {
@@ -100,7 +101,7 @@ func TestSharedDiesWithParent(t *testing.T) {
 	for _, helper := range sharedHelpers() {
 		dir := publicDir(t)
 		makeRoot(t, filepath.Join(dir, "lower"))
-		c := helperCommand(t, dir, helper, dir, "(setsid sleep 321.09 &); (setsid sh -c 'while :; do sleep 321.09; done' &); echo ready; sleep 321.09")
+		c := helperCommand(t, dir, helper, dir, "(setsid sleep 321.09"+own()+" &); (setsid sh -c 'while :; do sleep 321.09"+own()+"; done' &); echo ready; sleep 321.09"+own())
 		out, err := c.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -138,7 +139,7 @@ done
 sleep 100 & kill -KILL $! && wait $!; echo $?`
 		script = strings.ReplaceAll(script, "$strake", "$(awk '{print $4}' /proc/$PPID/stat)")
 		c := helperCommand(t, dir, helper, dir, "trap '' TERM; victim=VICTIM; "+script)
-		outer := `sleep 210.98 & victim=$!; "$@" "$(printf %s "$script" | sed s/VICTIM/$victim/)"; echo "code $?"; kill $victim && echo alive; wait`
+		outer := `sleep 210.98` + own() + ` & victim=$!; "$@" "$(printf %s "$script" | sed s/VICTIM/$victim/)"; echo "code $?"; kill $victim && echo alive; wait`
 		u := exec.Command("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "/bin/sh", "-c", outer, "sh", c.Path, dir)
 		u.Env = append(c.Env, "script="+c.Args[2])
 		out, err := u.Output() // the shell reports a killed job at any time
