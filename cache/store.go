@@ -271,7 +271,7 @@ func tryLock(path string) (*os.File, error) {
 func (s *Store) Walk(ctx context.Context, f func(Key, Record) error) error {
 	return s.Entries(ctx, func(e Entry) error {
 		if e.Err != nil {
-			return nil
+			return nil //nolint:nilerr // a miss
 		}
 		return f(e.Key, e.Record)
 	})
