@@ -33,13 +33,12 @@ func newLab(t testing.TB) *lab {
 	l := &lab{}
 	var err error
 	here := rungHere()
-	l.isolation, err = runner.Probe(here.want)
+	l.isolation, err = runner.Choose(here.want, nil)
 	must(t, err)
 	if kept := (snapshot.Options{UserXattr: l.isolation.UserNS, RecordOwners: l.isolation.RecordsOwners(), Copy: l.isolation.NoOverlay}); kept != here.layers {
 		t.Fatalf("this is %+v, which keeps layers with %+v and not %+v", l.isolation, kept, here.layers)
 	}
-	l.box, err = runner.New(l.isolation, t.TempDir())
-	must(t, err)
+	l.box = &runner.Linux{Isolation: l.isolation, Dir: t.TempDir()}
 	t.Cleanup(func() { must(t, l.box.Close()) })
 	files := baseFiles(t)
 	sum := sha256.Sum256(files)

@@ -443,7 +443,7 @@ func TestNewRemovesLeftovers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := New(Isolation{Rung: Root}, dir); err != nil {
+	if err := Sweep(dir); err != nil {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(dir)

@@ -231,7 +231,7 @@ func TestChrootCacheCancelled(t *testing.T) {
 // However strake and the init die, a cache comes back: by the init, or by the next strake.
 func TestChrootCrash(t *testing.T) {
 	for _, both := range []bool{false, true} {
-		w := chrootWorld(t)
+		needRoot(t)
 		dir := publicDir(t)
 		makeRoot(t, filepath.Join(dir, "lower"))
 		cache := tree(t, filepath.Join(dir, "cache"), map[string]string{"a": "1"})
@@ -266,7 +266,7 @@ func TestChrootCrash(t *testing.T) {
 			if err != nil || len(box) != 1 {
 				t.Fatal(box, err)
 			}
-			if _, err := New(w.linux.Isolation, box[0]); err != nil {
+			if err := Sweep(box[0]); err != nil {
 				t.Fatal(err)
 			}
 		}

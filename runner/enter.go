@@ -29,7 +29,7 @@ const (
 // this program again with the same arguments in a new user and mount namespace (newuidmap, newgidmap), passes signals on,
 // and exits with the child's code: it does not return then. Otherwise it returns at once.
 //
-// Before it returns in the child, Main has set up what the child needs; Probe there finds Rootless with UserNS.
+// Before it returns in the child, Main has set up what the child needs; Choose there finds Rootless with UserNS.
 func Enter(i Isolation) error {
 	if i.Rung != Rootless || i.UserNS {
 		_ = keepFiles() // where it is not allowed, nothing is lost but a precaution

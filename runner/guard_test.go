@@ -48,7 +48,7 @@ func TestGuardSwept(t *testing.T) {
 		t.Fatal(boxes, err)
 	}
 	wait(t, "the end of the group", func() bool {
-		if _, err := New(Isolation{Rung: Root}, boxes[0]); err != nil {
+		if err := Sweep(boxes[0]); err != nil {
 			t.Fatal(err)
 		}
 		return len(find()) == 0

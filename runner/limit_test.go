@@ -181,7 +181,7 @@ func TestBoxLimitsSwept(t *testing.T) {
 		t.Fatalf("%v, %v", runs, err)
 	}
 	wait(t, "the end of groups and folders", func() bool {
-		if _, err := New(Isolation{Rung: Root}, runs[0]); err != nil {
+		if err := Sweep(runs[0]); err != nil {
 			t.Fatal(err)
 		}
 		after, _ := filepath.Glob(pattern)

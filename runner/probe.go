@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Isolation is the result of Probe.
+// Isolation is the result of Choose.
 type Isolation struct {
 	Rung   Rung
 	Reason string // one line: why this rung, for people
@@ -108,14 +108,12 @@ func Survey() []Finding {
 	return rungs
 }
 
-// Probe finds the best rung that works, or checks the one that is asked for. The error names the
-// setting to change. It takes about 2 ms and changes nothing.
+// Choose finds the best rung that works, or checks the one that is asked for. The error names the
+// setting to change. It takes about 2 ms and changes nothing. fits, if not nil, says what is in the way of using an isolation that works, such as
+// a store of another form, and may change it to one that fits.
 //
 // Nothing is concluded from names or versions: what a box needs is done in a process that is thrown away. Whether the store can hold
 // overlays is for ProbeStore to say, after Enter.
-func Probe(want Rung) (Isolation, error) { return Choose(want, nil) }
-
-// Choose is Probe for a store: fits says what is in the way of using it with an isolation that works, and may change that to one that fits.
 func Choose(want Rung, fits func(*Isolation) *Obstacle) (Isolation, error) {
 	p := newProber()
 	switch want {

@@ -13,20 +13,20 @@ import (
 
 func TestProbe(t *testing.T) {
 	needRoot(t)
-	i, err := Probe(Auto)
+	i, err := Choose(Auto, nil)
 	if err != nil || i.Rung != Root || i.UserNS || i.OneID || i.SharedPID || i.NoOverlay || i.Reason == "" || len(i.Better) > 0 {
-		t.Errorf("Probe(auto) gave %+v, %v", i, err)
+		t.Errorf("Choose(auto) gave %+v, %v", i, err)
 	}
 	for _, want := range []Rung{Rootless, Chroot, None} {
-		i, err := Probe(want)
+		i, err := Choose(want, nil)
 		if err != nil || i.Rung != want || i.OneID || i.Reason == "" {
-			t.Errorf("Probe(%s) gave %+v, %v", want, i, err)
+			t.Errorf("Choose(%s) gave %+v, %v", want, i, err)
 		}
 		if want == None != (i.CheckRun() != nil) {
 			t.Errorf("%s: CheckRun gave %v", want, i.CheckRun())
 		}
 	}
-	if _, err := Probe("jail"); err == nil {
+	if _, err := Choose("jail", nil); err == nil {
 		t.Error("Probe took an unknown rung")
 	}
 	dir := filepath.Join(publicDir(t), "store")
@@ -266,7 +266,7 @@ func TestNoRunError(t *testing.T) {
 func BenchmarkProbe(b *testing.B) {
 	needRoot(b)
 	for b.Loop() {
-		if _, err := Probe(Auto); err != nil {
+		if _, err := Choose(Auto, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

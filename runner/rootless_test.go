@@ -46,7 +46,7 @@ func helpers() map[string]func(args []string) error {
 
 // helpProbe prints what Probe finds.
 func helpProbe(args []string) error {
-	i, err := Probe(Rung(args[0]))
+	i, err := Choose(Rung(args[0]), nil)
 	fmt.Printf("%+v %v\n", i, err)
 	return nil
 }
@@ -61,7 +61,7 @@ func helpSurvey([]string) error {
 
 // helpStore prints what is in the way of a store in args[0].
 func helpStore(args []string) error {
-	i, err := Probe(Auto)
+	i, err := Choose(Auto, nil)
 	if err != nil {
 		return err
 	}
@@ -76,14 +76,14 @@ func helpRootless(args []string) error {
 	if os.Geteuid() == 0 {
 		want = Rootless // what it is inside, and what root may ask for
 	}
-	i, err := Probe(want)
+	i, err := Choose(want, nil)
 	if err != nil {
 		return err
 	}
 	if err := Enter(i); err != nil {
 		return err
 	}
-	if i, err = Probe(Auto); err != nil {
+	if i, err = Choose(Auto, nil); err != nil {
 		return err
 	}
 	if i.Rung != Rootless || !i.UserNS {

@@ -18,7 +18,7 @@ import (
 	"github.com/strake-build/strake/runner/supervisor"
 )
 
-// Linux runs boxes on this kernel. It must not be copied; New makes one, a literal works too.
+// Linux runs boxes on this kernel. It must not be copied.
 type Linux struct {
 	Isolation Isolation
 	// Dir holds what a running box needs on disk (mode 0700); what dead processes have left in it is removed by Sweep. It should be on the
@@ -39,18 +39,6 @@ type Linux struct {
 	free                 chan spawned  // that have made a box and can make another
 	quit                 chan struct{} // ends start
 	ended                chan struct{} // when start has ended
-}
-
-// New returns a Linux that runs boxes under i, with its files in dir, which is made if missing. What processes that are dead have left
-// there is removed.
-func New(i Isolation, dir string) (*Linux, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making the directory for boxes: %w", err)
-	}
-	if err := Sweep(dir); err != nil {
-		return nil, err
-	}
-	return &Linux{Isolation: i, Dir: dir}, nil
 }
 
 // prepare does what all boxes need, once.
