@@ -12,9 +12,9 @@ import (
 	"encoding/hex"
 )
 
-// format salts every key: a change in how keys are computed must change it, so
-// that a newer strake never takes a record that meant something else.
-const format = "strake cache key 2"
+// format salts every key: a change in how keys are computed, or in what a step does
+// with the same parts, must change it, so that a newer strake never takes a record that meant something else.
+const format = "strake cache key 3"
 
 // Key names a repeatable piece of work. It is not a content digest: two keys may
 // well lead to the same layer.
