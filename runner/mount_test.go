@@ -125,6 +125,46 @@ func TestMountOwner(t *testing.T) {
 	w.upperEmpty()
 }
 
+// A tmpfs has the mode of the directory that it hides, as runc has it.
+func TestTmpfsMode(t *testing.T) {
+	const script, want = "stat -c %a /had /fresh /fresh/in /named", "750\n1777\n1777\n700\n"
+	mounts := []Mount{
+		{Type: Tmpfs, Target: "/had"},
+		{Type: Tmpfs, Target: "/fresh"},
+		{Type: Tmpfs, Target: "/fresh/in"},
+		{Type: Tmpfs, Target: "/named", Mode: 0o700},
+	}
+	has := func(t *testing.T, root string) {
+		t.Helper()
+		tree(t, root, map[string]string{"had/": "", "named/": ""})
+		if err := os.Chmod(filepath.Join(root, "had"), 0o750); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("mounted", func(t *testing.T) {
+		for _, stubs := range []string{"", t.TempDir()} {
+			w := newWorld(t)
+			has(t, w.box.Root.Lower[0])
+			w.box.Stubs = stubs
+			if out := w.must(script, func(s *Sandbox, _ *Process) { s.Mounts = mounts }); out != want {
+				t.Errorf("stubs in %q: got %q, want %q", stubs, out, want)
+			}
+			w.upperEmpty()
+		}
+	})
+	t.Run("chroot", func(t *testing.T) {
+		w := chrootWorld(t)
+		has(t, w.base)
+		w.fresh()
+		w.box.Mounts = mounts
+		var out strings.Builder
+		err := w.linux.Run(t.Context(), w.box, Process{Args: []string{"/bin/sh", "-c", script}, Env: []string{testPath}, Stdout: &out, Stderr: &out})
+		if err != nil || out.String() != want {
+			t.Errorf("got %q, %v, want %q", out.String(), err, want)
+		}
+	})
+}
+
 func TestMountRootless(t *testing.T) {
 	run := rootless(t)
 	out, err := run(`stat -c '%u:%g' /data; cat /data; echo x > /rw/bin/new && ls /rw/bin/new; (echo x > /ro/bin/new) 2>/dev/null || echo ro; ls /c; ls /`, "mounts").CombinedOutput()

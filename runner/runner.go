@@ -51,7 +51,7 @@ type Mount struct {
 	Target   string
 	ReadOnly bool
 	Data     []byte // if not nil, for Bind: a file with this content and mode instead of Source
-	Mode     uint32 // permissions of Data's file, or of the tmpfs
+	Mode     uint32 // permissions of Data's file, or of the tmpfs: 0 for those of the directory that it hides
 	Size     int64  // of the tmpfs, in bytes; 0 is the kernel's default
 	// Overlay, for Bind, is a file system of its own that Source is a path in: files of another stage.
 	Overlay *Overlay

@@ -158,11 +158,9 @@ func (b *box) placeMount(number int, m Mount, s source) error {
 		}
 		return err
 	case m.Type == "tmpfs":
-		mode := uint32(0o1777) // that of tmpfs
-		if m.Mode != 0 {
-			mode = m.Mode
+		if m.Mode, err = b.tmpfsMode(m); err == nil {
+			err = makeDir(b.aside, as, m.Mode, m.UID, m.GID)
 		}
-		err = makeDir(b.aside, as, mode, m.UID, m.GID)
 	case m.HasData:
 		err = b.writeFile(b.aside, as, m)
 	default:

@@ -98,6 +98,11 @@ func (b *box) mountAll(mounts []Mount, fds []int) error {
 		if err != nil {
 			return fmt.Errorf("mounting %s: %w", m.Target, err)
 		}
+		if m.Type == "tmpfs" {
+			if m.Mode, err = b.tmpfsMode(m); err != nil {
+				return err
+			}
+		}
 		target, err := b.point(m.Target, dir)
 		if err != nil {
 			return err
@@ -188,11 +193,31 @@ func (b *box) volume(target int) (int, error) {
 	return fd, nil
 }
 
-func (b *box) tmpfs(m Mount) (int, error) {
-	var opts []option
+// freshTmpfs is the mode of a tmpfs where there was no directory.
+const freshTmpfs uint32 = 0o1777
+
+// tmpfsMode is the mode of a tmpfs that names none: that of the directory which it hides, as runc has it.
+//
+// Preconditions: the mount point was not made for it, or with that mode.
+func (b *box) tmpfsMode(m Mount) (uint32, error) {
 	if m.Mode != 0 {
-		opts = append(opts, option{"mode", strconv.FormatUint(uint64(m.Mode), 8)})
+		return m.Mode, nil
 	}
+	fd, err := b.inRoot(m.Target, unix.O_PATH, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return freshTmpfs, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("mount point %s: %w", m.Target, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	return st.Mode & 0o7777, err
+}
+
+func (b *box) tmpfs(m Mount) (int, error) {
+	opts := []option{{"mode", strconv.FormatUint(uint64(m.Mode), 8)}}
 	if m.Size != 0 {
 		opts = append(opts, option{"size", strconv.FormatInt(m.Size, 10)})
 	}

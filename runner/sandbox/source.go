@@ -114,6 +114,9 @@ func (b *box) stubPoints(t *hostTrees) error {
 		if err == nil {
 			err = makeStub(stubs, m.Target, dir)
 		}
+		if err == nil && m.Type == "tmpfs" {
+			err = markFresh(stubs, m.Target)
+		}
 		// Mount points that lie in each other's way are left for later, when it can be seen what is really there.
 		if err != nil && !errors.Is(err, unix.ENOTDIR) && !errors.Is(err, unix.EISDIR) && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("making the mount point %s: %w", m.Target, err)
@@ -162,6 +165,15 @@ func makeStub(root int, name string, dir bool) error {
 		}
 	}
 	return nil
+}
+
+// markFresh gives a mount point of makeStub the mode by which tmpfsMode knows that the layers have no such directory.
+func markFresh(root int, name string) error {
+	err := unix.Fchmodat(root, strings.TrimPrefix(path.Clean("/"+name), "/"), freshTmpfs, 0)
+	if errors.Is(err, unix.ENOENT) { // below /proc, /sys or /dev
+		return nil
+	}
+	return err
 }
 
 // sources returns a detached mount for each bind of mounts.
