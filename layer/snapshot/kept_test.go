@@ -78,7 +78,7 @@ func TestCopiesAreKept(t *testing.T) {
 		t.Error("left:", left)
 	}
 	kept := s.Copies()
-	if len(kept) != 1 || kept[0].Disk < 300*4096 {
+	if len(kept) != 1 || kept[0].Disk < 299*4096 { // the folders take nothing on a tmpfs
 		t.Fatalf("kept %+v", kept)
 	}
 
