@@ -48,6 +48,7 @@ func TestChrootPutsBack(t *testing.T) {
 		{Type: Bind, Target: "/run/secrets/s", Data: []byte("secret"), Mode: 0o400},
 		{Type: Bind, Target: "/var/cache/y", Source: cache},
 		{Type: Bind, Target: "/opt/x", Overlay: &Overlay{Lower: []string{ro}}, Source: "/d", ReadOnly: true},
+		{Type: Bind, Target: "/opt/file", Overlay: &Overlay{Lower: []string{ro}}, Source: "/d/f", ReadOnly: true},
 		{Type: Tmpfs, Target: "/new/tmp", Mode: 0o700, UID: 5},
 	}
 	w.fresh()
@@ -59,13 +60,13 @@ func TestChrootPutsBack(t *testing.T) {
 		s.Mounts = mounts
 		return w.linux.Run(t.Context(), s, Process{Args: []string{"/bin/sh", "-c", script}, Env: []string{testPath}, Stdout: &out, Stderr: &out})
 	}
-	script := `cat /run/secrets/s; stat -c ' %a' /run/secrets/s; ls /var/cache/y /opt/x; cat /opt/x/f; stat -c ' %a %u' /new/tmp
+	script := `cat /run/secrets/s; stat -c ' %a' /run/secrets/s; ls /var/cache/y /opt/x; cat /opt/x/f /opt/file; stat -c ' %a %u' /new/tmp
 grep -c localhost /etc/hosts; test -s /etc/resolv.conf && echo resolver; ls /dev | tr '\n' ' '; echo x >/dev/null; echo x >/dev/shm/x; echo 2 >/var/cache/y/b; echo > /new/tmp/x; exit 3`
 	var exit *ExitError
 	if err := run(script); !errors.As(err, &exit) || exit.Code != 3 {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	want := "secret 400\n/opt/x:\nf\n\n/var/cache/y:\na\nro 700 5\n2\nresolver\n" + "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero "
+	want := "secret 400\n/opt/x:\nf\n\n/var/cache/y:\na\nroro 700 5\n2\nresolver\n" + "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero "
 	if out.String() != want {
 		t.Errorf("the step saw %q, want %q", out.String(), want)
 	}

@@ -247,7 +247,7 @@ func openPath(name string) (int, error) {
 	return fd, nil
 }
 
-// openPart opens a path inside of a path of a file system that is one directory.
+// openPart opens a path inside of a path of a file system that is one directory. What is at the first may be a file, if the second is empty.
 func openPart(o Overlay, parts ...string) (int, error) {
 	name := o.Upper
 	if len(o.Lower) > 0 {
@@ -257,6 +257,9 @@ func openPart(o Overlay, parts ...string) (int, error) {
 	for _, part := range parts {
 		if err != nil {
 			return -1, err
+		}
+		if path.Clean("/"+part) == "/" {
+			continue
 		}
 		dir := fd
 		fd, err = within(dir, part)
