@@ -185,7 +185,7 @@ func (r *random) editFile() string {
 	case "renamed":
 		err = os.Rename(path, second)
 	case "mode":
-		err = os.Chmod(path, os.FileMode(0o500|r.IntN(0o100)&0o77))
+		err = os.Chmod(path, os.FileMode(0o700|r.IntN(0o100)))
 	case "symlink":
 		_ = os.Remove(path)
 		err = os.Symlink(r.pick("keep", "d", "nowhere", "/"), path)

@@ -2,6 +2,7 @@ package builder_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -85,7 +86,8 @@ func TestOnEveryRung(t *testing.T) {
 			if r.process.Credential != nil && os.Getuid() == 0 {
 				must(t, os.Chown(dir, firstID, firstID))
 			}
-			cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestScenarios|TestCachedBuildIsAClean|TestFullHitIsLazy|TestContentTravels|TestLostLayer)$", "-test.v", "-property=2s")
+			cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestScenarios|TestCachedBuildIsAClean|TestFullHitIsLazy|TestContentTravels|TestLostLayer)$", "-test.v",
+				fmt.Sprintf("-property=%v", *propertyTime/5), fmt.Sprintf("-seed=%d", *propertySeed))
 			cmd.Dir, cmd.SysProcAttr = dir, &r.process
 			cmd.Env = append(os.Environ(), rungVariable+"="+name, "TMPDIR="+dir, "STRAKE_TEST_REQUIRE=1")
 			out, err := cmd.CombinedOutput()
