@@ -295,9 +295,11 @@ func TestChrootProc(t *testing.T) {
 	w := chrootWorld(t)
 	w.fresh()
 	for script, want := range map[string]string{
-		"exec 5</proc/meminfo; grep -q Mem <&5 && (echo 1 >/proc/self/fd/5) 2>/dev/null || echo refused": "refused\n",
-		"test -r /sys/devices/system/cpu/online && grep -q 0 /sys/devices/system/cpu/online && echo ok":  "ok\n",
-		"hostname; cat /proc/sys/kernel/hostname":                                                        "boxtest\nboxtest\n",
+		"exec 5</proc/meminfo; grep -q Mem <&5 && (echo 1 >/proc/self/fd/5) 2>/dev/null || echo refused":                                                       "refused\n",
+		"test -r /sys/devices/system/cpu/online && grep -q 0 /sys/devices/system/cpu/online && echo ok":                                                        "ok\n",
+		"exec 5>/dev/shm/$$; chmod 0640 /proc/self/fd/5; TZ=UTC touch -t 197001010000.07 /dev/fd/5; chown 33:44 /dev/fd/5; stat -L -c '%a %Y %u:%g' /dev/fd/5": "640 7 33:44\n",
+		"(chmod 0666 /proc/self/fd/5 5</proc/meminfo) 2>/dev/null || echo refused":                                                                             "refused\n",
+		"hostname; cat /proc/sys/kernel/hostname":                                                                                                              "boxtest\nboxtest\n",
 		"readlink /proc/self/exe":                                          "/bin/busybox\n",
 		"cd /bin; readlink /proc/self/cwd; readlink /proc/self/root":       "/bin\n/\n",
 		"test $(readlink /proc/self) != $$ && test -d /proc/$$ && echo ok": "ok\n",

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"errors"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -39,7 +40,7 @@ const procRules = `{"syscalls": [
 ]}`
 
 func (p *procfs) calls() map[string]handler {
-	return map[string]handler{
+	calls := map[string]handler{
 		"open": p.opening(0, openFlags), "openat": p.opening(1, openFlags), "openat2": p.opening(1, p.openHow), "creat": p.opening(0, creatFlags),
 		"truncate": p.truncate, "chdir": p.handle(0, p.chdir), "execve": p.handle(0, p.execute), "execveat": p.handle(1, p.execute),
 		"stat": p.handle(0, p.stat), "lstat": p.handle(0, p.lstat), "newfstatat": p.handle(1, p.fstatat), "statx": p.handle(1, p.statx),
@@ -49,6 +50,8 @@ func (p *procfs) calls() map[string]handler {
 		"listxattr": p.handle(0, noAttributes), "llistxattr": p.handle(0, noAttributes),
 		"access": p.handle(0, p.access), "faccessat": p.handle(1, p.access), "faccessat2": p.handle(1, p.access),
 	}
+	maps.Copy(calls, p.changeCalls())
+	return calls
 }
 
 // noAttributes says that files have no extended attributes.
@@ -352,11 +355,7 @@ func (p *procfs) reopen(r *request, target string, flags int) (fd int, err error
 			return err
 		}
 		defer unix.Close(at)
-		var st unix.Statfs_t
-		if err := unix.Fstatfs(at, &st); err != nil {
-			return err
-		}
-		if (st.Type == unix.PROC_SUPER_MAGIC || st.Type == unix.SYSFS_MAGIC) && flags&(unix.O_ACCMODE|unix.O_TRUNC) != unix.O_RDONLY {
+		if serves(at) && flags&(unix.O_ACCMODE|unix.O_TRUNC) != unix.O_RDONLY {
 			return unix.EACCES
 		}
 		fd, err = unix.Openat(p.Proc, "self/fd/"+strconv.Itoa(at), flags&reopenFlags|unix.O_NOCTTY|unix.O_CLOEXEC, 0)

@@ -49,7 +49,7 @@ func (r RuleSet) rules() []string {
 	case Signals:
 		return []string{signalRules}
 	case Proc:
-		return []string{procRules}
+		return []string{procRules, changeRules}
 	case Names:
 		return []string{nameRules}
 	case Whiteouts:
