@@ -10,13 +10,14 @@ import (
 	"path/filepath"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // Writer receives a blob whose digest is not known yet. It serves one goroutine at a time.
 type Writer struct {
 	s    *Store
-	f    *os.File // locked (flock) as long as it is open; nil when done
+	f    *os.File // locked as long as it is open; nil when done
 	hash hash.Hash
 	size int64
 }
@@ -32,8 +33,8 @@ func (s *Store) Create() (*Writer, error) {
 			return nil, fmt.Errorf("making a blob: %w", err)
 		}
 		// A sweep that came between the two calls may have removed the file: then another one.
-		err = lock(f, unix.LOCK_EX)
-		alive := err == nil && linked(f)
+		err = flock.Take(f, flock.Alone)
+		alive := err == nil && flock.Named(f)
 		if alive {
 			err = f.Chmod(0o644)
 		}
@@ -113,30 +114,12 @@ func (s *Store) sweep() error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(s.temp(), e.Name())
-		f, err := os.Open(path)
+		f, err := flock.TryOpen(path, os.O_RDONLY, flock.Alone)
 		if err != nil {
-			continue // committed or removed meanwhile
+			continue // somebody writes it, committed it or removed it
 		}
-		// Names are never used twice, so what path names is this file or nothing.
-		if lock(f, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			_ = os.Remove(path)
-		}
+		_ = os.Remove(path)
 		_ = f.Close()
 	}
 	return nil
-}
-
-// lock takes the advisory lock of an open file, which its closing (so also the process's death) releases.
-func lock(f *os.File, how int) error {
-	for {
-		if err := unix.Flock(int(f.Fd()), how); err != unix.EINTR {
-			return err
-		}
-	}
-}
-
-// linked says whether the open file has a name still.
-func linked(f *os.File) bool {
-	var st unix.Stat_t
-	return unix.Fstat(int(f.Fd()), &st) == nil && st.Nlink > 0
 }

@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // writeFile writes a file under a temporary name, syncs and renames it: it is there whole or not at all.
@@ -46,8 +46,12 @@ func syncDir(dir string) error {
 
 // lock waits for the right to change records. It is held for moments only.
 func (s *Store) lock() (unlock func(), err error) {
-	f, err := lockFile(filepath.Join(s.dir, "lock"), unix.LOCK_EX)
+	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
+		return nil, fmt.Errorf("locking the images: %w", err)
+	}
+	if err := flock.Take(f, flock.Alone); err != nil {
+		_ = f.Close()
 		return nil, fmt.Errorf("locking the images: %w", err)
 	}
 	// Who was killed while it held the lock may have left a temporary file; nobody else writes one now.
@@ -58,22 +62,4 @@ func (s *Store) lock() (unlock func(), err error) {
 		}
 	}
 	return func() { _ = f.Close() }, nil
-}
-
-// lockFile makes a file that stays and takes its lock, which its closing (so also the process's death) releases.
-func lockFile(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if err == nil {
-			return f, nil
-		}
-		if err != unix.EINTR {
-			_ = f.Close()
-			return nil, err
-		}
-	}
 }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // Collection is the right to remove what nobody uses. One process at a time has it, and loses it when it dies.
@@ -24,8 +24,8 @@ func (l *Lease) Collect() (*Collection, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := l.pass(unix.LOCK_EX, func() (err error) {
-		if c.lock, err = l.lockCollector(unix.LOCK_EX); err != nil {
+	err := l.pass(flock.Alone, func() (err error) {
+		if c.lock, err = l.lockCollector(flock.Alone); err != nil {
 			return err
 		}
 		return l.sweep()
@@ -58,7 +58,7 @@ func (c *Collection) Take(take func() error, names ...string) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	taken := false
-	err := l.pass(unix.LOCK_EX, func() error {
+	err := l.pass(flock.Alone, func() error {
 		if err := c.read(); err != nil {
 			return fmt.Errorf("reading what is in use: %w", err)
 		}

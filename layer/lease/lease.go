@@ -4,7 +4,7 @@
 //	DIR/collector   held alone by who collects
 //	DIR/lease-NAME  what a process uses, a name to a line; held alone while the process lives
 //
-// All are locks of flock(2), so that a process lets go of everything when it dies, however it dies.
+// All are locks of package flock, so that a process lets go of everything when it dies, however it dies.
 //
 // What is looked up and what is removed are looked up and removed at the gate, so nobody finds a thing that somebody is
 // about to remove. A process may end between a collector's look at who needs what and the moment at which something is
@@ -20,7 +20,7 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // ErrBusy is returned to who wants to collect while somebody does.
@@ -61,7 +61,7 @@ func (l *Lease) Hold(find func() error, names ...string) error {
 	if l.released || len(more) == 0 {
 		return find()
 	}
-	return l.pass(unix.LOCK_SH, func() error {
+	return l.pass(flock.Shared, func() error {
 		if err := find(); err != nil {
 			return err
 		}
@@ -107,11 +107,10 @@ func (l *Lease) create() (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		var st unix.Stat_t
-		if err := errors.Join(flock(f, unix.LOCK_EX), unix.Fstat(int(f.Fd()), &st)); err != nil {
+		if err := flock.Take(f, flock.Alone); err != nil {
 			return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
 		}
-		if st.Nlink > 0 {
+		if flock.Named(f) {
 			return f, nil
 		}
 		_ = f.Close() // a sweep came between the two calls
@@ -134,7 +133,7 @@ func (l *Lease) Release() {
 	}
 	_ = l.file.Close()
 	l.file = nil
-	_ = l.pass(unix.LOCK_SH, l.sweepUnlessCollected) // a file that stays is removed by who comes next
+	_ = l.pass(flock.Shared, l.sweepUnlessCollected) // a file that stays is removed by who comes next
 }
 
 // Held returns the names that living processes use.
@@ -145,10 +144,10 @@ func (l *Lease) Held() (map[string]bool, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := l.pass(unix.LOCK_SH, func() error {
+	err := l.pass(flock.Shared, func() error {
 		return l.each(func(f *os.File) error {
-			err := flock(f, unix.LOCK_SH|unix.LOCK_NB)
-			if errors.Is(err, unix.EWOULDBLOCK) {
+			err := flock.Try(f, flock.Shared)
+			if errors.Is(err, flock.ErrHeld) {
 				err = readNames(f, held)
 			}
 			return err // those of nobody any more are not read
@@ -163,35 +162,28 @@ func (l *Lease) Held() (map[string]bool, error) {
 // pass calls do at the gate.
 //
 // Preconditions: mu is held.
-func (l *Lease) pass(how int, do func() error) error {
-	if err := flock(l.gate, how); err != nil {
+func (l *Lease) pass(m flock.Mode, do func() error) error {
+	if err := flock.Take(l.gate, m); err != nil {
 		return fmt.Errorf("locking the leases: %w", err)
 	}
 	err := do()
-	return errors.Join(err, flock(l.gate, unix.LOCK_UN))
+	return errors.Join(err, flock.Release(l.gate))
 }
 
 // lockCollector takes the lock of who collects, or returns ErrBusy.
-func (l *Lease) lockCollector(how int) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(l.dir, "collector"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
+func (l *Lease) lockCollector(m flock.Mode) (*os.File, error) {
+	f, err := flock.TryOpen(filepath.Join(l.dir, "collector"), os.O_CREATE|os.O_RDWR, m)
+	if errors.Is(err, flock.ErrHeld) {
+		err = ErrBusy
 	}
-	if err := flock(f, how|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrBusy
-		}
-		return nil, err
-	}
-	return f, nil
+	return f, err
 }
 
 // sweepUnlessCollected is sweep where somebody may collect, who needs to see what was used.
 //
 // Preconditions: the gate is held.
 func (l *Lease) sweepUnlessCollected() error {
-	c, err := l.lockCollector(unix.LOCK_SH)
+	c, err := l.lockCollector(flock.Shared)
 	if errors.Is(err, ErrBusy) {
 		return nil
 	}
@@ -207,8 +199,8 @@ func (l *Lease) sweepUnlessCollected() error {
 // Preconditions: the gate is held, and nobody collects.
 func (l *Lease) sweep() error {
 	return l.each(func(f *os.File) error {
-		err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		err := flock.Try(f, flock.Alone)
+		if errors.Is(err, flock.ErrHeld) {
 			return nil // it lives
 		}
 		if err != nil {
@@ -257,13 +249,4 @@ func readNames(f *os.File, names map[string]bool) error {
 		names[strings.TrimSuffix(line, "\n")] = true
 	}
 	return err
-}
-
-// flock locks f with flock(2).
-func flock(f *os.File, how int) error {
-	for {
-		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }

@@ -10,6 +10,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // What a power failure may have torn is found by marks:
@@ -97,7 +99,7 @@ func (s *Store) recover(boot string) error {
 		return err
 	}
 	defer guard.Close() // only a lock
-	if err := flock(guard, unix.LOCK_EX); err != nil {
+	if err := flock.Take(guard, flock.Alone); err != nil {
 		return err
 	}
 	if s.sameBoot(boot) { // somebody else was faster

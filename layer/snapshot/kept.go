@@ -14,8 +14,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/strake-build/strake/layer/snapshot/tree"
 )
 
@@ -173,7 +171,7 @@ func (s *Store) RemoveCopy(id string) (bool, error) {
 func (s *Store) VerifyCopy(ctx context.Context, id string) error {
 	dir := filepath.Join(s.copiesDir(), filepath.Base(id))
 	t, err := lockDir(dir)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
+	if taken(err) {
 		return nil // somebody takes it, and looks himself
 	}
 	if err != nil {

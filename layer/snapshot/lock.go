@@ -2,26 +2,23 @@ package snapshot
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // locks are exclusive locks by key, between goroutines (who wait for each other
-// without delay) and between processes (who ask again and again, because flock cannot be canceled).
+// without delay) and between processes (who ask again and again, see flock.Wait).
 type locks struct {
 	dir string
 
 	mu   *sync.Mutex
 	held map[string]chan struct{} // closed on release
 }
-
-// pollEvery is how long a process waits before it asks again for a lock of another one.
-const pollEvery = 10 * time.Millisecond
 
 func newLocks(dir string) locks {
 	return locks{dir: dir, mu: new(sync.Mutex), held: map[string]chan struct{}{}}
@@ -61,7 +58,7 @@ func (l *locks) hold(ctx context.Context, key, path string, flag int) (unlock fu
 		l.mu.Unlock()
 		close(mine)
 	}
-	f, err := lockFile(ctx, path, flag)
+	f, err := flock.Open(ctx, path, flag, flock.Alone)
 	if err != nil {
 		release()
 		return nil, err
@@ -73,35 +70,4 @@ func (l *locks) hold(ctx context.Context, key, path string, flag int) (unlock fu
 		_ = f.Close()
 		release()
 	}, nil
-}
-
-// lockFile opens path and locks it against other processes.
-func lockFile(ctx context.Context, path string, flag int) (*os.File, error) {
-	for {
-		f, err := os.OpenFile(path, flag, 0o600)
-		if err != nil {
-			return nil, err
-		}
-		err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			var st unix.Stat_t
-			if err = unix.Fstat(int(f.Fd()), &st); err == nil && st.Nlink > 0 {
-				return f, nil
-			}
-			_ = f.Close()
-			if err != nil {
-				return nil, err
-			}
-			continue // its last holder removed the file
-		}
-		_ = f.Close()
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, err
-		}
-		select {
-		case <-time.After(pollEvery):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
 }

@@ -31,7 +31,6 @@ import (
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/layer"
 	"github.com/strake-build/strake/layer/blob"
@@ -244,7 +243,7 @@ func (s *Store) detach(id ID, diffID v1.Hash) (*temporary, error) {
 		}
 	}
 	t, err := s.adopt(s.path(id))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
+	if taken(err) {
 		return nil, nil //nolint:nilnil // there is nothing to do
 	}
 	return t, err

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-build/strake/layer/flock"
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
@@ -29,7 +30,7 @@ func (s *Store) newTemporary() (*temporary, error) {
 		}
 		t, err := lockDir(path)
 		// A sweep that came between the two calls may have removed it: then another one.
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
+		if taken(err) {
 			continue
 		}
 		return t, err
@@ -51,30 +52,18 @@ func (s *Store) adopt(path string) (*temporary, error) {
 	return t, nil
 }
 
-// lockDir takes the lock of path. It fails with EWOULDBLOCK if somebody holds it, and with
-// fs.ErrNotExist if path is not, or not any more, the directory whose lock was got.
+// lockDir takes the lock of path. It fails with flock.ErrHeld if somebody holds it, and with
+// fs.ErrNotExist if path is not, or not any more, the directory whose lock was got; see taken.
 func lockDir(path string) (*temporary, error) {
-	f, err := os.Open(path)
+	f, err := flock.TryOpen(path, os.O_RDONLY, flock.Alone)
 	if err != nil {
-		return nil, err
-	}
-	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	mine, err := f.Stat()
-	if err == nil {
-		var now fs.FileInfo
-		if now, err = os.Lstat(path); err == nil && !os.SameFile(mine, now) {
-			err = fs.ErrNotExist
-		}
-	}
-	if err != nil {
-		_ = f.Close()
 		return nil, err
 	}
 	return &temporary{path: path, dir: f}, nil
 }
+
+// taken says whether lockDir failed because somebody else has the directory, or had it and took it away.
+func taken(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, flock.ErrHeld) }
 
 // keep renames the directory to where it stays.
 func (t *temporary) keep(path string) error {
@@ -136,13 +125,4 @@ func (s *Store) sweep() error {
 		}
 	}
 	return nil
-}
-
-// flock takes the advisory lock of an open file, which its closing (so also the process's death) releases.
-func flock(f *os.File, how int) error {
-	for {
-		if err := unix.Flock(int(f.Fd()), how); err != unix.EINTR {
-			return err
-		}
-	}
 }

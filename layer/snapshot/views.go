@@ -12,8 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/strake-build/strake/layer/rootfs"
 	"github.com/strake-build/strake/layer/snapshot/tree"
 )
@@ -98,7 +96,7 @@ func (s *Store) sweepViews() error {
 
 func (s *Store) removeTree(dir string) error {
 	t, err := s.adopt(dir)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EWOULDBLOCK) {
+	if taken(err) {
 		return nil // somebody else removes it
 	}
 	if err != nil {
