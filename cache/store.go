@@ -15,7 +15,8 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // ErrMiss is what Lookup returns, wrapped with the reason, for a key without a usable record.
@@ -93,17 +94,17 @@ func (s *Store) sweep() error {
 	if len(names) == 0 {
 		return nil
 	}
-	guard, err := os.Open(dir)
+	guard, err := flock.TryOpen(dir, os.O_RDONLY, flock.Alone)
+	if errors.Is(err, flock.ErrHeld) {
+		return nil // a living process makes a file; the next to open the store sweeps
+	}
 	if err != nil {
 		return fmt.Errorf("opening the build cache: %w", err)
 	}
-	defer guard.Close()
-	if flock(guard, unix.LOCK_EX|unix.LOCK_NB) != nil {
-		return nil // a living process makes a file; the next to open the store sweeps
-	}
+	defer guard.Close() // only a lock
 	for _, n := range names {
 		path := filepath.Join(dir, n.Name())
-		if f, err := tryLock(path); err == nil && f != nil {
+		if f, err := flock.TryOpen(path, os.O_RDWR, flock.Alone); err == nil {
 			_ = os.Remove(path)
 			_ = f.Close()
 		}
@@ -165,26 +166,17 @@ func (s *Store) createTemp() (*os.File, error) {
 	}
 	defer dir.Close()
 	// Nobody sweeps between the next two calls.
-	if err := flock(dir, unix.LOCK_SH); err != nil {
+	if err := flock.Take(dir, flock.Shared); err != nil {
 		return nil, err
 	}
 	f, err := os.CreateTemp(dir.Name(), "record-*")
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock.Try(f, flock.Alone); err != nil {
 		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
 	return f, nil
-}
-
-// flock locks f with flock(2).
-func flock(f *os.File, how int) error {
-	for {
-		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }
 
 // seal puts a checksum before a file's content: a torn file is none.
@@ -225,46 +217,18 @@ func (s *Store) put(path string, data []byte) error {
 // returns the function that lets the next one in. The lock of a killed process is free.
 func (s *Store) Lock(ctx context.Context, k Key) (unlock func(), err error) {
 	path := filepath.Join(s.dir, "locks", k.String())
-	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
-		f, err := tryLock(path)
-		if err != nil {
-			return nil, fmt.Errorf("locking a cache key: %w", err)
-		}
-		if f != nil {
-			return func() {
-				// Removed before it is released: whoever waits sees that its file is gone and takes a new one.
-				_ = os.Remove(path)
-				_ = f.Close()
-			}, nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(wait):
-		}
+	f, err := flock.Open(ctx, path, os.O_CREATE|os.O_RDWR, flock.Alone)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return nil, cause
 	}
-}
-
-// tryLock returns nil without an error when somebody else holds the lock.
-func tryLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("locking a cache key: %w", err)
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		// The holder before us may have removed the file between our open and our flock.
-		var mine, named unix.Stat_t
-		if unix.Fstat(int(f.Fd()), &mine) == nil && unix.Stat(path, &named) == nil && mine.Ino == named.Ino && mine.Dev == named.Dev {
-			return f, nil
-		}
-		err = unix.EWOULDBLOCK
-	}
-	_ = f.Close()
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, nil //nolint:nilnil // nobody's fault and no lock: the caller waits
-	}
-	return nil, err
+	return func() {
+		// Removed before it is released: whoever waits sees that its file is gone and takes a new one.
+		_ = os.Remove(path)
+		_ = f.Close()
+	}, nil
 }
 
 // Walk calls f for every record that can be read, and stops at f's first error.

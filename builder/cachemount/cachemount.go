@@ -13,12 +13,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/dockerfile"
+	"github.com/strake-build/strake/layer/flock"
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
@@ -89,59 +89,32 @@ func (s *Store) Open(ctx context.Context, m Mount) (dir string, release func(), 
 
 // lock makes a place and takes its lock; for private sharing it returns nil if it is taken.
 func (s *Store) lock(ctx context.Context, place string, sharing dockerfile.Sharing) (*os.File, error) {
-	how := unix.LOCK_EX
+	mode := flock.Alone
 	if sharing == dockerfile.SharingShared {
-		how = unix.LOCK_SH
+		mode = flock.Shared
 	}
+	const flag = os.O_CREATE | os.O_RDWR
+	name := filepath.Join(place, "lock")
 	for {
 		err := os.MkdirAll(place, 0o700)
 		var f *os.File
-		if err == nil {
-			f, err = os.OpenFile(filepath.Join(place, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+		switch {
+		case err != nil:
+		case sharing == dockerfile.SharingPrivate:
+			f, err = flock.TryOpen(name, flag, mode)
+		default:
+			f, err = flock.Open(ctx, name, flag, mode)
 		}
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed in between
-		}
-		if err != nil {
-			return nil, err
-		}
-		err = waitLock(ctx, f, how, sharing != dockerfile.SharingPrivate)
-		if err == nil && hasName(f) {
-			_ = unix.Utimes(f.Name(), nil) // the time of last use is for the collector only
+		switch {
+		case err == nil:
+			_ = unix.Utimes(name, nil) // the time of last use is for the collector only
 			return f, nil
-		}
-		_ = f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		case errors.Is(err, flock.ErrHeld):
 			return nil, nil //nolint:nilnil // the caller tries the next place
-		}
-		if err != nil {
+		case !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil:
 			return nil, err
 		}
-	}
-}
-
-// hasName says whether an open file is still found under its name: a place may have been removed while somebody waited for its lock.
-func hasName(f *os.File) bool {
-	mine, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	now, err := os.Lstat(f.Name())
-	return err == nil && os.SameFile(mine, now)
-}
-
-// waitLock takes a lock of flock(2), and gives up with EWOULDBLOCK at once if it shall not wait.
-func waitLock(ctx context.Context, f *os.File, how int, wait bool) error {
-	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if !wait || !errors.Is(err, unix.EWOULDBLOCK) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pause):
-		}
+		// It was removed in between.
 	}
 }
 
@@ -164,7 +137,7 @@ func (s *Store) fill(ctx context.Context, m Mount, place string, n int) error {
 		return err
 	}
 	defer making.Close()
-	if err := waitLock(ctx, making, unix.LOCK_EX, true); err != nil {
+	if err := flock.Wait(ctx, making, flock.Alone); err != nil {
 		return err
 	}
 	if _, err := os.Lstat(dir); err == nil { // another sharer made it meanwhile

@@ -3,6 +3,7 @@ package cachemount_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -41,6 +42,11 @@ func TestSharing(t *testing.T) {
 	defer cancel()
 	if _, _, err := open(short, dockerfile.SharingLocked); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("locked beside sharers: %v", err)
+	}
+	ended, end := context.WithCancelCause(t.Context())
+	end(fs.ErrNotExist) // which is no sign that the directory was removed
+	if _, _, err := open(ended, dockerfile.SharingLocked); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a wait that ended since something else was missing: %v", err)
 	}
 	release1()
 	release2()

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-build/strake/layer/flock"
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
@@ -78,18 +79,14 @@ func (s *Store) Limit(ctx context.Context, limit func(id string) int64) (list []
 // empty removes what a directory holds. Its place and its lock stay: others may wait for the lock, and make the directory again.
 // It does nothing if somebody uses it (done is false) or did since it was measured (changed is true).
 func empty(info Info) (done, changed bool, err error) {
-	lock, err := os.Open(filepath.Join(info.Dir, "lock"))
-	if err != nil {
-		return false, false, err
-	}
-	defer lock.Close() // it was not written
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	lock, err := flock.TryOpen(filepath.Join(info.Dir, "lock"), os.O_RDONLY, flock.Alone)
+	if errors.Is(err, flock.ErrHeld) {
 		return false, false, nil
 	}
 	if err != nil {
 		return false, false, err
 	}
+	defer lock.Close() // only a lock
 	fi, err := lock.Stat()
 	if err != nil || !fi.ModTime().Equal(info.Used) {
 		return false, err == nil, err

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strake-build/strake/layer/flock"
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
@@ -88,7 +89,7 @@ func placeUse(place string) (used time.Time, busy bool, err error) {
 	if err != nil {
 		return used, false, err
 	}
-	return fi.ModTime(), errors.Is(unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK), nil
+	return fi.ModTime(), errors.Is(flock.Try(lock, flock.Shared), flock.ErrHeld), nil
 }
 
 // Remove deletes a directory of a cache that List found. It returns false if a step has it.
@@ -105,21 +106,17 @@ const removedMark = ".removed-"
 
 // removePlace deletes a directory unless somebody has its lock. It is renamed first: who waits for the lock makes another one.
 func removePlace(place string) (bool, error) {
-	lock, err := os.Open(filepath.Join(place, "lock"))
+	lock, err := flock.TryOpen(filepath.Join(place, "lock"), os.O_RDONLY, flock.Alone)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	defer lock.Close() // it was not written
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !hasName(lock) {
+	if errors.Is(err, flock.ErrHeld) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
+	defer lock.Close() // only a lock
 	base := filepath.Dir(place)
 	parent, err := os.OpenFile(base, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"path"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // merge adds to a directory that is here what another machine's cache has and it has not. It does so once for what a cache has, and only
@@ -18,20 +18,14 @@ func (t *Travel) merge(ctx context.Context, m Mount, place string) error {
 	if _, err := os.Lstat(filepath.Join(place, "fs")); err != nil {
 		return nil // it is made, and filled, later
 	}
-	lock, err := os.OpenFile(filepath.Join(place, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := flock.TryOpen(filepath.Join(place, "lock"), os.O_CREATE|os.O_RDWR, flock.Alone)
+	if errors.Is(err, flock.ErrHeld) || errors.Is(err, fs.ErrNotExist) {
+		return nil // somebody uses it, or removed it
+	}
 	if err != nil {
 		return err
 	}
 	defer lock.Close() // and the lock with it
-	if err := waitLock(ctx, lock, unix.LOCK_EX, false); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil
-		}
-		return err
-	}
-	if !hasName(lock) {
-		return nil // it was removed
-	}
 	tmp := filepath.Join(place, "fs.merge")
 	if err := emptyDir(tmp); err != nil { // of a process that died
 		return err

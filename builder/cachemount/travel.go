@@ -18,12 +18,12 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"golang.org/x/sys/unix"
 
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/cache/remote"
 	"github.com/strake-build/strake/layer"
 	"github.com/strake-build/strake/layer/compress"
+	"github.com/strake-build/strake/layer/flock"
 	"github.com/strake-build/strake/layer/rootfs"
 )
 
@@ -321,16 +321,13 @@ type packedMount struct {
 
 // packMount packs a directory; nil is an empty one. Steps of other builds wait meanwhile.
 func (t *Travel) packMount(ctx context.Context, u *usedMount, most int64) (_ *packedMount, err error) {
-	lock, err := os.OpenFile(filepath.Join(u.place, "lock"), os.O_RDWR, 0)
+	bounded, cancel := context.WithTimeoutCause(ctx, mountLock, errors.New("another build uses it"))
+	defer cancel()
+	lock, err := flock.Open(bounded, filepath.Join(u.place, "lock"), os.O_RDWR, flock.Alone)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close() // and the lock with it
-	bounded, cancel := context.WithTimeoutCause(ctx, mountLock, errors.New("another build uses it"))
-	defer cancel()
-	if err := waitLock(bounded, lock, unix.LOCK_EX, true); err != nil {
-		return nil, err
-	}
 	root, err := rootfs.Open(filepath.Join(u.place, "fs"))
 	if err != nil {
 		return nil, err

@@ -9,27 +9,20 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // CheckRepository says what is wrong with the repository in the folder Options.Dir/git/NAME, nil if nothing is: an object that a name
 // in it leads to is missing or damaged. Without the program git the error is ErrNoGit. One that somebody works on is not looked at.
 func (c *Client) CheckRepository(ctx context.Context, dir string) (bad, err error) {
-	lock, err := os.Open(filepath.Join(dir, "lock"))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // it was just removed, or never made
-	}
-	if err != nil {
-		return nil, fmt.Errorf("opening a cache entry: %w", err)
-	}
-	defer lock.Close() // only read
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, nil
+	lock, err := flock.TryOpen(filepath.Join(dir, "lock"), os.O_RDONLY, flock.Alone)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, flock.ErrHeld) {
+		return nil, nil // it was just removed, or never made; or somebody works on it
 	}
 	if err != nil {
 		return nil, fmt.Errorf("locking a cache entry: %w", err)
 	}
+	defer lock.Close() // only a lock
 	repo := filepath.Join(dir, "repo")
 	if _, err := os.Lstat(repo); errors.Is(err, os.ErrNotExist) {
 		return nil, nil

@@ -1,13 +1,14 @@
 package fetch
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // TestCheckRepository damages cached repositories in the ways of a power failure.
@@ -121,6 +122,11 @@ func TestRemove(t *testing.T) {
 	if gone, err := Remove(dir); gone || err != nil {
 		t.Errorf("an entry in use: %t, %v", gone, err)
 	}
+	ended, end := context.WithCancelCause(t.Context())
+	end(os.ErrNotExist) // which is no sign that the entry was removed
+	if _, err := openEntry(ended, dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a wait that ended since something else was missing: %v", err)
+	}
 	waiting, err := os.Open(e.path("lock"))
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +136,7 @@ func TestRemove(t *testing.T) {
 	if gone, err := Remove(dir); !gone || err != nil {
 		t.Errorf("an entry that nobody uses: %t, %v", gone, err)
 	}
-	if err := unix.Flock(int(waiting.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil || same(waiting, e.path("lock")) {
+	if err := flock.Try(waiting, flock.Alone); err != nil || flock.Named(waiting) {
 		t.Errorf("who waited takes what was removed: %v", err)
 	}
 	if e, err = openEntry(t.Context(), dir); err != nil {

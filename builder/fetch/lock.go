@@ -7,13 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// pollEvery is how long one waits before asking again for a lock that somebody else has: flock cannot be canceled.
-const pollEvery = 10 * time.Millisecond
+	"github.com/strake-build/strake/layer/flock"
+)
 
 // entry is the folder of one cached thing, under lock.
 type entry struct {
@@ -29,47 +27,16 @@ func openEntry(ctx context.Context, dir string) (*entry, error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("making a cache entry: %w", err)
 		}
-		f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
-		if errors.Is(err, os.ErrNotExist) {
+		f, err := flock.Open(ctx, name, os.O_CREATE|os.O_RDWR, flock.Alone)
+		if errors.Is(err, os.ErrNotExist) && ctx.Err() == nil {
 			continue // collected in between
 		}
 		if err != nil {
-			return nil, fmt.Errorf("opening a cache entry: %w", err)
+			return nil, fmt.Errorf("locking a cache entry: %w", err)
 		}
-		if err := flock(ctx, f); err != nil {
-			_ = f.Close()
-			return nil, fmt.Errorf("waiting for %s: %w", name, err)
-		}
-		if same(f, name) {
-			_ = unix.Utimes(dir, nil) // the time of last use is for the collector only
-			return &entry{dir: dir, lock: f}, nil
-		}
-		_ = f.Close() // collected while we waited
+		_ = unix.Utimes(dir, nil) // the time of last use is for the collector only
+		return &entry{dir: dir, lock: f}, nil
 	}
-}
-
-func flock(ctx context.Context, f *os.File) error {
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pollEvery):
-		}
-	}
-}
-
-// same says whether the open file f is still the one called name.
-func same(f *os.File, name string) bool {
-	a, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	b, err := os.Lstat(name)
-	return err == nil && os.SameFile(a, b)
 }
 
 func (e *entry) path(name string) string { return filepath.Join(e.dir, name) }
@@ -81,22 +48,19 @@ const RemovedMark = ".removed-"
 // The folder is renamed first: who waits for its lock makes another one.
 func Remove(dir string) (bool, error) {
 	name := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := flock.TryOpen(name, os.O_CREATE|os.O_RDWR, flock.Alone)
 	if errors.Is(err, os.ErrNotExist) {
 		return true, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("opening a cache entry: %w", err)
-	}
-	defer f.Close() // it was not written
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) || err == nil && !same(f, name) {
+	if errors.Is(err, flock.ErrHeld) {
 		return false, nil
 	}
-	doomed := dir + RemovedMark + rand.Text() // after a crash it is there to be removed again
-	if err == nil {
-		err = os.Rename(dir, doomed)
+	if err != nil {
+		return false, fmt.Errorf("locking a cache entry: %w", err)
 	}
+	defer f.Close()                           // only a lock
+	doomed := dir + RemovedMark + rand.Text() // after a crash it is there to be removed again
+	err = os.Rename(dir, doomed)
 	if err == nil {
 		err = os.RemoveAll(doomed)
 	}

@@ -3,9 +3,10 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // ReserveName makes sure that no other running container has the name, until release. The empty name is nobody's.
@@ -18,19 +19,15 @@ func (s *Store) ReserveName(name string) (release func(), err error) {
 	}
 	path := s.Path("names", name)
 	for {
-		f, err := lock(path, unix.LOCK_EX|unix.LOCK_NB)
-		if errors.Is(err, errLocked) {
-			return nil, fmt.Errorf("the container name %q is already in use by a running container", name)
-		}
-		if err != nil {
-			return nil, err
-		}
-		// Its former owner may have removed the file between our open and our lock.
-		held, err1 := f.Stat()
-		there, err2 := os.Stat(path)
-		if err1 == nil && err2 == nil && os.SameFile(held, there) {
+		f, err := flock.TryOpen(path, os.O_CREATE|os.O_RDWR, flock.Alone)
+		switch {
+		case err == nil:
 			return func() { os.Remove(path); f.Close() }, nil
+		case errors.Is(err, flock.ErrHeld):
+			return nil, fmt.Errorf("the container name %q is already in use by a running container", name)
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, fmt.Errorf("reserving the container name %q: %w", name, err)
 		}
-		f.Close()
+		// Who had the name removed the file meanwhile.
 	}
 }

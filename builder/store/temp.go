@@ -1,13 +1,11 @@
 package store
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // TempDir makes a folder in the store for this command. remove deletes it; the next TempDir deletes those of
@@ -18,11 +16,14 @@ func (s *Store) TempDir() (dir string, remove func(), err error) {
 		return "", nil, err
 	}
 	// Nobody cleans up between a folder's creation and its lock.
-	guard, err := lock(filepath.Join(base, ".lock"), unix.LOCK_EX)
+	guard, err := os.OpenFile(filepath.Join(base, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return "", nil, err
 	}
-	defer guard.Close()
+	defer guard.Close() // only a lock
+	if err := flock.Take(guard, flock.Alone); err != nil {
+		return "", nil, fmt.Errorf("locking %s: %w", guard.Name(), err)
+	}
 	entries, err := os.ReadDir(base)
 	if err != nil {
 		return "", nil, err
@@ -35,13 +36,9 @@ func (s *Store) TempDir() (dir string, remove func(), err error) {
 	if dir, err = os.MkdirTemp(base, ""); err != nil {
 		return "", nil, err
 	}
-	held, err := os.Open(dir)
+	held, err := flock.TryOpen(dir, os.O_RDONLY, flock.Alone)
 	if err != nil {
-		return "", nil, err
-	}
-	if err := flock(held, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		held.Close()
-		return "", nil, err
+		return "", nil, fmt.Errorf("locking %s: %w", dir, err)
 	}
 	return dir, func() {
 		os.RemoveAll(dir)
@@ -51,45 +48,12 @@ func (s *Store) TempDir() (dir string, remove func(), err error) {
 
 // removeIfDead removes a folder that nobody has locked.
 func removeIfDead(dir string) {
-	f, err := os.Open(dir)
+	f, err := flock.TryOpen(dir, os.O_RDONLY, flock.Alone)
 	if err != nil {
 		return
 	}
-	defer f.Close()
-	if flock(f, unix.LOCK_EX|unix.LOCK_NB) == nil {
-		os.RemoveAll(dir)
-	}
-}
-
-// errLocked is what lock returns with LOCK_NB when another process holds the lock.
-var errLocked = errors.New("in use by another process")
-
-// lock opens the file path, made if missing, and locks it; closing it unlocks it.
-func lock(path string, how int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := flock(f, how); err != nil {
-		f.Close()
-		return nil, &fs.PathError{Op: "locking", Path: path, Err: err}
-	}
-	return f, nil
-}
-
-func flock(f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EWOULDBLOCK):
-			return errLocked
-		case err != nil:
-			return fmt.Errorf("flock: %w", err)
-		default:
-			return nil
-		}
-	}
+	defer f.Close() // only a lock
+	os.RemoveAll(dir)
 }
 
 // SharedTemp is a folder of the store for files without a name.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/strake-build/strake/cache"
 	"github.com/strake-build/strake/layer/blob"
+	"github.com/strake-build/strake/layer/flock"
 )
 
 // refName is the annotation of a manifest's name in a layout (OCI image specification, annotations.md).
@@ -288,22 +289,11 @@ func (l *Local) lock(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			_ = f.Close()
-			return nil, fmt.Errorf("locking %s: %w", l.Dir, err)
-		}
-		select {
-		case <-ctx.Done():
-			_ = f.Close()
-			return nil, context.Cause(ctx)
-		case <-time.After(20 * time.Millisecond):
-		}
+	if err := flock.Wait(ctx, f, flock.Alone); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("locking %s: %w", l.Dir, err)
 	}
+	return func() { _ = f.Close() }, nil
 }
 
 // sweep removes the blobs that no manifest of index names. A folder with something else in it is left alone.
