@@ -16,9 +16,10 @@ import (
 
 func (e *expander) run(c *instructions.RunCommand) error {
 	op := &Run{
-		Env:  e.state.env.all(),
-		User: e.state.Config.Config.User,
-		Dir:  e.dir(),
+		Env:   e.state.env.all(),
+		Proxy: e.g.proxy,
+		User:  e.state.Config.Config.User,
+		Dir:   e.dir(),
 
 		Network:  Network(instructions.GetNetwork(c)),
 		Security: Security(instructions.GetSecurity(c)),
@@ -31,12 +32,6 @@ func (e *expander) run(c *instructions.RunCommand) error {
 	}
 	for _, d := range instructions.GetDevices(c) {
 		op.Devices = append(op.Devices, Device{Name: d.Name, Required: d.Required})
-	}
-	for _, kv := range e.g.proxy {
-		k, _, _ := strings.Cut(kv, "=")
-		if _, ok := e.state.env.Get(k); !ok {
-			op.Proxy = append(op.Proxy, kv)
-		}
 	}
 	args, text := c.CmdLine, c.String()
 	if len(c.Files) > 0 {
@@ -168,7 +163,7 @@ func (e *expander) workdir(c *instructions.WorkdirCommand) error {
 		e.step(nil, title(e.lex(), c.String(), e.vars), v1.History{CreatedBy: "WORKDIR " + dir, EmptyLayer: true})
 		return nil
 	}
-	op := &Workdir{Dir: dir, User: e.state.Config.Config.User}
+	op := &Workdir{Dir: path.Clean(dir), User: e.state.Config.Config.User}
 	e.step(op, title(e.lex(), c.String(), e.vars), v1.History{CreatedBy: "WORKDIR " + dir})
 	return nil
 }

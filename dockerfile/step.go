@@ -27,7 +27,7 @@ type Run struct {
 	Env []string
 	// Declared are the names of the ARGs in scope, for whoever tells them from other variables of Env.
 	Declared []string
-	// Proxy are predefined proxy arguments that neither ARG nor ENV set: given to the process, kept out of cache keys and history.
+	// Proxy are the predefined proxy arguments: the process gets them whatever Env says, and no cache key or history has them.
 	Proxy     []string
 	User, Dir string // Dir is absolute, not cleaned
 	// Script, for a heredoc that starts with "#!", is mounted read-only and executable at /dev/pipes/NAME, which is the last of Args.
@@ -88,7 +88,7 @@ type Source struct {
 
 // Workdir makes a working directory. Root "/" needs none and has no Op.
 type Workdir struct {
-	Dir  string // absolute; as written where it is, so ".." may be in it
+	Dir  string // absolute and clean, unlike the configuration's: what is made of /link/../x is /x, wherever the link leads
 	User string // who owns it when it is made
 }
 

@@ -217,7 +217,8 @@ func (j *job) openTree(f folder, beside string) (*source.Tree, *ignore.Matcher, 
 	return tree, opt.Ignore, nil
 }
 
-// ignoreRules reads the .dockerignore of a folder, or the file beside the Dockerfile if there is one; nil if there is none.
+// ignoreRules reads the .dockerignore of a folder, or the file beside the Dockerfile if there is one; nil if there is none. A folder of such a
+// name is none.
 func ignoreRules(dir, beside string) (*ignore.Matcher, error) {
 	name, text := ".dockerignore", []byte(nil)
 	err := fs.ErrNotExist
@@ -226,7 +227,7 @@ func ignoreRules(dir, beside string) (*ignore.Matcher, error) {
 			name = beside
 		}
 	}
-	if errors.Is(err, fs.ErrNotExist) {
+	if isNone(err) {
 		root, rootErr := rootfs.Open(dir)
 		if rootErr != nil {
 			return nil, rootErr
@@ -235,13 +236,15 @@ func ignoreRules(dir, beside string) (*ignore.Matcher, error) {
 		text, err = readContextFile(root, name)
 	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case isNone(err):
 		return nil, nil //nolint:nilnil // no rules
 	case err != nil:
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
 	return ignore.Parse(name, bytes.NewReader(text))
 }
+
+func isNone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errFolder) }
 
 // ignored is what the lint rule on ignored files asks, nil if it cannot judge.
 func ignored(rules *ignore.Matcher) func(path string) bool {

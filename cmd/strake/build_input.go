@@ -200,13 +200,15 @@ func readHostFile(name string) ([]byte, error) {
 	return readRegular(f)
 }
 
+var errFolder = errors.New("it is a folder")
+
 // readRegular reads f and closes it.
 func readRegular(f *os.File) ([]byte, error) {
 	defer f.Close()
 	if st, err := f.Stat(); err != nil {
 		return nil, err
 	} else if st.IsDir() {
-		return nil, &fs.PathError{Op: "reading", Path: f.Name(), Err: errors.New("it is a folder")}
+		return nil, &fs.PathError{Op: "reading", Path: f.Name(), Err: errFolder}
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxDockerfile+1))
 	if err == nil && len(text) > maxDockerfile {

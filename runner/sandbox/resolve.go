@@ -135,7 +135,7 @@ func (b *box) makeOne(dir, c string, isDir bool) error {
 		err = unix.Mkdirat(fd, c, 0o755)
 	} else {
 		var f int
-		if f, err = unix.Openat(fd, c, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o644); err == nil {
+		if f, err = unix.Openat(fd, c, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o755); err == nil {
 			unix.Close(f)
 		}
 	}

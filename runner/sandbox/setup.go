@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -466,7 +467,7 @@ func (b *box) network() error {
 // enterDir makes the working directory, the user's, and enters it with all rights, as runc does: a step of an
 // ordinary user may be started in a directory that this user cannot search.
 func (b *box) enterDir() error {
-	dir := path.Join("/", b.Dir)
+	dir := "/" + strings.TrimPrefix(b.Dir, "/") // not cleaned: /link/../x is beside what the link names
 	made := len(b.made)
 	fd, err := b.point(dir, true)
 	if err != nil {
