@@ -106,6 +106,8 @@ func checkOneID(t *testing.T, args []string) {
 		{"id -u; id -g; echo $HOME", "1000\n1000\n/home/app\n", "user=app"},
 		{"mkdir -p /d; ln -s x /d/l; chown -h 5:6 /d/l; stat -c %u:%g /d/l /d; cd /d; stat -c %u:%g l", "5:6\n0:0\n5:6\n", "host"},
 		{"mkfifo /p; chown 7 /p; stat -c %u:%g /p; chown 0 /p; stat -c %u:%g /p", "7:0\n0:0\n", "host"},
+		{"mkfifo /p; chown 7 /p; ln -s p /k; stat -L -c %u:%g /p /k; exec 5<>/p; stat -L -c %u:%g /dev/fd/5", "7:0\n7:0\n7:0\n", "host"},
+		{"mkdir /dev/shm/d; chown 7:8 /dev/shm/d; stat -c %u:%g /dev/shm/d; cp -a /dev/shm/d /d; stat -c %u:%g /d; exec 5</d; stat -L -c %u:%g /proc/self/fd/5", "7:8\n7:8\n7:8\n", "host"},
 		{"touch /m; chown 1:2 /m; chown :9 /m; stat -c %u:%g /m; chown 8 /m;  stat -c %u:%g /m; chown 0:0 /m;  stat -c %u:%g /m", "1:9\n8:9\n0:0\n", "host"},
 		{"touch /s; chmod 6755 /s; chown 1 /s; stat -c %a /s", "755\n", "host"},
 		{"umask 027; mkdir -p /u/u; chown app /u/u; cd /u; cat > s <<E\ncd /u/u; touch f; mkdir d; ln -s x l; mkfifo p; ln -s /u/u/dang k; echo 1 > k; mv l m; ln m n; stat -c %n:%u:%g:%a f d m p dang k n\nE\nchmod 755 /u; su app -c \". /u/s\"", "" +

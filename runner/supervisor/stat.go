@@ -58,10 +58,11 @@ func (t target) name(r *request) string {
 	case base != "":
 		return base + "/" + t.path
 	}
-	for _, dir := range []string{"/proc/", "/sys/", "/dev/"} {
-		if strings.HasPrefix(t.path, dir) {
-			return ""
-		}
+	if own, ok := t.own(r); ok && t.follow {
+		return own
+	}
+	if t.special() {
+		return ""
 	}
 	return t.path
 }
@@ -140,22 +141,39 @@ func (o *Ownership) named(name string, t target) (owner, error) {
 		v, _ := parseOverride(text)
 		return v.owner, err
 	}
-	if t.follow || t.path == "" {
+	if t.path == "" {
 		return owner{}, nil
+	}
+	// Links, pipes and sockets have no attributes.
+	var st unix.Stat_t
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if t.follow {
+		flags = 0
+	}
+	if err := unix.Fstatat(unix.AT_FDCWD, name, &st, flags); err != nil || carries(st.Mode) {
+		return owner{}, err
+	}
+	if t.follow {
+		return o.followed(name)
 	}
 	dir, last := splitName(name)
 	if last == "" {
 		return owner{}, nil
 	}
-	// Links have no attributes.
-	var st unix.Stat_t
-	if err := unix.Fstatat(unix.AT_FDCWD, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || carries(st.Mode) {
-		return owner{}, err
-	}
 	if dir == "" {
 		dir = "."
 	}
 	return entry(dir, last)
+}
+
+// followed returns the recorded owner of what this thread finds by name, which may be a link to it.
+func (o *Ownership) followed(name string) (owner, error) {
+	fd, err := unix.Open(name, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return owner{}, err
+	}
+	defer unix.Close(fd)
+	return o.owner(fd)
 }
 
 // splitName splits a path into a directory and a name in it, which is empty if the path does not end in one.
