@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,14 +26,14 @@ func chrootWorld(t testing.TB) *world {
 
 func helpChroot(args []string) error { return helpBox(Isolation{Rung: Chroot}, args) }
 
-// listing describes all of a tree but what access and ctime tell.
+// listing describes all of a tree but what access and ctime tell, and the order of names in a directory, which is that of their making on a tmpfs.
 func listing(t *testing.T, dir string) string {
 	t.Helper()
-	out, err := exec.Command("find", dir, "-printf", "%i %M %U:%G %s %T@ %l %P\n").Output()
+	out, err := exec.Command("find", dir, "-printf", "%P %i %M %U:%G %s %T@ %l\n").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(out)
+	return strings.Join(slices.Sorted(strings.Lines(string(out))), "")
 }
 
 // The tree is as it was, whatever was put into it for the step.
