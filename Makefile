@@ -44,13 +44,14 @@ $(LINT):
 	GOBIN=$(CURDIR)/bin/.lint GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 	mv bin/.lint/golangci-lint $@
 
+# With the usual umask: tests look at the modes of files that they make.
 test: ## all tests; what needs root is skipped without it
 	@.ci/deps test
-	$(GO) test -timeout 20m $(TESTFLAGS) ./...
+	umask 022; $(GO) test -timeout 20m $(TESTFLAGS) ./...
 
 race: ## the tests under the race detector (needs gcc)
 	@.ci/deps all
-	CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -timeout 30m $(TESTFLAGS) $(RACE)
+	umask 022; CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 $(GO) test -race -timeout 30m $(TESTFLAGS) $(RACE)
 
 fuzz: ## every fuzz target, FUZZTIME (30s) each
 	@GO=$(GO) .ci/fuzz '$(FUZZTIME)' '$(FUZZLONG)'
