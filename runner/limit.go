@@ -3,8 +3,10 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -92,26 +94,39 @@ func sweepBox(name string) error {
 	return nil
 }
 
-// rlimits turns limits into the kernel's form.
-func rlimits(limits []Ulimit) ([]sandbox.Limit, error) {
-	numbers := map[string]int{
+// resources are the names of limits, and the kernel's numbers.
+func resources() map[string]int {
+	return map[string]int{
 		"core": unix.RLIMIT_CORE, "cpu": unix.RLIMIT_CPU, "data": unix.RLIMIT_DATA, "fsize": unix.RLIMIT_FSIZE, "locks": unix.RLIMIT_LOCKS,
 		"memlock": unix.RLIMIT_MEMLOCK, "msgqueue": unix.RLIMIT_MSGQUEUE, "nice": unix.RLIMIT_NICE, "nofile": unix.RLIMIT_NOFILE,
 		"nproc": unix.RLIMIT_NPROC, "rss": unix.RLIMIT_RSS, "rtprio": unix.RLIMIT_RTPRIO, "rttime": unix.RLIMIT_RTTIME,
 		"sigpending": unix.RLIMIT_SIGPENDING, "stack": unix.RLIMIT_STACK,
 	}
+}
+
+// Check refuses a limit that there is not, and one that makes no sense.
+func (u Ulimit) Check() error {
+	all := resources()
+	_, ok := all[u.Name]
+	switch {
+	case !ok:
+		return fmt.Errorf("unknown resource limit %q: it is one of %s", u.Name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
+	case u.Soft < -1 || u.Hard < -1:
+		return fmt.Errorf("the resource limit %s is negative", u.Name)
+	case u.Hard != -1 && (u.Soft == -1 || u.Soft > u.Hard):
+		return fmt.Errorf("the soft limit of %s is above the hard one", u.Name)
+	}
+	return nil
+}
+
+// rlimits turns limits into the kernel's form.
+func rlimits(limits []Ulimit) ([]sandbox.Limit, error) {
 	var all []sandbox.Limit
 	for _, l := range limits {
-		n, ok := numbers[l.Name]
-		switch {
-		case !ok:
-			return nil, fmt.Errorf("unknown resource limit %q", l.Name)
-		case l.Soft < -1 || l.Hard < -1:
-			return nil, fmt.Errorf("the resource limit %s is negative", l.Name)
-		case l.Hard != -1 && (l.Soft == -1 || l.Soft > l.Hard):
-			return nil, fmt.Errorf("the soft limit of %s is above the hard one", l.Name)
+		if err := l.Check(); err != nil {
+			return nil, err
 		}
-		all = append(all, sandbox.Limit{Resource: n, Soft: uint64(l.Soft), Hard: uint64(l.Hard)})
+		all = append(all, sandbox.Limit{Resource: resources()[l.Name], Soft: uint64(l.Soft), Hard: uint64(l.Hard)})
 	}
 	return all, nil
 }

@@ -51,6 +51,10 @@ func TestBoxShmAndUlimits(t *testing.T) {
 	if out != "1024\n100\n200\nunlimited\n" {
 		t.Errorf("got %q", out)
 	}
+	_, err := w.sh("true", func(s *Sandbox, _ *Process) { s.Ulimits = []Ulimit{{"nofile", -1, -1}} }) // more than anybody may have
+	if err == nil || !strings.Contains(err.Error(), "fs.nr_open") {
+		t.Errorf("too many files gave %v", err)
+	}
 	for _, u := range []Ulimit{{"what", 1, 1}, {"nofile", 5, 4}, {"nofile", -2, 4}, {"nofile", -1, 4}} {
 		if _, err := w.sh("true", func(s *Sandbox, _ *Process) { s.Ulimits = []Ulimit{u} }); err == nil {
 			t.Errorf("%+v gave no error", u)

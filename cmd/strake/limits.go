@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -43,7 +44,8 @@ func (f *limitFlags) decide(opt *builder.SandboxOptions) (err error) {
 		if err != nil {
 			return err
 		}
-		opt.Ulimits = append(opt.Ulimits, limit)
+		same := func(l runner.Ulimit) bool { return l.Name == limit.Name }
+		opt.Ulimits = append(slices.DeleteFunc(opt.Ulimits, same), limit) // the last one counts
 	}
 	if opt.ShmSize, err = parseSize("shm-size", f.shmSize); err != nil {
 		return err
@@ -52,31 +54,16 @@ func (f *limitFlags) decide(opt *builder.SandboxOptions) (err error) {
 	if l.CPUQuota == -1 {
 		l.CPUQuota = 0 // no limit is none to be set
 	}
-	for name, n := range map[string]int64{"cpu-shares": l.CPUShares, "cpu-period": l.CPUPeriod, "cpu-quota": l.CPUQuota} {
-		if n < 0 {
-			return usagef("invalid --%s %d: it is a positive number", name, n)
-		}
-	}
-	if err := f.decideCounts(&l); err != nil {
+	if err := f.decideCPUs(&l); err != nil {
 		return err
 	}
-	if l.Memory, err = parseSize("memory", f.memory); err != nil {
+	if err := f.decideMemory(&l); err != nil {
 		return err
 	}
-	if l.Memory != 0 && l.Memory < minMemory {
-		return usagef("invalid --memory %q: it is at least 6m", f.memory)
+	if f.pids < -1 {
+		return usagef("invalid --pids-limit %d: it is a positive number, or -1 for no limit", f.pids)
 	}
-	if f.memorySwap == "-1" {
-		l.MemorySwap = -1
-	} else if l.MemorySwap, err = parseSize("memory-swap", f.memorySwap); err != nil {
-		return err
-	}
-	if l.MemorySwap != 0 && l.Memory == 0 {
-		return usagef("--memory-swap needs --memory")
-	}
-	if l.MemorySwap > 0 && l.MemorySwap < l.Memory {
-		return usagef("--memory-swap is memory and swap together: it cannot be less than --memory")
-	}
+	l.Pids = max(f.pids, 0) // no limit is none to be set
 	opt.Limits = l
 	return nil
 }
@@ -84,24 +71,88 @@ func (f *limitFlags) decide(opt *builder.SandboxOptions) (err error) {
 // minMemory is what docker wants at least: no process starts with less.
 const minMemory = 6 << 20
 
+// decideMemory decides --memory and --memory-swap. 0 is as good as nothing, as with docker.
+func (f *limitFlags) decideMemory(l *runner.Limits) (err error) {
+	if f.memory != "0" {
+		if l.Memory, err = parseSize("memory", f.memory); err != nil {
+			return err
+		}
+	}
+	if l.Memory != 0 && l.Memory < minMemory {
+		return usagef("invalid --memory %q: it is at least 6m", f.memory)
+	}
+	switch f.memorySwap {
+	case "0":
+	case "-1":
+		if l.Memory != 0 {
+			l.MemorySwap = -1
+		}
+	default:
+		if l.MemorySwap, err = parseSize("memory-swap", f.memorySwap); err != nil {
+			return err
+		}
+	}
+	if l.MemorySwap != 0 && l.Memory == 0 {
+		return usagef("--memory-swap needs --memory")
+	}
+	if l.MemorySwap > 0 && l.MemorySwap < l.Memory {
+		return usagef("--memory-swap is memory and swap together: it cannot be less than --memory")
+	}
+	return nil
+}
+
 // The least that the kernel grants is 1 ms of CPU time in each period of 100 ms; the most is beyond any machine.
 const (
 	minCPUs = 0.01
 	maxCPUs = 1 << 16
 )
 
-// decideCounts decides --cpus and --pids-limit.
-func (f *limitFlags) decideCounts(l *runner.Limits) error {
+// What the kernel takes as a period, and the least that it takes as a quota, in microseconds.
+const (
+	minPeriod = 1000
+	maxPeriod = 1_000_000
+)
+
+// decideCPUs decides what is said of CPUs.
+func (f *limitFlags) decideCPUs(l *runner.Limits) error {
 	if f.cpus != 0 && !(f.cpus >= minCPUs && f.cpus <= maxCPUs) { // so that NaN is refused
 		return usagef("invalid --cpus %v: it is a number of CPUs, at least %v", f.cpus, minCPUs)
 	}
-	if f.cpus != 0 && (l.CPUQuota != 0 || f.cpuPeriod != 0) {
+	if f.cpus != 0 && (l.CPUQuota != 0 || l.CPUPeriod != 0) {
 		return usagef("--cpus excludes --cpu-quota and --cpu-period: it is the first divided by the second")
 	}
-	if f.pids < -1 {
-		return usagef("invalid --pids-limit %d: it is a positive number, or -1 for no limit", f.pids)
+	l.CPUs = f.cpus
+	if l.CPUShares < 0 {
+		return usagef("invalid --cpu-shares %d: it is a positive number", l.CPUShares)
 	}
-	l.CPUs, l.Pids = f.cpus, max(f.pids, 0) // no limit is none to be set
+	if l.CPUPeriod != 0 && (l.CPUPeriod < minPeriod || l.CPUPeriod > maxPeriod) {
+		return usagef("invalid --cpu-period %d: it is from %d to %d microseconds", l.CPUPeriod, minPeriod, maxPeriod)
+	}
+	if l.CPUQuota != 0 && l.CPUQuota < minPeriod {
+		return usagef("invalid --cpu-quota %d: it is at least %d microseconds, or -1 for no limit", l.CPUQuota, minPeriod)
+	}
+	if err := checkSet("cpuset-cpus", l.CPUSet); err != nil {
+		return err
+	}
+	return checkSet("cpuset-mems", l.CPUSetMems)
+}
+
+// checkSet checks the form of a list of numbers and ranges of them.
+func checkSet(flag, value string) error {
+	if value == "" {
+		return nil
+	}
+	for part := range strings.SplitSeq(value, ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		if !isRange {
+			last = first
+		}
+		from, err := strconv.ParseUint(first, 10, 16)
+		to, err2 := strconv.ParseUint(last, 10, 16)
+		if err != nil || err2 != nil || from > to {
+			return usagef("invalid --%s %q: it is a list of numbers and ranges, such as 0-2,7", flag, value)
+		}
+	}
 	return nil
 }
 
@@ -120,14 +171,14 @@ func parseUlimit(value string) (runner.Ulimit, error) {
 	}
 	u := runner.Ulimit{Name: strings.ToLower(strings.TrimSpace(name))}
 	var err error
-	if u.Soft, err = strconv.ParseInt(soft, 10, 64); err != nil || u.Soft < -1 {
+	if u.Soft, err = strconv.ParseInt(soft, 10, 64); err != nil {
 		return fail()
 	}
-	if u.Hard, err = strconv.ParseInt(hard, 10, 64); err != nil || u.Hard < -1 {
+	if u.Hard, err = strconv.ParseInt(hard, 10, 64); err != nil {
 		return fail()
 	}
-	if u.Hard != -1 && (u.Soft == -1 || u.Soft > u.Hard) {
-		return u, usagef("invalid --ulimit %q: the soft limit is above the hard one", value)
+	if err := u.Check(); err != nil {
+		return u, usagef("invalid --ulimit %q: %v", value, err)
 	}
 	return u, nil
 }

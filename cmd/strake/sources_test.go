@@ -219,7 +219,7 @@ func TestPrintWarnings(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	env := testEnvironment(t, nil)
-	opts, err := decideBuild(env, "--ulimit=nofile=10:20", "--ulimit=core=0", "--ulimit=nproc=-1", "--shm-size=1g", "-m", "64m", "--memory-swap=-1", "-c", "512",
+	opts, err := decideBuild(env, "--ulimit=nofile=10:20", "--ulimit=core=0", "--ulimit=nproc=7", "--ulimit=NPROC=-1", "--shm-size=1g", "-m", "64m", "--memory-swap=-1", "-c", "512",
 		"--cpu-period=50000", "--cpu-quota=25000", "--cpuset-cpus=0-1", "--cpuset-mems=0", "--cgroup-parent=/a", "--pids-limit=9")
 	want := builder.SandboxOptions{
 		Network: dockerfile.NetworkDefault, ShmSize: 1 << 30, DeviceFolders: []string{"/etc/cdi", "/var/run/cdi"},
@@ -232,6 +232,11 @@ func TestLimits(t *testing.T) {
 	opts, err = decideBuild(env, "--cpus=1.5", "--pids-limit=-1")
 	if err != nil || opts.steps.Limits != (runner.Limits{CPUs: 1.5}) {
 		t.Errorf("%+v, %v", opts.steps.Limits, err)
+	}
+	for _, args := range [][]string{{"--memory=0", "--memory-swap=0"}, {"--memory-swap=-1"}, {"--cpu-quota=-1", "--cpuset-cpus="}, {}} {
+		if opts, err = decideBuild(env, args...); err != nil || opts.steps.Limits.Any() {
+			t.Errorf("%q: %+v, %v", args, opts.steps.Limits, err)
+		}
 	}
 	for _, args := range [][]string{
 		{"--cpus=-1"},
@@ -248,6 +253,16 @@ func TestLimits(t *testing.T) {
 		{"--ulimit=nofile=2:1"},
 		{"--ulimit=nofile=-1:1"},
 		{"--ulimit==1"},
+		{"--ulimit=what=1"},
+		{"--ulimit=nofile=1:-2"},
+		{"--cpuset-cpus=,"},
+		{"--cpuset-cpus=0-"},
+		{"--cpuset-cpus=2-1"},
+		{"--cpuset-cpus=all"},
+		{"--cpuset-mems=0,"},
+		{"--cpu-period=999"},
+		{"--cpu-period=1000001"},
+		{"--cpu-quota=999"},
 		{"--shm-size=0"},
 		{"--shm-size=-1"},
 		{"--memory=x"},

@@ -232,7 +232,11 @@ func (s *step) exec(supervise func(listener int) error) error {
 	if state.stage == stageExec {
 		return &startError{126, "", syscall.Errno(state.errno)}
 	}
-	return fmt.Errorf("starting the process: %s: %w", stageName(state.stage), syscall.Errno(state.errno))
+	err = syscall.Errno(state.errno)
+	if state.stage == stageLimits && errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w: one is above strake's own (ulimit -H) or the machine's (sysctl fs.nr_open)", err)
+	}
+	return fmt.Errorf("starting the process: %s: %w", stageName(state.stage), err)
 }
 
 var errClosed = errors.New("the process has ended")
