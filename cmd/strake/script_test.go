@@ -57,12 +57,12 @@ func required() bool { return os.Getenv("STRAKE_TEST_REQUIRE") == "1" }
 // and the conditions [root], [userns] (root that can make a user who can be rootless), [registry], [sshd] and [binfmt].
 func TestScript(t *testing.T) {
 	registries := &registries{t: t}
-	stores := &caches{t: t}
 	user := &testUser{t: t}
 	testscript.Run(t, testscript.Params{
 		Dir:         "../../testdata/script",
 		WorkdirRoot: publicDir(t),
 		Setup: func(env *testscript.Env) error {
+			env.Values[scriptTest{}] = env.T()
 			env.Values[sshServer{}] = new(sshServer)
 			home := filepath.Join(env.WorkDir, "home")
 			env.Setenv("HOME", home)
@@ -77,9 +77,9 @@ func TestScript(t *testing.T) {
 			"exits":     cmdExits,
 			"base":      cmdBase,
 			"registry":  registries.start,
-			"gha":       stores.gha,
-			"bazel":     stores.bazel,
-			"s3":        stores.s3,
+			"gha":       cmdGHA,
+			"bazel":     cmdBazel,
+			"s3":        cmdS3,
 			"interrupt": cmdInterrupt,
 			"clean":     cmdClean,
 			"serve":     cmdServe,
@@ -92,6 +92,12 @@ func TestScript(t *testing.T) {
 		},
 	})
 }
+
+// scriptTest is the key of a script's own test.
+type scriptTest struct{}
+
+// testOf is the test of a script: it fails with what the script starts, and that ends with it.
+func testOf(ts *testscript.TestScript) testing.TB { return ts.Value(scriptTest{}).(testing.TB) }
 
 func condition(cond string) (bool, error) {
 	switch cond {
@@ -285,6 +291,28 @@ type registries struct {
 	started map[string]*registrytest.Registry
 }
 
+// lasting is the test of all scripts, for what lasts as long as it does. Where that cannot be started the script fails that needs it: no
+// other goroutine than a test's own may end the test.
+type lasting struct {
+	testing.TB
+	script testing.TB
+}
+
+func (l lasting) Fatal(args ...any) {
+	l.script.Helper()
+	l.script.Fatal(args...)
+}
+
+func (l lasting) Fatalf(format string, args ...any) {
+	l.script.Helper()
+	l.script.Fatalf(format, args...)
+}
+
+func (l lasting) Skip(args ...any) {
+	l.script.Helper()
+	l.script.Skip(args...)
+}
+
 func (r *registries) start(ts *testscript.TestScript, neg bool, args []string) {
 	kind := "plain"
 	if len(args) > 0 {
@@ -305,7 +333,7 @@ func (r *registries) start(ts *testscript.TestScript, neg bool, args []string) {
 		if !ok {
 			ts.Fatalf("unknown kind of registry %q", kind)
 		}
-		r.started[kind] = registrytest.Start(r.t, cfg)
+		r.started[kind] = registrytest.Start(lasting{r.t, testOf(ts)}, cfg)
 	}
 	reg := r.started[kind]
 	ts.Setenv("REGISTRY", reg.Host)

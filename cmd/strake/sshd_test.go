@@ -62,7 +62,7 @@ func (u *testUser) sshd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	s := ts.Value(sshServer{}).(*sshServer)
 	if s.address == "" {
-		s.address = remotetest.Address(u.t)
+		s.address = remotetest.Address(testOf(ts))
 	}
 	s.start(ts, dir, attr)
 	_, port, err := net.SplitHostPort(s.address)
