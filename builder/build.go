@@ -300,15 +300,6 @@ func (f filesystem) identity() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// LostError says that a layer which another machine's cache has could not be had, or is not what the cache said.
-type LostError struct {
-	Blob v1.Hash
-	Err  error
-}
-
-func (e *LostError) Error() string { return "a layer of the cache is lost: " + e.Err.Error() }
-func (e *LostError) Unwrap() error { return e.Err }
-
 // diffIDs are those of the layers of f; they are computed where they are not known.
 func (b *Builder) diffIDs(ctx context.Context, f filesystem) ([]v1.Hash, error) {
 	ids := make([]v1.Hash, len(f.layers))
@@ -354,7 +345,7 @@ func (b *build) unpacked(ctx context.Context, f filesystem, v *vertex) ([]snapsh
 		g.Go(func() (err error) {
 			ids[i], err = b.Layers.Unpacked(ctx, *l.base, bytes.part())
 			if err != nil && l.step && ctx.Err() == nil {
-				err = &LostError{l.base.Blob.Digest, err}
+				err = &lostError{l.base.Blob.Digest, err}
 			}
 			return err
 		})

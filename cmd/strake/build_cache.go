@@ -2,268 +2,16 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
-	"encoding/csv"
-	"errors"
-	"fmt"
-	"maps"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/cachemount"
 	"github.com/strake-build/strake/builder/progress"
-	"github.com/strake-build/strake/builder/solver"
 	"github.com/strake-build/strake/cache/remote"
-	"github.com/strake-build/strake/layer/compress"
-	"github.com/strake-build/strake/layer/image"
 )
-
-// cacheType is a kind of place that a cache is in.
-type cacheType string
-
-// The types of --cache-from and --cache-to.
-const (
-	cacheRegistry cacheType = "registry"
-	cacheLocal    cacheType = "local"
-	cacheInline   cacheType = "inline"
-)
-
-// cacheFlag is a value of --cache-from or --cache-to, parsed.
-type cacheFlag struct {
-	kind cacheType
-	to   bool
-	// open makes the back end; nil for inline. It does no input or output.
-	open       func(j *job) remote.Backend
-	repository string // "host/name" of one in a registry
-	absent     string // why it is not there; it is told and nothing else
-	// verify, of --cache-from, are whose entries are used; nil for everybody's.
-	verify []ed25519.PublicKey
-	// The following are of --cache-to.
-	all     bool // mode=max
-	encoder compress.Encoder
-	force   bool // force-compression
-	strict  bool // ignore-error=false
-	sign    ed25519.PrivateKey
-	// Cache mounts that are written, and how large one may be.
-	mounts    []string
-	allMounts bool
-	mountsMax int64
-}
-
-// attributes are those of a flag that were not taken yet.
-type attributes map[string]string
-
-// take returns an attribute, and whether it is given.
-func (a attributes) take(k string) (string, bool) {
-	v, ok := a[k]
-	delete(a, k)
-	return v, ok
-}
-
-// takeBool takes an attribute that is true or false.
-func (a attributes) takeBool(k string, otherwise bool) (bool, error) {
-	v, ok := a.take(k)
-	if !ok {
-		return otherwise, nil
-	}
-	b, err := strconv.ParseBool(strings.ToLower(v))
-	if err != nil {
-		return false, fmt.Errorf("%s is true or false", k)
-	}
-	return b, nil
-}
-
-// refusedCacheKeys are attributes that docker has and strake has not, each with what to do instead.
-var refusedCacheKeys = map[string]string{
-	"registry.insecure": "use the flag --insecure-registry HOST",
-	"touch_refresh":     "what is read is not written again; let the bucket's rule drop objects later",
-	"repository":        "the token of a job says which repository it is",
-	"ghtoken":           "the service is asked so seldom that its limits are not met",
-}
-
-// parseCacheFlag reads a value of a flag in docker's syntax: type=TYPE,KEY=VALUE…, or the name of an image.
-func parseCacheFlag(env *environment, value string, to bool) (cacheFlag, error) {
-	flag := "--cache-from"
-	if to {
-		flag = "--cache-to"
-	}
-	invalid := func(format string, args ...any) error {
-		return usagef("invalid %s %q: "+format, append([]any{flag, shownCache(value)}, args...)...)
-	}
-	fields, err := csv.NewReader(strings.NewReader(value)).Read()
-	if err != nil {
-		return cacheFlag{}, invalid("%w", err)
-	}
-	attrs := attributes{}
-	if len(fields) == 1 && !strings.Contains(value, "=") {
-		attrs["type"], attrs["ref"] = string(cacheRegistry), value
-	} else {
-		last := ""
-		for _, f := range fields {
-			k, v, ok := strings.Cut(f, "=")
-			switch {
-			case ok:
-				last = strings.ToLower(strings.TrimSpace(k))
-				attrs[last] = v
-			case last == "mounts": // mounts=ID,ID
-				attrs[last] += "," + f
-			default:
-				return cacheFlag{}, invalid("%q is not KEY=VALUE", f)
-			}
-		}
-	}
-	kind, _ := attrs.take("type")
-	c := cacheFlag{kind: cacheType(kind), to: to}
-	if err := c.decide(env, attrs); err != nil {
-		return cacheFlag{}, invalid("%w", err)
-	}
-	if left := slices.Sorted(maps.Keys(attrs)); len(left) > 0 {
-		k := left[0]
-		if why, ok := refusedCacheKeys[k]; ok {
-			return cacheFlag{}, invalid("%s is not supported: %s", k, why)
-		}
-		return cacheFlag{}, invalid("type=%s has no %s", c.kind, k)
-	}
-	return c, nil
-}
-
-// decide takes the attributes that the type has.
-func (c *cacheFlag) decide(env *environment, attrs attributes) (err error) {
-	switch c.kind {
-	case cacheRegistry:
-		err = c.decideRegistry(env, attrs)
-	case cacheLocal:
-		err = c.decideLocal(env, attrs)
-	case cacheHTTP:
-		err = c.decideHTTP(env, attrs)
-	case cacheS3:
-		err = c.decideS3(env, attrs)
-	case cacheGHA:
-		err = c.decideGHA(env, attrs)
-	case cacheInline:
-		if !c.to {
-			return errors.New("the cache in an image is read with --cache-from NAME")
-		}
-		if mode, ok := attrs.take("mode"); ok && mode != "min" {
-			return fmt.Errorf("mode=%s is not possible: an image holds only its own layers; use type=registry", mode)
-		}
-		return nil
-	case "":
-		return errors.New("it has no type")
-	default:
-		return errors.New("the type is registry, local, http, s3, gha or inline")
-	}
-	if err == nil && c.to {
-		err = c.decideTo(attrs)
-	}
-	if err == nil && c.to {
-		err = c.decideMounts(attrs)
-	}
-	if err == nil {
-		err = c.decideTrust(attrs)
-	}
-	return err
-}
-
-func (c *cacheFlag) decideRegistry(env *environment, attrs attributes) error {
-	v, _ := attrs.take("ref")
-	if v == "" {
-		return errors.New("it needs ref=NAME")
-	}
-	ref, err := env.registry().ParseReference(v)
-	if err != nil {
-		return err
-	}
-	if _, digest := ref.(name.Digest); digest && c.to {
-		return errors.New("a cache is written to a tag and not to a digest")
-	}
-	c.repository = ref.Context().Name()
-	c.open = func(j *job) remote.Backend {
-		return &remote.Registry{Client: j.registry, Ref: ref, Platforms: j.opts.platforms, From: j.repositories(), Now: j.env.now}
-	}
-	return nil
-}
-
-func (c *cacheFlag) decideLocal(env *environment, attrs attributes) error {
-	key := "src"
-	if c.to {
-		key = "dest"
-	}
-	dir, _ := attrs.take(key)
-	if dir == "" {
-		return fmt.Errorf("it needs %s=FOLDER", key)
-	}
-	l := remote.Local{Dir: dir, Tag: "latest", Now: env.now}
-	if tag, ok := attrs.take("tag"); ok {
-		l.Tag = tag
-	}
-	var err error
-	if c.to {
-		if l.Reset, err = attrs.takeBool("reset", false); err != nil {
-			return err
-		}
-	} else if digest, ok := attrs.take("digest"); ok {
-		if l.Digest, err = v1.NewHash(digest); err != nil {
-			return fmt.Errorf("digest: %w", err)
-		}
-	}
-	c.open = func(*job) remote.Backend {
-		return &remote.Local{Dir: l.Dir, Tag: l.Tag, Digest: l.Digest, Reset: l.Reset, Now: l.Now}
-	}
-	return nil
-}
-
-// decideTo takes the attributes that say how a cache is written.
-func (c *cacheFlag) decideTo(attrs attributes) (err error) {
-	switch mode, _ := attrs.take("mode"); mode {
-	case "", "min":
-	case "max":
-		c.all = true
-	default:
-		return errors.New("mode is min or max")
-	}
-	c.encoder = compress.Gzip.Encoder()
-	if v, ok := attrs.take("compression"); ok {
-		algorithm, ok := map[string]compress.Algorithm{"gzip": compress.Gzip, "zstd": compress.Zstd, "uncompressed": compress.None}[v]
-		if !ok {
-			return errors.New("compression is gzip, zstd or uncompressed")
-		}
-		c.encoder.Algorithm = algorithm
-	}
-	if v, ok := attrs.take("compression-level"); ok {
-		level, err := strconv.Atoi(v)
-		if err != nil {
-			return errors.New("compression-level is a number")
-		}
-		c.encoder.Level = &level
-	}
-	if err := c.encoder.Check(); err != nil {
-		return err
-	}
-	if c.force, err = attrs.takeBool("force-compression", false); err != nil {
-		return err
-	}
-	ignore, err := attrs.takeBool("ignore-error", true)
-	if err != nil {
-		return err
-	}
-	c.strict = !ignore
-	for _, k := range []string{"image-manifest", "oci-mediatypes"} {
-		on, err := attrs.takeBool(k, true)
-		if err != nil {
-			return err
-		}
-		if !on {
-			return fmt.Errorf("%s=false is not supported: a cache is an OCI image manifest, which all registries take", k)
-		}
-	}
-	return nil
-}
 
 // lookupBudget bounds what a build waits for the answers of one cache.
 const lookupBudget = 15 * time.Second
@@ -349,54 +97,19 @@ func (j *job) openImports(warn func(string)) {
 	j.Layers.Remote = j.imports.Fetcher(j.registry)
 }
 
-// others are the caches that the builder asks.
-func (j *job) others() solver.Others {
-	if j.imports == nil {
-		return nil
+// lendCaches has the builder ask, and fill, the caches that there are.
+func (j *job) lendCaches(b *builder.Builder) {
+	if j.imports != nil {
+		b.Others, b.Plain = j.imports, j.imports
 	}
-	return j.imports
-}
-
-// plain are the images without a cache that the builder looks into.
-func (j *job) plain() builder.Plain {
-	if j.imports == nil {
-		return nil
+	if j.uploads != nil {
+		b.Uploads = j.uploads
 	}
-	return j.imports
-}
-
-// sends is what takes the builder's steps.
-func (j *job) sends() builder.Uploads {
-	if j.uploads == nil {
-		return nil
-	}
-	return j.uploads
 }
 
 // inline says whether the image carries its cache.
 func (o buildOptions) inline() bool {
 	return o.inlineCache || slices.ContainsFunc(o.cacheTo, func(c cacheFlag) bool { return c.kind == cacheInline })
-}
-
-// lost says whether err is that a layer of a cache could not be had, which it then takes out of the cache: another try does without.
-func (j *job) lost(err error) bool {
-	if j.imports == nil || err == nil {
-		return false
-	}
-	var blob v1.Hash
-	var origin *image.OriginError
-	var lost *builder.LostError
-	switch {
-	case errors.As(err, &lost):
-		blob = lost.Blob
-	case errors.As(err, &origin):
-		blob = origin.Blob
-	}
-	if !j.imports.Lose(blob) {
-		return false
-	}
-	j.imports.Warn("a cached layer cannot be used, so that it is made anew: " + err.Error())
-	return true
 }
 
 // keepLayers fetches the layers of an image for the store that only a cache of this command has.
@@ -417,21 +130,48 @@ func (j *job) keepLayers(ctx context.Context, results []*builder.Result) error {
 	return nil
 }
 
-// decideCaches decides where caches are.
-func (f *buildFlags) decideCaches(env *environment, opts *buildOptions) error {
-	for _, v := range f.cacheFrom {
-		c, err := parseCacheFlag(env, v, false)
-		if err != nil {
-			return err
-		}
-		opts.cacheFrom = append(opts.cacheFrom, c)
+// backend opens the back end.
+func (c cacheFlag) backend(j *job, warn func(string)) remote.Backend {
+	b := c.open(j)
+	if c.sign != nil {
+		b = remote.Sign(b, c.sign)
 	}
-	for _, v := range f.cacheTo {
-		c, err := parseCacheFlag(env, v, true)
-		if err != nil {
-			return err
-		}
-		opts.cacheTo = append(opts.cacheTo, c)
+	if c.verify != nil {
+		b = remote.Verify(b, c.verify, warn)
 	}
-	return nil
+	return b
+}
+
+// travels adds a cache that cache mounts are written to.
+func (j *job) travels(c cacheFlag, warn func(string)) {
+	if len(c.mounts) == 0 && !c.allMounts {
+		return
+	}
+	open := func() remote.Backend {
+		if l, ok := c.open(j).(*remote.Local); ok && l.Reset {
+			again := c
+			again.open = func(*job) remote.Backend {
+				l.Reset = false // what the steps of this build left stays
+				return l
+			}
+			return again.backend(j, warn)
+		}
+		return c.backend(j, warn)
+	}
+	j.mountTravel(warn).To = append(j.mounts.To, cachemount.Target{Open: open, IDs: c.mounts, All: c.allMounts, Max: c.mountsMax})
+}
+
+// mountTravel returns what takes cache mounts along.
+func (j *job) mountTravel(warn func(string)) *cachemount.Travel {
+	if j.mounts == nil {
+		j.mounts = &cachemount.Travel{Temp: j.temp, UserXattr: j.isolation.UserNS, Warn: warn, Now: j.env.now}
+	}
+	return j.mounts
+}
+
+// sendMounts writes the cache mounts after the build, and not after it was interrupted.
+func (j *job) sendMounts(ctx context.Context) {
+	if j.mounts != nil && ctx.Err() == nil {
+		j.mounts.Export(ctx)
+	}
 }

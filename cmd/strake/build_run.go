@@ -145,24 +145,24 @@ func (j *job) run(ctx context.Context) error {
 	return j.verified(results)
 }
 
-// make builds and exports, again without them where layers of other machines' caches turn out not to be there.
+// make builds and exports.
 func (j *job) make(ctx context.Context, file *dockerfile.File, sink progress.Sink) (results []*builder.Result, done v1.Descriptor, err error) {
 	began := j.env.now()
-	for {
-		if results, err = j.build(ctx, file, sink); err == nil {
-			err = j.keepLayers(ctx, results)
+	err = builder.WithoutLost(j.imports, func() (err error) {
+		if results, err = j.build(ctx, file, sink); err != nil {
+			return err
 		}
-		if err == nil {
-			// Before an image is named, what it consists of is durable.
-			err = j.syncLayers(j.env.now().Sub(began))
+		if err := j.keepLayers(ctx, results); err != nil {
+			return err
 		}
-		if err == nil {
-			done, err = j.export(ctx, results, sink)
+		// Before an image is named, what it consists of is durable.
+		if err := j.syncLayers(j.env.now().Sub(began)); err != nil {
+			return err
 		}
-		if !j.lost(err) {
-			return results, done, err
-		}
-	}
+		done, err = j.export(ctx, results, sink)
+		return err
+	})
+	return results, done, err
 }
 
 // display chooses how a build is shown.
@@ -204,10 +204,11 @@ func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*bu
 	defer box.Close()
 	j.caches.Travel = j.mounts
 	b := &builder.Builder{
-		Cache: records, Records: j.Cache, Others: j.others(), Plain: j.plain(), Uploads: j.sends(), Snapshots: j.Snapshots, Layers: j.Layers, Resolver: j.resolver(j.opts.pull),
+		Cache: records, Records: j.Cache, Snapshots: j.Snapshots, Layers: j.Layers, Resolver: j.resolver(j.opts.pull),
 		Sandbox: box, NoRun: j.isolation.CheckRun(), Mounts: j.caches, Temp: j.temp,
 		UserXattr: j.isolation.UserNS, Stubs: j.Path("stubs"), Now: j.env.now,
 	}
+	j.lendCaches(b)
 	if err := os.MkdirAll(b.Mounts.Dir, 0o700); err != nil {
 		return fmt.Errorf("opening the store: %w", err)
 	}
