@@ -1,10 +1,12 @@
 package runner
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -101,11 +103,19 @@ func userMap() (mapping, error) {
 		return m, err
 	}
 	name := userName(os.Getuid())
-	if m.uids, err = subIDs("/etc/subuid", "--add-subuids", name, os.Getuid(), os.Getuid()); err != nil {
+	uids, err := readSubIDs("/etc/subuid")
+	if err != nil {
 		return m, err
 	}
-	m.gids, err = subIDs("/etc/subgid", "--add-subgids", name, os.Getuid(), os.Getgid())
-	return m, err
+	gids, err := readSubIDs("/etc/subgid")
+	if err != nil {
+		return m, err
+	}
+	m.uids, m.gids = uids.of(name, os.Getuid(), os.Getuid()), gids.of(name, os.Getuid(), os.Getgid())
+	if o := noSubIDs(name, len(m.uids) == 1, len(m.gids) == 1, slices.Concat(uids, gids).free()); o != nil {
+		return m, o
+	}
+	return m, nil
 }
 
 // helper finds newuidmap or newgidmap and checks that it has the rights that it needs.
@@ -145,32 +155,78 @@ func userName(uid int) string {
 // maxSubIDs is the number of subordinate ids that are mapped: with the user's own one, 0 to 65536.
 const maxSubIDs = 65536
 
-// subIDs reads the subordinate ranges of a user (subuid(5)) and puts own at 0 before them.
-func subIDs(file, option, name string, uid, own int) (idMap, error) {
+// subRange is a line of /etc/subuid or /etc/subgid.
+type subRange struct {
+	user         string // its name or number
+	start, count uint64
+}
+
+type subRanges []subRange
+
+// readSubIDs reads the ranges in file (subuid(5)). A missing file has none; lines that are none are left out.
+func readSubIDs(file string) (all subRanges, err error) {
 	data, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, &Obstacle{What: "reading the subordinate ids", Err: err}
 	}
-	m, next := idMap{{ContainerID: 0, HostID: own, Size: 1}}, 1
 	for line := range strings.Lines(string(data)) {
 		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) != 3 || f[0] != name && f[0] != strconv.Itoa(uid) {
+		if len(f) != 3 {
 			continue
 		}
 		start, err1 := strconv.ParseUint(f[1], 10, 32)
 		count, err2 := strconv.ParseUint(f[2], 10, 32)
-		size := min(int(count), maxSubIDs+1-next)
-		if err1 != nil || err2 != nil || size <= 0 {
+		if err1 == nil && err2 == nil && count > 0 {
+			all = append(all, subRange{f[0], start, count})
+		}
+	}
+	return all, nil
+}
+
+// of returns the mapping of a user: own at 0, and then the ranges, as far as they are mapped.
+func (all subRanges) of(name string, uid, own int) idMap {
+	m, next := idMap{{ContainerID: 0, HostID: own, Size: 1}}, 1
+	for _, r := range all {
+		size := min(int(r.count), maxSubIDs+1-next)
+		if r.user != name && r.user != strconv.Itoa(uid) || size <= 0 {
 			continue
 		}
-		m = append(m, syscall.SysProcIDMap{ContainerID: next, HostID: int(start), Size: size})
+		m = append(m, syscall.SysProcIDMap{ContainerID: next, HostID: int(r.start), Size: size})
 		next += size
 	}
-	if len(m) == 1 {
-		return nil, &Obstacle{
-			Why: fmt.Sprintf("user %s has no subordinate ids in %s", name, file),
-			Fix: fmt.Sprintf("usermod %s 100000-165535 %s (or add the line «%s:100000:65536»)", option, name, name),
+	return m
+}
+
+// firstSubID is where useradd(8) begins to give away subordinate ids.
+const firstSubID = 100000
+
+// free returns the start of as many ids as a user gets that are nobody's yet.
+func (all subRanges) free() uint64 {
+	start := uint64(firstSubID)
+	for _, r := range slices.SortedFunc(slices.Values(all), func(a, b subRange) int { return cmp.Compare(a.start, b.start) }) {
+		if r.start < start+maxSubIDs {
+			start = max(start, r.start+r.count)
 		}
 	}
-	return m, nil
+	return start
+}
+
+// noSubIDs says which ranges a user lacks, and the command that adds them from free on; nil if there are all.
+func noSubIDs(name string, uids, gids bool, free uint64) *Obstacle {
+	var files, options []string
+	ids := fmt.Sprintf("%d-%d", free, free+maxSubIDs-1)
+	if uids {
+		files, options = append(files, "/etc/subuid"), append(options, "--add-subuids "+ids)
+	}
+	if gids {
+		files, options = append(files, "/etc/subgid"), append(options, "--add-subgids "+ids)
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	in := strings.Join(files, " and ")
+	return &Obstacle{
+		Why: fmt.Sprintf("user %s has no subordinate ids in %s", name, in),
+		Fix: fmt.Sprintf("usermod %s %s (or add the line «%s:%d:%d» to %s)", strings.Join(options, " "), name, name, free, maxSubIDs, in),
+	}
 }

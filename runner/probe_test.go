@@ -2,8 +2,10 @@ package runner
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -131,8 +133,47 @@ func TestProbeNamesWhatIsMissing(t *testing.T) {
 	cmd := helperCommand(t, publicDir(t), "survey")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
 	out, err := cmd.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "usermod --add-subuids 100000-165535 strk") {
+	if err != nil || !regexp.MustCompile(`usermod --add-subuids (\d+-\d+) --add-subgids (\d+-\d+) strk`).Match(out) {
 		t.Errorf("without subordinate ids: %s %v", out, err)
+	}
+}
+
+// The ids that are proposed for a user are nobody's.
+func TestSubIDs(t *testing.T) {
+	for _, c := range []struct {
+		text, mapped string
+		free         uint64
+	}{
+		{"", "", 100000},
+		{"a:100000:65536\n", "", 165536},
+		{"b:231072:65536\na:100000:65536\nc:165536:65536\n", "", 296608},
+		{"a:100000:10\nb:200000:65536\n", "", 100010},
+		{"a:1000:5\nb:150000:1\n\n#\nx:y:z\nd:1:0\n", "", 150001},
+		{"me:100000:65536\n", "0 77 1;1 100000 65536", 165536},
+		{"a:100000:65536\n1000:300000:10\nme:400000:9\n", "0 77 1;1 300000 10;11 400000 9", 165536},
+		{"me:100000:100000\nme:500000:5\n", "0 77 1;1 100000 65536", 200000},
+	} {
+		file := filepath.Join(t.TempDir(), "subuid")
+		if err := os.WriteFile(file, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		all, err := readSubIDs(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mapped []string
+		for _, r := range all.of("me", 1000, 77) {
+			mapped = append(mapped, fmt.Sprint(r.ContainerID, r.HostID, r.Size))
+		}
+		if c.mapped == "" {
+			c.mapped = "0 77 1"
+		}
+		if got := strings.Join(mapped, ";"); got != c.mapped || all.free() != c.free {
+			t.Errorf("%q: mapped %s, want %s; free from %d, want %d", c.text, got, c.mapped, all.free(), c.free)
+		}
+	}
+	if all, err := readSubIDs(filepath.Join(t.TempDir(), "none")); err != nil || len(all) > 0 {
+		t.Errorf("no file gave %v, %v", all, err)
 	}
 }
 

@@ -45,6 +45,9 @@ func (d *diagnosis) write(w io.Writer) error {
 	fmt.Fprintln(w)
 	if d.CanRun {
 		fmt.Fprintf(w, "A RUN works here: isolation %s (%s).\n", d.Isolation.Rung, d.Isolation.Reason)
+		if !d.Store.Writable {
+			fmt.Fprintln(w, "A build needs a store that can be written: another directory by --root or STRAKE_ROOT.")
+		}
 		return nil
 	}
 	// The rungs are in the table already.
