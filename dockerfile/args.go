@@ -103,6 +103,9 @@ const (
 	graphLimit     = 4 * expansionLimit
 )
 
+// listedVariable is what a variable in a list counts for, in bytes: the text itself is there once for all lists.
+const listedVariable = 16
+
 func newMeter(e *environ, whole *atomic.Int64) *meter {
 	return &meter{environ: e, left: expansionLimit, whole: whole}
 }

@@ -233,6 +233,54 @@ func TestExpansionLimit(t *testing.T) {
 }
 
 // Nor can many stages that each ask for what one may have.
+// Nor can many stages with the variables of the first.
+func TestListedVariablesOfAllStages(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("FROM scratch AS s0\n")
+	for i := range 4000 {
+		fmt.Fprintf(&text, "ENV V%d=1\n", i)
+	}
+	for i := range 1200 {
+		fmt.Fprintf(&text, "FROM s%d AS s%d\n", i, i+1)
+	}
+	g := mustGraph(t, mustParse(t, text.String()), dockerfile.Settings{Platform: amd64, Build: amd64})
+	var state dockerfile.State
+	var err error
+	n := 0
+	for ; n < len(g.Stages) && err == nil; n++ {
+		_, state, err = g.Expand(g.Stages[n], state)
+	}
+	if err == nil || n < 1000 || !strings.Contains(err.Error(), "the variables of all stages expand to more than 64 MiB") {
+		t.Errorf("after %d stages: %v", n, err)
+	}
+}
+
+// TestListedVariables: the lists of many variables for many RUNs are bounded too, far above what a Dockerfile needs.
+func TestListedVariables(t *testing.T) {
+	for _, c := range []struct {
+		instruction     string
+		variables, runs int
+		refused         bool
+	}{
+		{"ENV", 500, 500, false},
+		{"ENV", 2000, 1000, true},
+		{"ARG", 300, 300, false},
+		{"ARG", 1000, 1000, true},
+	} {
+		var text strings.Builder
+		text.WriteString("FROM scratch\n")
+		for i := range c.variables {
+			fmt.Fprintf(&text, "%s V%d=1\n", c.instruction, i)
+		}
+		text.WriteString(strings.Repeat("RUN true\n", c.runs))
+		g := mustGraph(t, mustParse(t, text.String()), dockerfile.Settings{Platform: amd64, Build: amd64})
+		_, _, err := g.Expand(g.Target, dockerfile.State{})
+		if refused := err != nil && strings.Contains(err.Error(), "variables expand to more than 16 MiB"); refused != c.refused || err != nil && !refused {
+			t.Errorf("%d %s for %d RUN: %v", c.variables, c.instruction, c.runs, err)
+		}
+	}
+}
+
 func TestExpansionLimitOfAllStages(t *testing.T) {
 	var text strings.Builder
 	for i := range 8 {

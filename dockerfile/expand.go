@@ -117,6 +117,10 @@ func (e *expander) begin(base State) error {
 		env.set(k, v)
 	}
 	e.state.env, e.vars = env, newMeter(env, &e.g.left)
+	// A stage lists the variables of the stage below once more: many stages on one another would fill any memory, too.
+	if err := e.vars.spend(listedVariable * len(c.Config.Env)); err != nil {
+		return err
+	}
 	e.state.args = slices.Clip(e.state.args)
 	if c.Config.WorkingDir != "" {
 		c.Config.WorkingDir = joinDir(c.Config.WorkingDir, c.Config.WorkingDir)

@@ -27,6 +27,11 @@ func (e *expander) run(c *instructions.RunCommand) error {
 	for _, a := range e.state.args {
 		op.Declared = append(op.Declared, a.key)
 	}
+	prefix := runPrefix(e.state.args, e.state.env)
+	// Every RUN lists all variables: many RUNs after many ENVs would fill any memory.
+	if err := e.vars.spend(listedVariable*(len(op.Env)+len(op.Declared)) + len(prefix)); err != nil {
+		return err
+	}
 	if err := e.addMounts(op, c); err != nil {
 		return err
 	}
@@ -54,7 +59,7 @@ func (e *expander) run(c *instructions.RunCommand) error {
 
 	lex := *e.lex()
 	lex.RawQuotes, lex.RawEscapes, lex.SkipUnsetEnv = true, true, true
-	created := "RUN " + runPrefix(e.state.args, e.state.env) + strings.Join(args, " ") + " # buildkit"
+	created := "RUN " + prefix + strings.Join(args, " ") + " # buildkit"
 	e.step(op, title(&lex, text, e.maskSecrets(op.Mounts)), v1.History{CreatedBy: created})
 	return nil
 }
