@@ -175,7 +175,7 @@ func TestPlainUser(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.Command("/proc/self/exe", "-test.run=^TestPlainUser$", "-test.v")
-			cmd.Env = []string{env + "=" + dir, "TMPDIR=" + dir, "GORACE=atexit_sleep_ms=0"} // else it waits a second before it ends
+			cmd.Env = []string{env + "=" + dir, "TMPDIR=" + dir, "GORACE=atexit_sleep_ms=0"} // with the race detector it would sleep for a second at its end
 			cmd.Dir = "/"
 			cmd.SysProcAttr = attr
 			if out, err := cmd.CombinedOutput(); err != nil {
