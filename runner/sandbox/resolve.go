@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/supervisor"
 )
 
 // made is a mount point that did not exist before: it is removed after the step. The times of
@@ -78,7 +80,7 @@ func (b *box) makePoint(name string, dir bool) error {
 		if err != nil {
 			return err
 		}
-		target, isLink, err := readlink(fd)
+		target, isLink, err := supervisor.ReadLink(fd)
 		unix.Close(fd)
 		if err != nil {
 			return err
@@ -106,19 +108,6 @@ func rest(todo []string) bool {
 		}
 	}
 	return false
-}
-
-func readlink(fd int) (target string, isLink bool, err error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return "", false, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		return "", false, nil
-	}
-	buf := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(fd, "", buf)
-	return string(buf[:max(n, 0)]), true, err
 }
 
 // makeOne makes c, a directory or an empty file, in the existing directory dir and notes it if that is the root's.

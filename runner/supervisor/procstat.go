@@ -265,10 +265,10 @@ func (p *procfs) readlink(a *asked) (int64, error) {
 		defer unix.Close(fd)
 		// The init's root is the caller's.
 		var isLink bool
-		text, isLink, err = readlink(fd)
+		text, isLink, err = ReadLink(fd)
 		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 			err = p.as(a.request, func() error {
-				text, isLink, err = readlink(fd)
+				text, isLink, err = ReadLink(fd)
 				return err
 			})
 		}
@@ -283,8 +283,8 @@ func (p *procfs) readlink(a *asked) (int64, error) {
 	return int64(len(text)), p.put(a.request, a.args[0], []byte(text))
 }
 
-// readlink reads the link fd, if it is one.
-func readlink(fd int) (target string, isLink bool, err error) {
+// ReadLink reads the symbolic link that fd (O_PATH) is open as; isLink is false if it is something else.
+func ReadLink(fd int) (target string, isLink bool, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return "", false, err
