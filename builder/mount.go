@@ -47,6 +47,15 @@ func (m *mounts) close() {
 	}
 }
 
+// add appends a mount, or replaces the last one if that is at the same target: a file may take the place of a folder.
+func (m *mounts) add(mount runner.Mount) {
+	if n := len(m.mounts); n > 0 && m.mounts[n-1].Target == mount.Target {
+		m.mounts[n-1] = mount
+		return
+	}
+	m.mounts = append(m.mounts, mount)
+}
+
 // The defaults of mounts (Dockerfile reference, RUN --mount).
 const (
 	cacheMode  = 0o755
@@ -68,7 +77,7 @@ func (w *runWork) mountAll(ctx context.Context, inputs []filesystem) (*mounts, e
 		case dockerfile.MountCache:
 			err = w.cache(ctx, all, m, w.mountInput(inputs, i))
 		case dockerfile.MountTmpfs:
-			all.mounts = append(all.mounts, runner.Mount{Type: runner.Tmpfs, Target: m.Target, Size: m.Size, ReadOnly: m.ReadOnly})
+			all.add(runner.Mount{Type: runner.Tmpfs, Target: m.Target, Size: m.Size, ReadOnly: m.ReadOnly})
 		case dockerfile.MountSecret:
 			err = w.secret(all, m)
 		case dockerfile.MountSSH:
@@ -112,7 +121,7 @@ func (w *runWork) bind(ctx context.Context, all *mounts, m dockerfile.Mount, fro
 		all.release = append(all.release, active.Discard)
 		mount.Overlay = overlay(active.Mount())
 	}
-	all.mounts = append(all.mounts, mount)
+	all.add(mount)
 	return nil
 }
 
@@ -134,7 +143,7 @@ func (w *runWork) cache(ctx context.Context, all *mounts, m dockerfile.Mount, fr
 	if m.From == nil && m.Source != "" && m.Source != "/" {
 		mount.Inside = m.Source
 	}
-	all.mounts = append(all.mounts, mount)
+	all.add(mount)
 	return nil
 }
 
@@ -218,7 +227,7 @@ func (w *runWork) secret(all *mounts, m dockerfile.Mount) error {
 		if value == nil {
 			value = []byte{}
 		}
-		all.mounts = append(all.mounts, runner.Mount{
+		all.add(runner.Mount{
 			Type: runner.Bind, Target: m.Target, Data: value, ReadOnly: true,
 			Mode: orElse(m.Mode, secretMode), UID: orElse(m.UID, 0), GID: orElse(m.GID, 0),
 		})
@@ -248,7 +257,7 @@ func (w *runWork) ssh(ctx context.Context, all *mounts, m dockerfile.Mount) erro
 		return nil
 	}
 	all.release = append(all.release, stop)
-	all.mounts = append(all.mounts, runner.Mount{Type: runner.Bind, Source: socket, Target: m.Target})
+	all.add(runner.Mount{Type: runner.Bind, Source: socket, Target: m.Target})
 	return nil
 }
 

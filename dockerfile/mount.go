@@ -23,6 +23,18 @@ const (
 	MountSSH    MountType = "ssh"
 )
 
+// rank orders mounts of one target: the last is the one that is there.
+func (t MountType) rank() int {
+	switch t {
+	case MountSecret:
+		return 1
+	case MountSSH:
+		return 2
+	default:
+		return 0
+	}
+}
+
 // Sharing is how a cache mount is used by several steps at once.
 type Sharing string
 
@@ -105,7 +117,9 @@ func (e *expander) mounts(c *instructions.RunCommand) (mounts []Mount, socket st
 		}
 		mounts = append(mounts, mount)
 	}
-	slices.SortStableFunc(mounts, func(a, b Mount) int { return cmp.Compare(path.Clean(a.Target), path.Clean(b.Target)) })
+	slices.SortStableFunc(mounts, func(a, b Mount) int {
+		return cmp.Or(cmp.Compare(path.Clean(a.Target), path.Clean(b.Target)), cmp.Compare(a.Target, b.Target), cmp.Compare(a.Type.rank(), b.Type.rank()))
+	})
 	return mounts, socket, nil
 }
 

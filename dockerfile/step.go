@@ -34,7 +34,7 @@ type Run struct {
 	// As in BuildKit it is the shell that starts it.
 	Script *Inline
 
-	Mounts   []Mount // in the order of the text; a later one may lie over or under an earlier one
+	Mounts   []Mount // by target, what lies below first; of several at one target the last is there
 	Network  Network
 	Security Security
 	Devices  []Device
