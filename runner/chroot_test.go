@@ -67,7 +67,7 @@ grep -c localhost /etc/hosts; test -s /etc/resolv.conf && echo resolver; ls /dev
 	if err := run(script); !errors.As(err, &exit) || exit.Code != 3 {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	want := "secret 400\n/opt/x:\nf\n\n/var/cache/y:\na\nroro 700 5\n2\nresolver\n" + "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero "
+	want := "secret 400\n/opt/x:\nf\n\n/var/cache/y:\na\nroro 700 5\n2\nresolver\n" + strings.Join(devNames(), " ") + " "
 	if out.String() != want {
 		t.Errorf("the step saw %q, want %q", out.String(), want)
 	}

@@ -186,14 +186,18 @@ func devices() []device {
 
 // devLinks are the symlinks of a Docker container's /dev.
 func devLinks() [][2]string {
-	return [][2]string{
+	links := [][2]string{
 		{"fd", "/proc/self/fd"},
 		{"stdin", "/proc/self/fd/0"},
 		{"stdout", "/proc/self/fd/1"},
 		{"stderr", "/proc/self/fd/2"},
-		{"core", "/proc/kcore"},
 		{"ptmx", "pts/ptmx"},
 	}
+	const core = "/proc/kcore" // not every kernel has it
+	if unix.Access(core, unix.F_OK) == nil {
+		links = append(links, [2]string{"core", core})
+	}
+	return links
 }
 
 func (b *box) mountDev(t hostTrees) error {
