@@ -232,7 +232,6 @@ func TestExpansionLimit(t *testing.T) {
 	}
 }
 
-// Nor can many stages that each ask for what one may have.
 // Nor can many stages with the variables of the first.
 func TestListedVariablesOfAllStages(t *testing.T) {
 	var text strings.Builder
@@ -255,7 +254,7 @@ func TestListedVariablesOfAllStages(t *testing.T) {
 	}
 }
 
-// TestListedVariables: the lists of many variables for many RUNs are bounded too, far above what a Dockerfile needs.
+// The lists of many variables for many RUNs are bounded too, far above what a Dockerfile needs.
 func TestListedVariables(t *testing.T) {
 	for _, c := range []struct {
 		instruction     string
@@ -281,6 +280,7 @@ func TestListedVariables(t *testing.T) {
 	}
 }
 
+// Nor can many stages that each ask for what one may have.
 func TestExpansionLimitOfAllStages(t *testing.T) {
 	var text strings.Builder
 	for i := range 8 {
