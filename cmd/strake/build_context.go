@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 
@@ -245,18 +244,3 @@ func ignoreRules(dir, beside string) (*ignore.Matcher, error) {
 }
 
 func isNone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errFolder) }
-
-// ignored is what the lint rule on ignored files asks, nil if it cannot judge.
-func ignored(rules *ignore.Matcher) func(path string) bool {
-	if rules == nil || rules.Exclusions() {
-		return nil
-	}
-	everything := slices.ContainsFunc(rules.Patterns(), func(p string) bool { return p == "*" || p == "**" || p == "**/*" })
-	return func(path string) bool {
-		if path == "." {
-			return everything
-		}
-		excluded, err := rules.Excludes(path)
-		return err == nil && excluded
-	}
-}

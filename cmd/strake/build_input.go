@@ -62,7 +62,7 @@ func (j *job) openInput(ctx context.Context) error {
 		return fmt.Errorf("reading the Dockerfile: %w", err)
 	}
 	tree, rules, err := j.openTree(f, beside)
-	j.in.tree, j.in.ignored = tree, ignored(rules)
+	j.in.tree, j.in.ignored = tree, rules.CopySources()
 	return err
 }
 
