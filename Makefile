@@ -41,7 +41,7 @@ lint: $(LINT) ## golangci-lint with .golangci.yml
 # Built from source once: the download is checked by go.sum's database.
 $(LINT):
 	mkdir -p bin/.lint
-	GOBIN=$(CURDIR)/bin/.lint GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	GOBIN=$(CURDIR)/bin/.lint GOFLAGS= .ci/again $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 	mv bin/.lint/golangci-lint $@
 
 # With the usual umask: tests look at the modes of files that they make.

@@ -67,7 +67,14 @@ func newLab(t *testing.T) *lab {
 	}
 	t.Cleanup(func() { must(t, os.RemoveAll(l.state)) })
 	run(t, "tar", "-xf", filepath.Join(l.debian, "rootfs.tar"), "-C", l.image)
-	l.docker = sync.OnceValues(func() (string, error) { return l.startDocker(t) })
+	l.docker = sync.OnceValues(func() (host string, err error) {
+		for range 3 { // it ends where it thinks that its containerd takes too long
+			if host, err = l.startDocker(t); err == nil {
+				break
+			}
+		}
+		return host, err
+	})
 	l.podman = sync.OnceValue(func() error {
 		out, err := exec.Command("podman", append(l.podmanFlags(), "import", "-q", filepath.Join(l.debian, "rootfs.tar"), "debian")...).CombinedOutput()
 		if err != nil {
