@@ -155,6 +155,27 @@ func (a *Agents) Listen(ctx context.Context, id string, mode uint32, uid, gid in
 	}, true, nil
 }
 
+// maxAddress is how long the path of a socket may be that a program connects to: sun_path of unix(7), without the byte that ends it.
+const maxAddress = 107
+
+// Address returns what a program of this machine can connect to the socket by that Listen made at path, however long that is. It holds while this
+// process runs, until closeAddress is called.
+func Address(path string) (address string, closeAddress func(), err error) {
+	if len(path) <= maxAddress {
+		return path, func() {}, nil
+	}
+	self, err := os.Readlink("/proc/self") // by what /proc knows this process
+	if err != nil {
+		return "", nil, fmt.Errorf("naming a socket: %w", err)
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return "", nil, fmt.Errorf("naming a socket: %w", err)
+	}
+	address = fmt.Sprintf("/proc/%s/fd/%d/%s", self, d.Fd(), filepath.Base(path))
+	return address, func() { _ = d.Close() }, nil
+}
+
 // listenUnix listens on dir/name. A socket's address must be short, and a store's path may be long: the folder is named by its descriptor.
 func listenUnix(dir, name string) (*net.UnixListener, error) {
 	d, err := os.Open(dir)

@@ -205,11 +205,12 @@ func TestRunningAgent(t *testing.T) {
 
 	// OpenSSH's own client, which also binds its session.
 	list := exec.CommandContext(t.Context(), "ssh-add", "-L")
-	short := filepath.Join(t.TempDir(), "s")
-	if err := os.Symlink(socket, short); err != nil {
+	address, closeAddress, err := Address(socket)
+	if err != nil {
 		t.Fatal(err)
 	}
-	list.Env = append(os.Environ(), "SSH_AUTH_SOCK="+short)
+	defer closeAddress()
+	list.Env = append(os.Environ(), "SSH_AUTH_SOCK="+address)
 	if out, err := list.CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "ssh-ed25519 ") {
 		t.Errorf("%v: %s", err, out)
 	}

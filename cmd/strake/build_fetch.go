@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/strake-build/strake/builder"
+	"github.com/strake-build/strake/builder/agent"
 	"github.com/strake-build/strake/builder/fetch"
 	"github.com/strake-build/strake/dockerfile"
 )
@@ -36,7 +37,12 @@ func (j *job) openFetch(ctx context.Context) error {
 			return err
 		}
 		j.closers = append(j.closers, stop)
-		opt.SSH = &fetch.SSH{AuthSock: socket, KnownHosts: knownHosts(j.env.getenv("HOME"))}
+		address, closeAddress, err := agent.Address(socket)
+		if err != nil {
+			return err
+		}
+		j.closers = append(j.closers, closeAddress)
+		opt.SSH = &fetch.SSH{AuthSock: address, KnownHosts: knownHosts(j.env.getenv("HOME"))}
 	}
 	var err error
 	if j.client, err = fetch.New(opt); err != nil {
