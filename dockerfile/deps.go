@@ -156,9 +156,8 @@ func (g *Graph) checkCycles() error {
 	return nil
 }
 
-// Needs are the stages that s needs, each after those that it needs itself, s last. It serves ONBUILD triggers of an image, which can
-// copy from stages that are not in Stages.
-func (g *Graph) Needs(s *Stage) []*Stage {
+// needs are the stages that s needs, each after those that it needs itself, s last.
+func (g *Graph) needs(s *Stage) []*Stage {
 	needed := make([]bool, len(g.all))
 	open := []*Stage{s}
 	for len(open) > 0 {

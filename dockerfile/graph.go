@@ -105,7 +105,7 @@ func (g *Graph) resolve(found findings) error {
 	}
 	g.Stages = g.all
 	if !g.settings.AllStages {
-		g.Stages = g.Needs(g.Target)
+		g.Stages = g.needs(g.Target)
 	}
 	for _, s := range g.Stages {
 		if err := g.check(s); err != nil {
@@ -125,15 +125,6 @@ func (f *File) relint(found findings) ([]Warning, error) {
 	}
 	f.lintText(found)
 	return append(found.sorted(), late...), nil
-}
-
-// Arg is the value of an argument before the first FROM: a build argument that is declared there, its default, or one that
-// is there without being declared (TARGETPLATFORM and its like). A build argument that nothing declares is found too.
-func (g *Graph) Arg(key string) (string, bool) {
-	if v, ok := g.settings.BuildArgs[key]; ok {
-		return v, true
-	}
-	return g.args.Get(key)
 }
 
 // resolveArgs sets the arguments that FROM may use.

@@ -151,7 +151,6 @@ func (t *Tree) selectOne(ctx context.Context, pattern string) ([]Item, error) {
 		if err != nil {
 			return nil, err
 		}
-		item.Wildcard = true
 		items = append(items, item)
 	}
 	return items, nil

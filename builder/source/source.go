@@ -98,8 +98,6 @@ type Item struct {
 	// Name is the name that the entry gets in a destination directory: the last component as written or matched.
 	Name string
 	Dir  bool
-	// Wildcard: the item matched a pattern.
-	Wildcard bool
 
 	view *view // what --parents and --exclude take of a directory; nil takes everything
 }

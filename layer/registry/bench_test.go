@@ -27,7 +27,7 @@ func BenchmarkBlob(b *testing.B) {
 	const size = 64 << 20
 	r := registrytest.Start(b, registrytest.Config{})
 	c := New(Options{})
-	defer c.CloseIdle()
+	defer c.closeIdle()
 	repo, err := parseRepository(r.Host + "/bench")
 	if err != nil {
 		b.Fatal(err)

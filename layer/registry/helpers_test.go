@@ -27,7 +27,7 @@ func client(t *testing.T, opt Options) *Client {
 	t.Helper()
 	c := New(opt)
 	c.pace.base, c.pace.most = time.Millisecond, 5*time.Millisecond
-	t.Cleanup(c.CloseIdle)
+	t.Cleanup(c.closeIdle)
 	return c
 }
 
@@ -182,3 +182,14 @@ func v1AuthConfig(user, password string) authn.AuthConfig {
 
 // copyAll copies until either side ends.
 func copyAll(to io.Writer, from io.Reader) { _, _ = io.Copy(to, from) }
+
+// closeIdle closes the connections that no request uses.
+func (c *Client) closeIdle() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.routes {
+		if t, ok := t.(*http.Transport); ok {
+			t.CloseIdleConnections()
+		}
+	}
+}

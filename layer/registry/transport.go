@@ -66,17 +66,6 @@ func (c *Client) route(host string) (http.RoundTripper, error) {
 	return t, nil
 }
 
-// CloseIdle closes the connections that no request uses.
-func (c *Client) CloseIdle() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, t := range c.routes {
-		if t, ok := t.(*http.Transport); ok {
-			t.CloseIdleConnections()
-		}
-	}
-}
-
 // checkRedirect follows a redirect of GET and HEAD, without the credentials when it leads to another host, and
 // never from HTTPS to HTTP or to where a machine's own secrets are served.
 func checkRedirect(req *http.Request, via []*http.Request) error {
