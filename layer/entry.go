@@ -309,7 +309,7 @@ func (u *unpacker) metadata(e entry) error {
 	if u.owners.Records() {
 		return u.record(e)
 	}
-	if err := chown(e); err != nil {
+	if err := rootfs.Chown(e.dir, e.base, e.hdr.Uid, e.hdr.Gid); err != nil {
 		return err
 	}
 	if e.hdr.Typeflag != tar.TypeSymlink {
@@ -358,19 +358,6 @@ func (u *unpacker) time(e entry) error {
 	}
 	t := mtime(e.hdr)
 	return rootfs.Utimes(e.dir, e.base, t, t)
-}
-
-// chown sets the owner, and explains the error of a user namespace that lacks the id.
-func chown(e entry) error {
-	err := rootfs.Chown(e.dir, e.base, e.hdr.Uid, e.hdr.Gid)
-	if !errors.Is(err, unix.EINVAL) {
-		return err
-	}
-	id := fmt.Sprintf("group %d", e.hdr.Gid)
-	if uidErr := rootfs.Chown(e.dir, e.base, e.hdr.Uid, -1); uidErr != nil {
-		id = fmt.Sprintf("user %d", e.hdr.Uid)
-	}
-	return fmt.Errorf("the subordinate id range is too small for %s (see /etc/subuid and /etc/subgid): %w", id, err)
 }
 
 // setXattrs sets the extended attributes that belong to a layer.

@@ -344,7 +344,7 @@ func TestInUserNamespace(t *testing.T) {
 	for _, c := range []struct {
 		uid, gid int
 		want     string
-	}{{70000, 1, "user 70000"}, {1, 70001, "group 70001"}} {
+	}{{70000, 1, "owner 70000:1"}, {1, 70001, "owner 1:70001"}} {
 		e := file("x", "")
 		e.Uid, e.Gid = c.uid, c.gid
 		err := layer.Apply(context.Background(), root, bytes.NewReader(archive(t, e)), opt)

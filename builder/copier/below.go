@@ -127,7 +127,7 @@ func (c *copier) likeWay(w way) error {
 		return err
 	}
 	defer dir.Close()
-	if err := c.chown(dir, base, w.uid, w.gid); err != nil {
+	if err := c.owners.Chown(dir, base, w.uid, w.gid); err != nil {
 		return err
 	}
 	for _, x := range w.xattrs {

@@ -238,15 +238,3 @@ func place(dir *os.File, base, name string, create func() error) error {
 	}
 	return create()
 }
-
-// chown sets an owner, and says what is wrong with one that a user namespace does not have.
-func (c *copier) chown(dir *os.File, base string, uid, gid int) error {
-	return explainChown(c.owners.Chown(dir, base, uid, gid), uid, gid)
-}
-
-func explainChown(err error, uid, gid int) error {
-	if errors.Is(err, unix.EINVAL) {
-		return fmt.Errorf("the owner %d:%d is outside the subordinate id range (see /etc/subuid and /etc/subgid): %w", uid, gid, err)
-	}
-	return err
-}

@@ -175,7 +175,7 @@ func (j *job) fileMetadata(dst, src int, p pair, info *source.Info) error {
 	uid, gid := j.owner(info)
 	if !j.owners.Records() {
 		if err := j.owners.SetFile(dst, uid, gid, int(j.mode(info))); err != nil {
-			return explainChown(err, uid, gid)
+			return err
 		}
 	}
 	if !info.NoXattr {
@@ -238,7 +238,7 @@ func (j *job) metadata(p pair, info *source.Info, name string) error {
 	if info.Type == unix.DT_LNK {
 		mode = -1
 	}
-	if err := explainChown(j.owners.Set(p.dst, name, uid, gid, mode), uid, gid); err != nil {
+	if err := j.owners.Set(p.dst, name, uid, gid, mode); err != nil {
 		return err
 	}
 	if info.Type == unix.DT_DIR && !info.NoXattr {

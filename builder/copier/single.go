@@ -84,7 +84,7 @@ func (c *copier) newFile(name string, perm uint32, write func(*os.File) error) e
 		return err
 	}
 	o := c.newOwner()
-	err = explainChown(c.owners.SetFile(int(file.Fd()), o.UID, o.GID, -1), o.UID, o.GID)
+	err = c.owners.SetFile(int(file.Fd()), o.UID, o.GID, -1)
 	if err == nil {
 		err = write(file)
 	}

@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"strconv"
@@ -120,8 +121,16 @@ func Remove(dir *os.File, base string) error {
 // capabilities, so it comes before Chmod and SetXattr.
 func Chown(dir *os.File, base string, uid, gid int) error {
 	return on("chown", dir, base, func(fd int) error {
-		return unix.Fchownat(fd, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW)
+		return explainOwner(unix.Fchownat(fd, base, uid, gid, unix.AT_SYMLINK_NOFOLLOW), uid, gid)
 	})
+}
+
+// explainOwner says what is wrong with an owner that a user namespace does not have.
+func explainOwner(err error, uid, gid int) error {
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("the owner %d:%d is outside the subordinate id range (see /etc/subuid and /etc/subgid): %w", uid, gid, err)
+	}
+	return err
 }
 
 // Chmod sets the mode, set-id and sticky bits included. A symbolic link, which has none, is an error.

@@ -186,7 +186,7 @@ func (o *Owners) SetFile(fd int, uid, gid, mode int) error {
 	if o == nil {
 		if uid >= 0 || gid >= 0 {
 			if err := unix.Fchown(fd, uid, gid); err != nil {
-				return err
+				return explainOwner(err, uid, gid)
 			}
 		}
 		if mode < 0 {

@@ -263,7 +263,7 @@ func (b *box) giveRoot(fd int, m Mount) error {
 // give makes fd, a file or directory of a tmpfs, the owner's of m.
 func (b *box) give(fd int, m Mount) error {
 	if !b.OneID {
-		return unix.Fchown(fd, m.UID, m.GID)
+		return explainID(unix.Fchown(fd, m.UID, m.GID), m.UID, m.GID)
 	}
 	return supervisor.Record(fd, uint32(m.UID), uint32(m.GID), m.Mode)
 }

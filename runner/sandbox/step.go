@@ -233,8 +233,11 @@ func (s *step) exec(supervise func(listener int) error) error {
 		return &startError{126, "", syscall.Errno(state.errno)}
 	}
 	err = syscall.Errno(state.errno)
-	if state.stage == stageLimits && errors.Is(err, unix.EPERM) {
+	switch {
+	case state.stage == stageLimits && errors.Is(err, unix.EPERM):
 		err = fmt.Errorf("%w: one is above strake's own (ulimit -H) or the machine's (sysctl fs.nr_open)", err)
+	case state.stage == stageUser:
+		err = s.who.explain(err)
 	}
 	return fmt.Errorf("starting the process: %s: %w", stageName(state.stage), err)
 }

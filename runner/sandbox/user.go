@@ -240,7 +240,7 @@ func (b *box) ownStreams() error {
 	}
 	if b.console != nil {
 		if err := b.console.Chown(int(b.who.UID), -1); err != nil {
-			return fmt.Errorf("giving the terminal to the user: %w", err)
+			return fmt.Errorf("giving the terminal to the user: %w", b.who.explain(err))
 		}
 		return nil
 	}
@@ -250,10 +250,21 @@ func (b *box) ownStreams() error {
 			continue
 		}
 		if err := unix.Fchown(fd, int(b.who.UID), -1); err != nil {
-			return fmt.Errorf("giving the output to the user: %w", err)
+			return fmt.Errorf("giving the output to the user: %w", b.who.explain(err))
 		}
 	}
 	return nil
+}
+
+// explain is explainID for the user's own ids.
+func (id *identity) explain(err error) error { return explainID(err, int(id.UID), int(id.GID)) }
+
+// explainID says what is wrong with ids that a user namespace does not have.
+func explainID(err error, uid, gid int) error {
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("%d:%d is outside the subordinate id range (see /etc/subuid and /etc/subgid): %w", uid, gid, err)
+	}
+	return err
 }
 
 // openText opens a regular file inside the root; a missing one is empty. It never blocks, whatever is there.
