@@ -107,6 +107,9 @@ func (b *box) mountAll(mounts []Mount, fds []int) error {
 		if err != nil {
 			return err
 		}
+		if there, err := isDir(target); err == nil && there != dir {
+			return fmt.Errorf("mounting %s: the source and the mount point must both be directories or both files", m.Target)
+		}
 		fd := fds[i]
 		switch m.Type {
 		case "tmpfs":
@@ -125,9 +128,6 @@ func (b *box) mountAll(mounts []Mount, fds []int) error {
 			return fmt.Errorf("mounting %s: nothing can be mounted over %s", m.Target, at)
 		}
 		if err := mountAt(fd, target); err != nil {
-			if errors.Is(err, unix.ENOTDIR) {
-				return fmt.Errorf("mounting %s: the source and the mount point must both be directories or both files: %w", m.Target, err)
-			}
 			return fmt.Errorf("mounting %s: %w", m.Target, err)
 		}
 		b.mounted = append(b.mounted, at)
