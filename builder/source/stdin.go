@@ -50,6 +50,9 @@ func Stdin(ctx context.Context, r io.Reader, dir string, opt layer.Options) (doc
 		if format != compress.None {
 			return nil, fmt.Errorf("standard input is %s data, but not of a tar archive", format)
 		}
+		if bytes.IndexByte(head, 0) >= 0 {
+			return nil, errors.New("standard input is neither a Dockerfile nor a tar archive (plain, or compressed by gzip, bzip2, xz or zstd)")
+		}
 		return readDockerfile(content)
 	}
 	root, err := rootfs.Open(dir)

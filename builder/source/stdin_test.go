@@ -99,6 +99,7 @@ func TestStdinErrors(t *testing.T) {
 		"gzip text":  {gz(t, []byte("hello")), "but not of a tar archive"},
 		"cut gzip":   {gz(t, plain)[:60], "standard input"},
 		"gzip magic": {[]byte{0x1f, 0x8b, 8}, "standard input"},
+		"zip":        {[]byte("PK\x03\x04\x14\x00\x00\x00"), "neither a Dockerfile nor a tar archive"},
 		"long text":  {bytes.Repeat([]byte("RUN x\n"), maxDockerfile/6+1), "too long for a Dockerfile"},
 	} {
 		df, err := Stdin(context.Background(), bytes.NewReader(c.b), t.TempDir(), layer.Options{Owner: me, Implied: me})
