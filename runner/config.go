@@ -155,7 +155,7 @@ func etcFiles(s Sandbox, n *network.Network) ([]sandbox.Mount, error) {
 		hosts += h + "\n"
 	}
 	file := func(target, data string) sandbox.Mount {
-		return sandbox.Mount{Type: string(Bind), Target: target, HasData: true, Data: []byte(data), Mode: 0o644, ReadOnly: !s.Container}
+		return sandbox.Mount{Type: string(Bind), Target: target, HasData: true, Data: []byte(data), Mode: 0o644, ReadOnly: !s.Container || s.ReadOnly}
 	}
 	files := []sandbox.Mount{file("/etc/resolv.conf", string(resolv)), file("/etc/hosts", hosts)}
 	if s.Container && s.Hostname != "" {

@@ -85,7 +85,7 @@ type Sandbox struct {
 	// is read-only: that is what BuildKit does.
 	Stubs string
 	// Container: a container that a person runs, not a step of a build. /etc/hostname is bound as well, and it, hosts
-	// and resolv.conf can be written (a build step cannot write them), as docker run and docker build have it.
+	// and resolv.conf can be written if the root can (a build step cannot write them), as docker run and docker build have it.
 	Container bool
 	// Insecure gives the process all capabilities, all devices, and a writable /sys and /proc, without seccomp (RUN --security=insecure).
 	Insecure bool

@@ -243,7 +243,12 @@ func TestProcess(t *testing.T) {
 }
 
 func TestStopSignal(t *testing.T) {
-	for in, want := range map[string]os.Signal{"": unix.SIGTERM, "SIGQUIT": unix.SIGQUIT, "quit": unix.SIGQUIT, "10": unix.SIGUSR1, "nonsense": unix.SIGTERM} {
+	for in, want := range map[string]os.Signal{
+		"": unix.SIGTERM, "SIGQUIT": unix.SIGQUIT, "quit": unix.SIGQUIT, "10": unix.SIGUSR1, "nonsense": unix.SIGTERM,
+		"0": unix.SIGTERM, "-1": unix.SIGTERM, "64": unix.Signal(64), "65": unix.SIGTERM, "IOT": unix.SIGABRT, "SIGPOLL": unix.SIGIO,
+		"SIGRTMIN+3": unix.Signal(37), "rtmin": unix.Signal(34), "RTMAX-14": unix.Signal(50), "RTMAX": unix.Signal(64), "RTMAX+1": unix.SIGTERM,
+		"RTMIN+": unix.SIGTERM, "SIG": unix.SIGTERM,
+	} {
 		if got := stopSignal(in); got != want {
 			t.Errorf("%q: %v, want %v", in, got, want)
 		}

@@ -141,10 +141,17 @@ func flagError(cmd *cobra.Command, err error) error {
 		return usage
 	}
 	name := unknown.GetSpecifiedName()
+	if len(name) == 1 || cmd.Flag(name) != nil { // nothing is like a letter; one that exists lacks its value
+		return usage
+	}
 	best, distance := "", 3
 	for _, m := range flagNames.FindAllStringSubmatch(cmd.LocalFlags().FlagUsages()+cmd.InheritedFlags().FlagUsages(), -1) {
-		if d := editDistance(name, m[1]); d < distance || distance > 1 && len(name) > 2 && strings.HasPrefix(m[1], name) {
-			best, distance = m[1], min(d, 1)
+		d := editDistance(name, m[1])
+		if len(name) > 2 && strings.HasPrefix(m[1], name) {
+			d = min(d, 1)
+		}
+		if d < distance {
+			best, distance = m[1], d
 		}
 	}
 	if best != "" {

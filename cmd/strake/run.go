@@ -86,7 +86,8 @@ exit code is that of strake. After three Ctrl-C that it ignores, the container i
 	f.StringVarP(&flags.user, "user", "u", "", "`user`[:group], names or numbers")
 	f.StringVar(&flags.entrypoint, "entrypoint", "", "`program` to use instead of the image's entrypoint")
 	f.StringVar(&flags.name, "name", "", "`name` that no other running container has")
-	f.StringVar(&flags.hostname, "hostname", "", "host `name` in the container")
+	f.StringVarP(&flags.hostname, "hostname", "h", "", "host `name` in the container")
+	f.Bool("help", false, "help for run") // -h is docker's for the host name
 	f.StringVar(&flags.network, "network", string(runner.HostNetwork), "`host`, none or bridge (a private one, with a way out)")
 	f.BoolVar(&flags.readOnly, "read-only", false, "make the root file system read-only")
 	f.StringVar(&flags.pull, "pull", string(pullMissing), "when to pull the image: always, `missing` or never")

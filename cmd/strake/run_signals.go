@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"strconv"
@@ -10,16 +11,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopSignal parses a STOPSIGNAL: a name with or without SIG, or a number. SIGTERM if there is none.
+// The real-time signals, as C libraries number them.
+const (
+	sigRTMin = 34
+	sigRTMax = 64
+)
+
+// stopSignal parses a STOPSIGNAL: a number, or a name with or without SIG, such as QUIT or RTMIN+3. SIGTERM if there is none.
 func stopSignal(s string) os.Signal {
-	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 65 {
-		return unix.Signal(n)
+	name := strings.TrimPrefix(strings.ToUpper(s), "SIG")
+	base, offset := 0, s
+	if rest, ok := strings.CutPrefix(name, "RTMIN"); ok {
+		base, offset = sigRTMin, cmp.Or(rest, "0")
+	} else if rest, ok := strings.CutPrefix(name, "RTMAX"); ok {
+		base, offset = sigRTMax, cmp.Or(rest, "0")
 	}
-	s = strings.ToUpper(s)
-	if sig := unix.SignalNum("SIG" + strings.TrimPrefix(s, "SIG")); sig != 0 {
+	if n, err := strconv.Atoi(offset); err == nil && base+n > 0 && base+n <= sigRTMax {
+		return unix.Signal(base + n)
+	}
+	others := map[string]string{"IOT": "ABRT", "CLD": "CHLD", "POLL": "IO"}
+	if sig := unix.SignalNum("SIG" + cmp.Or(others[name], name)); sig != 0 {
 		return sig
 	}
 	return unix.SIGTERM
+}
+
+// passed are the signals that are passed on to a container: all that tell of no fault of this process, and do not stop it.
+func passed() []os.Signal {
+	list := []os.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGABRT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM,
+		unix.SIGCONT, unix.SIGVTALRM, unix.SIGWINCH, unix.SIGIO, unix.SIGPWR,
+	}
+	for n := sigRTMin + 1; n <= sigRTMax; n++ { // Go leaves the first to C libraries
+		list = append(list, unix.Signal(n))
+	}
+	return list
 }
 
 // forcedInterrupts is how many SIGINT or SIGTERM a container may ignore.
@@ -27,7 +53,7 @@ const forcedInterrupts = 3
 
 // forward passes signals on to a container: SIGTERM becomes its stop signal. After too many that it ignored, kill is called.
 func (e *environment) forward(stop os.Signal, kill context.CancelCauseFunc) (<-chan os.Signal, func()) {
-	in, release := e.signals.capture(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
+	in, release := e.signals.capture(passed()...)
 	out := make(chan os.Signal, 16)
 	ended := make(chan struct{})
 	go func() {
