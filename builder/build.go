@@ -109,6 +109,8 @@ type Context struct {
 	Tree  *source.Tree
 	Image *image.Image // if Tree is nil
 	Time  TimeOf       // nil for none
+	// Pending is the step that runs before the layers of Image are known, where the build is only explained; nil if they are known.
+	Pending *solver.Forecast
 }
 
 // SandboxOptions are what every RUN of a build gets.
@@ -145,7 +147,7 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	h := hasher{snapshots: b.Snapshots, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
 	defer h.wg.Wait()
 	defer cancel(nil) // before the wait: a failed build needs no digests
-	bd, p, err := b.start(ctx, opt)
+	bd, p, err := b.start(ctx, opt, b.built)
 	if err != nil {
 		return nil, err
 	}
@@ -167,9 +169,9 @@ func (b *Builder) Build(ctx context.Context, opt Options) (*Result, error) {
 	return &Result{Image: img, Warnings: p.warnings, Differing: bd.differing.list(), Epoch: bd.epoch}, nil
 }
 
-// start makes the graph of a build.
-func (b *Builder) start(ctx context.Context, opt Options) (*build, *plan, error) {
-	opt = b.withContextStages(opt)
+// start makes the graph of a build. Contexts that are stages are opened by open.
+func (b *Builder) start(ctx context.Context, opt Options, open openStage) (*build, *plan, error) {
+	opt = opt.withContextStages(open)
 	graph, err := opt.File.Graph(opt.Settings)
 	if err != nil {
 		return nil, nil, err

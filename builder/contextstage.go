@@ -9,9 +9,21 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// withContextStages adds Options.ContextStages to the contexts: each is opened by building its stage, as a build of its own in
+// openStage makes a context of the target of a build.
+type openStage = func(ctx context.Context, opt Options) (Context, error)
+
+// built is the openStage that builds.
+func (b *Builder) built(ctx context.Context, opt Options) (Context, error) {
+	result, err := b.Build(ctx, opt)
+	if err != nil {
+		return Context{}, err
+	}
+	return Context{Image: result.Image}, nil
+}
+
+// withContextStages adds Options.ContextStages to the contexts: each is opened by open, as the target of a build of its own in
 // which the context's name means what it means without the context.
-func (b *Builder) withContextStages(opt Options) Options {
+func (opt Options) withContextStages(open openStage) Options {
 	if len(opt.ContextStages) == 0 {
 		return opt
 	}
@@ -30,11 +42,7 @@ func (b *Builder) withContextStages(opt Options) Options {
 			delete(inner.ContextStages, name)
 			inner.Settings.Target, inner.Settings.Platform = stage, platform
 			inner.Settings.Contexts = slices.DeleteFunc(slices.Clone(outer.Settings.Contexts), func(n string) bool { return n == name })
-			result, err := b.Build(ctx, inner)
-			if err != nil {
-				return Context{}, err
-			}
-			return Context{Image: result.Image}, nil
+			return open(ctx, inner)
 		}
 	}
 	return opt

@@ -297,7 +297,7 @@ func (w *runWork) mountParts() ([]cache.Part, error) {
 			}
 		case dockerfile.MountSecret:
 			add("mount-id", m.ID)
-			add("env", m.Env)
+			add("mount-env", m.Env)
 			add("mount-owner", mountOwner(m))
 			if w.opt.SecretKey == nil {
 				continue

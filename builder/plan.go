@@ -203,7 +203,12 @@ func (p *planner) stage(s *dockerfile.Stage) (*planned, error) {
 func (p *planner) from(label, ref string, platform v1.Platform, img *image.Image) *vertex {
 	k := imageKey{ref, platform.String()}
 	if p.froms[k] == nil {
-		p.froms[k] = p.add(&vertex{Name: label, Title: "FROM: " + ref, Source: true, Op: fromOp{img}})
+		v := &vertex{Name: label, Title: "FROM: " + ref, Source: true, Op: fromOp{img}}
+		if open := p.contexts[k]; open != nil {
+			c, _ := open() // img is of it
+			v.Pending = c.Pending
+		}
+		p.froms[k] = p.add(v)
 	}
 	return p.froms[k]
 }

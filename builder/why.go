@@ -229,6 +229,7 @@ func (x *explainer) attributes() {
 		{"host", "--add-host"},
 		{"hostname", "the host name"},
 		{"ulimit", "--ulimit"},
+		{"shm-size", "--shm-size"},
 	} {
 		if !x.changed(a.name) {
 			continue
@@ -266,7 +267,7 @@ func (x *explainer) mounts() {
 			x.add("the secret %s changed", id)
 		}
 	}
-	for _, name := range []string{"mount", "target", "read-only", "size", "mount-id", "mount-owner", "mount-source"} {
+	for _, name := range []string{"mount", "target", "read-only", "size", "mount-id", "mount-env", "mount-owner", "mount-source"} {
 		if x.changed(name) {
 			x.add("--mount changed")
 			return

@@ -78,6 +78,18 @@ func TestMissesAreExplained(t *testing.T) {
 		{name: "a variable more", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nENV X=1\nRUN [\"write\",\"a\",\"1\"]\n", want: []string{"RUN: ENV X added"}},
 		{name: "a user", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nUSER 5\nRUN [\"write\",\"a\",\"1\"]\n", want: []string{"RUN: USER changed"}},
 		{
+			name: "a secret more", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nRUN --mount=type=secret,id=s [\"write\",\"a\",\"1\"]\n",
+			want: []string{"RUN: --mount changed"},
+		},
+		{
+			name: "a secret's variable", before: "FROM scratch\nRUN --mount=type=secret,id=s,env=A [\"write\",\"a\",\"1\"]\n", after: "FROM scratch\nRUN --mount=type=secret,id=s,env=B [\"write\",\"a\",\"1\"]\n",
+			want: []string{"RUN: --mount changed"},
+		},
+		{
+			name: "the size of shared memory", before: "FROM scratch\nRUN [\"write\",\"a\",\"1\"]\n",
+			second: option(func(o *builder.Options) { o.Sandbox.ShmSize = 1 << 20 }), want: []string{"RUN: --shm-size changed"},
+		},
+		{
 			name: "another base", before: "FROM base\nRUN [\"write\",\"a\",\"1\"]\n", edit: func(w *world) { w.images["base"] = w.testImage("2") },
 			want: []string{"FROM: base moved sha256:111111111111… → sha256:222222222222…"},
 		},

@@ -84,16 +84,19 @@ func (r *run[R]) forecast(v *Vertex[R], told map[*Vertex[R]]Forecast) (Forecast,
 	return f, nil
 }
 
-// waits is a vertex that v is made from and that runs, or of which it is not known; nil if there is none.
-func (r *run[R]) waits(v *Vertex[R], told map[*Vertex[R]]Forecast) *Vertex[R] {
+// waits is of a vertex that v is made from and that runs, or of which it is not known; nil if there is none.
+func (r *run[R]) waits(v *Vertex[R], told map[*Vertex[R]]Forecast) *Forecast {
 	from := v.Inputs
 	if v.Parent != nil {
 		from = append([]*Vertex[R]{v.Parent}, from...)
 	}
 	for _, in := range from {
-		switch told[in].State {
+		if in.Pending != nil {
+			return in.Pending
+		}
+		switch f := told[in]; f.State {
 		case Miss:
-			return in
+			return &f
 		case Unknown:
 			return r.waits(in, told)
 		case Hit:

@@ -56,6 +56,9 @@ type Vertex[R any] struct {
 	// Source marks a vertex that only describes where something is: its Run is cheap, is never
 	// cached and takes no job.
 	Source bool
+	// Pending, of a Source that is only explained, is the step of another graph which runs before it is known what the source is; nil
+	// if that is known.
+	Pending *Forecast
 	// Fresh marks a vertex that is run whatever the cache holds; what it makes is kept.
 	Fresh bool
 	// Further returns records that no key leads to, where there are Others; nil for none.
@@ -302,6 +305,9 @@ func (r *run[R]) hit(v *Vertex[R]) (*cache.Record, error) {
 				}
 				return nil, err
 			}
+		} else if v.Parent.Pending != nil {
+			r.nodes[v].missed = miss
+			return nil, nil //nolint:nilnil // a miss
 		}
 		parent = r.nodes[v.Parent].loaded()
 	}

@@ -142,11 +142,11 @@ func (r *run[R]) cause(v *Vertex[R]) *Vertex[R] {
 func (r *run[R]) moved(v *Vertex[R], before, notes []cache.Part) string {
 	var sources []*Vertex[R]
 	roles := map[*Vertex[R]]string{}
-	if v.Parent != nil && v.Parent.Source {
+	if v.Parent != nil && v.Parent.Source && v.Parent.Pending == nil {
 		sources, roles[v.Parent] = append(sources, v.Parent), "parent "
 	}
 	for _, in := range v.Inputs {
-		if in.Source {
+		if in.Source && in.Pending == nil {
 			sources, roles[in] = append(sources, in), "input "
 		}
 	}
