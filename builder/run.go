@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -121,7 +120,7 @@ func (w *runWork) do(ctx context.Context, active *snapshot.Active, _ []snapshot.
 	}
 	err = w.Sandbox.Run(ctx, box, runner.Process{
 		Args:   w.run.Args,
-		Env:    environ(w.run.Env, w.run.Proxy, mounted.env, needed.Env),
+		Env:    runner.JoinEnv(w.run.Env, w.run.Proxy, mounted.env, needed.Env),
 		Dir:    w.run.Dir,
 		User:   w.run.User,
 		Groups: needed.Groups,
@@ -203,22 +202,6 @@ func (b *build) entitled(r *dockerfile.Run) error {
 		return errors.New("entitlement security.insecure is not allowed: build with --allow security.insecure")
 	}
 	return nil
-}
-
-// environ joins lists of variables; a later one replaces an earlier one of its name.
-func environ(lists ...[]string) []string {
-	var env []string
-	at := map[string]int{}
-	for _, kv := range slices.Concat(lists...) {
-		name, _, _ := strings.Cut(kv, "=")
-		if i, ok := at[name]; ok {
-			env[i] = kv
-			continue
-		}
-		at[name] = len(env)
-		env = append(env, kv)
-	}
-	return env
 }
 
 func overlay(m snapshot.Mount) *runner.Overlay {

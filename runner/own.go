@@ -36,7 +36,7 @@ func newOwnDir(parent, name string) (*ownDir, error) {
 	}
 }
 
-// lockOwn takes the lock of path. It fails with EWOULDBLOCK if somebody holds it, and with fs.ErrNotExist if path is not, or not any more, what was locked.
+// lockOwn takes the lock of path, as layer/flock does, which this wall does not know. It fails with EWOULDBLOCK if somebody holds it, and with fs.ErrNotExist if path is not, or not any more, what was locked.
 func lockOwn(path string) (*ownDir, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 )
 
 // Rung is a level of the isolation ladder.
@@ -102,9 +104,9 @@ type Sandbox struct {
 // Process is what runs in the box.
 type Process struct {
 	Args []string // Args[0] is looked up in the PATH of Env
-	Env  []string
-	Dir  string // working directory, made if missing
-	User string // user[:group], names looked up in the root's /etc/passwd and /etc/group; empty is 0:0
+	Env  []string // NAME=VALUE; see JoinEnv
+	Dir  string   // working directory, made if missing
+	User string   // user[:group], names looked up in the root's /etc/passwd and /etc/group; empty is 0:0
 
 	Groups []uint32 // more supplementary groups than those of User
 
@@ -116,6 +118,22 @@ type Process struct {
 	// OutputOnly leaves what is typed at Terminal to strake, and its mode as it is; it may be any file then.
 	OutputOnly bool
 	Signals    <-chan os.Signal // passed on to the process; may be nil
+}
+
+// JoinEnv joins lists of variables, as NAME=VALUE, for Process.Env. A later one takes the place of an earlier one of its name.
+func JoinEnv(lists ...[]string) []string {
+	var env []string
+	at := make(map[string]int) // the places of names in env
+	for _, kv := range slices.Concat(lists...) {
+		name, _, _ := strings.Cut(kv, "=")
+		if i, ok := at[name]; ok {
+			env[i] = kv
+			continue
+		}
+		at[name] = len(env)
+		env = append(env, kv)
+	}
+	return env
 }
 
 // ExitError says that the process ended with another code than 0.

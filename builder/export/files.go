@@ -12,15 +12,12 @@ import (
 	"github.com/strake-build/strake/layer"
 	"github.com/strake-build/strake/layer/image"
 	"github.com/strake-build/strake/layer/rootfs"
+	"github.com/strake-build/strake/layer/snapshot"
 )
 
 // Tar writes the files of img as a tar. epoch is their modification time, as in Artifact.Epochs.
 func (e *Exporter) Tar(ctx context.Context, w io.Writer, img *image.Image, epoch *int64) error {
-	ids, err := e.unpacked(ctx, img)
-	if err != nil {
-		return err
-	}
-	root, err := e.Snapshots.OpenView(ctx, ids)
+	root, err := e.view(ctx, img)
 	if err != nil {
 		return err
 	}
@@ -34,11 +31,7 @@ func (e *Exporter) Tar(ctx context.Context, w io.Writer, img *image.Image, epoch
 // Files writes the files of img into the folder dir, over what is there. They belong to the user of strake, whoever owns them
 // in the image: a folder is for people, an image for machines. epoch is their modification time, as in Artifact.Epochs, and now the clock.
 func (e *Exporter) Files(ctx context.Context, dir string, img *image.Image, epoch *int64, now func() time.Time) error {
-	ids, err := e.unpacked(ctx, img)
-	if err != nil {
-		return err
-	}
-	root, err := e.Snapshots.OpenView(ctx, ids)
+	root, err := e.view(ctx, img)
 	if err != nil {
 		return err
 	}
@@ -62,4 +55,16 @@ func (e *Exporter) Files(ctx context.Context, dir string, img *image.Image, epoc
 		return fmt.Errorf("writing the image's files to %s: %w", dir, err)
 	}
 	return nil
+}
+
+// view opens the files of img to read, after it unpacked the layers that are not.
+func (e *Exporter) view(ctx context.Context, img *image.Image) (*rootfs.Root, error) {
+	ids := make([]snapshot.ID, len(img.Layers))
+	for i, l := range img.Layers {
+		var err error
+		if ids[i], err = e.Layers.Unpacked(ctx, l, nil); err != nil {
+			return nil, err
+		}
+	}
+	return e.Snapshots.OpenView(ctx, ids)
 }

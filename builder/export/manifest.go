@@ -4,7 +4,6 @@ package export
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 
@@ -110,16 +109,4 @@ func dockerLayer(t types.MediaType) types.MediaType {
 	default:
 		return ""
 	}
-}
-
-// unpacked makes sure that all layers are in the snapshot store.
-func (e *Exporter) unpacked(ctx context.Context, img *image.Image) ([]snapshot.ID, error) {
-	ids := make([]snapshot.ID, len(img.Layers))
-	for i, l := range img.Layers {
-		var err error
-		if ids[i], err = e.Layers.Unpacked(ctx, l, nil); err != nil {
-			return nil, err
-		}
-	}
-	return ids, nil
 }

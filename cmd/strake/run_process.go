@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -48,7 +47,7 @@ func (o *runOptions) process(env *environment, c v1.Config) (containerProcess, e
 	if o.terminal {
 		p.Env = append(p.Env, "TERM=xterm")
 	}
-	p.Env = mergeEnv(p.Env, c.Env, o.env)
+	p.Env = runner.JoinEnv(p.Env, c.Env, o.env)
 	p.Dir, p.User = o.workDir, o.user
 	if p.Dir == "" {
 		p.Dir = c.WorkingDir
@@ -71,22 +70,4 @@ func (o *runOptions) process(env *environment, c v1.Config) (containerProcess, e
 	}
 	p.Stdout, p.Stderr = env.stdout, env.stderr
 	return p, nil
-}
-
-// mergeEnv joins lists of K=V; a later value replaces an earlier one in its place.
-func mergeEnv(lists ...[]string) []string {
-	var out []string
-	at := make(map[string]int)
-	for _, list := range lists {
-		for _, kv := range list {
-			k, _, _ := strings.Cut(kv, "=")
-			if i, ok := at[k]; ok {
-				out[i] = kv
-				continue
-			}
-			at[k] = len(out)
-			out = append(out, kv)
-		}
-	}
-	return out
 }

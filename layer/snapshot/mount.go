@@ -61,7 +61,7 @@ func (m Mount) Open() (*rootfs.Root, error) {
 var errNoLowerPlus = errors.New("this kernel does not know overlay's option lowerdir+")
 
 // legacyOverlay says whether overlay is of the old kind (before Linux 6.5), for which fsconfig takes whatever it is told and fails in
-// the end, with a line in the kernel's log, if it does not know it.
+// the end, with a line in the kernel's log, if it does not know it. Package sandbox has the same: no wall knows another.
 func legacyOverlay() bool {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {

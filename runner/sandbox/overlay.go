@@ -84,10 +84,11 @@ func (l *layers) mount(attach string) (int, error) {
 	return fd, err
 }
 
+// errNoLowerPlus is what a kernel before Linux 6.7 leads to.
 var errNoLowerPlus = errors.New("this kernel has no lowerdir+")
 
 // legacyOverlay says whether overlay is of the old kind (before Linux 6.5), for which fsconfig takes whatever it is told and fails in
-// the end, with a line in the kernel's log, if it does not know it.
+// the end, with a line in the kernel's log, if it does not know it. Package snapshot has the same: no wall knows another.
 func legacyOverlay() bool {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -97,9 +98,10 @@ func legacyOverlay() bool {
 	return unix.FsconfigSetString(fs, "no-option-of-overlay", "x") == nil
 }
 
+// fdDir is where this process's descriptors have names.
 const fdDir = "/proc/self/fd"
 
-// overlayNew mounts with fsconfig's lowerdir+ (Linux 6.8).
+// overlayNew mounts with fsconfig's lowerdir+ (Linux 6.7).
 func (l *layers) overlayNew() (int, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
