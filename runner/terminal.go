@@ -116,7 +116,7 @@ func (t *terminal) copyOut() {
 }
 
 // copyIn copies what is typed. It never reads more than it was told is there, so that nothing that is meant for
-// the next program is lost.
+// the next program is lost. When our terminal is gone, as its window is closed, the box's is hung up: nobody could end a shell there.
 func (t *terminal) copyIn(wake *os.File) {
 	defer close(t.input)
 	defer wake.Close()
@@ -132,7 +132,11 @@ func (t *terminal) copyIn(wake *os.File) {
 		if errors.Is(rerr, syscall.EINTR) || errors.Is(rerr, syscall.EAGAIN) {
 			continue
 		}
+		if errors.Is(rerr, io.EOF) {
+			return
+		}
 		if err != nil || rerr != nil || n == 0 {
+			t.master.Close()
 			return
 		}
 		if _, err := t.master.Write(buf[:n]); err != nil {

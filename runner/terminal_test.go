@@ -99,6 +99,23 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// Who reads a terminal whose other end is gone ends.
+func TestTerminalHungUp(t *testing.T) {
+	w := newWorld(t)
+	master, slave := pty(t)
+	w.fresh()
+	done := make(chan error, 1)
+	go func() {
+		p := Process{Args: []string{"/bin/sh", "-c", "echo ready; read x; exit 7"}, Env: []string{testPath}, Terminal: slave}
+		done <- w.linux.Run(t.Context(), w.box, p)
+	}()
+	expect(t, master, "ready\r\n") // no more is written: that would be an error then
+	master.Close()
+	if err := <-done; err == nil || err.Error() != "exit code: 7" {
+		t.Errorf("Run gave %v", err)
+	}
+}
+
 func TestTerminalForOutputOnly(t *testing.T) {
 	w := newWorld(t)
 	master, slave := pty(t)
