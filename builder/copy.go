@@ -44,7 +44,7 @@ type group struct {
 	part  cache.Part
 }
 
-// selects says what is copied.
+// selects is the selection of what the patterns match, with what --exclude and --parents say.
 func (w *copyWork) selects(patterns []string) source.Selection {
 	return source.Selection{Patterns: patterns, Exclude: w.copy.Exclude, Parents: w.copy.Parents, Taken: w.taken}
 }
@@ -279,7 +279,7 @@ func (w *copyWork) stage(ctx context.Context, inputs []filesystem) (*source.Tree
 	return tree, items, nil
 }
 
-// owner looks --chown up.
+// owner is whom --chown names, by the users and groups of root; nil without --chown.
 func (w *copyWork) owner(root *rootfs.Root, layers int) (*layer.Owner, error) {
 	if w.copy.Chown == "" {
 		return nil, nil //nolint:nilnil // no --chown: the copier's default

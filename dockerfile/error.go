@@ -130,7 +130,7 @@ func (f *File) failIn(stage, text string, r Range, err error) error {
 	return &Error{File: f.Name, Source: f.Source, Range: r, Stage: stage, Instruction: strings.TrimSpace(text), Hint: hint, Err: err}
 }
 
-// plain is an error in other words.
+// plain is an error that is told in other words than its own.
 type plain struct {
 	text string
 	err  error

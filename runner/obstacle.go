@@ -63,7 +63,7 @@ type machine struct {
 	sysctl         func(name string) string
 }
 
-// thisMachine looks.
+// thisMachine finds out what there is to know of the process and its machine.
 func thisMachine() machine {
 	m := machine{uid: os.Getuid(), euid: os.Geteuid(), gid: os.Getgid(), sysctl: sysctl, userNS: inUserNS()}
 	if ids, err := ownIDs("/proc/self/uid_map"); err == nil {
@@ -115,7 +115,7 @@ func (m machine) confined() bool {
 	return m.apparmor != "" && m.apparmor != "unconfined" && !strings.HasSuffix(m.apparmor, "(unconfined)")
 }
 
-// What mends a container.
+// What people are told to change where a container is the obstacle.
 const (
 	fixPrivileged  = "run the container with --privileged (Kubernetes: securityContext.privileged: true)"
 	fixSeccomp     = "run the container with --security-opt seccomp=unconfined (Kubernetes: securityContext.seccompProfile.type: Unconfined)"

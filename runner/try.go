@@ -39,7 +39,7 @@ func (o outcome) errno() unix.Errno {
 	return unix.Errno(o)
 }
 
-// path makes an argument of a name.
+// path sets argument i of the system call to a file name, which must stay in memory as long as the attempt.
 func (a *attempt) path(i int, name string) {
 	p, err := unix.BytePtrFromString(name)
 	if err != nil { // a name of ours

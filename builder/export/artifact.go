@@ -37,7 +37,7 @@ func One(img *image.Image, names ...name.Tag) Artifact {
 	return Artifact{Images: []*image.Image{img}, Names: names}
 }
 
-// check refuses what cannot be.
+// check refuses an artifact without an image, and several images without an index to be in.
 func (a Artifact) check() error {
 	if len(a.Images) == 0 || len(a.Images) > 1 && !a.Index {
 		return fmt.Errorf("internal error: an artifact of %d images", len(a.Images))

@@ -166,5 +166,5 @@ type chainedCloser struct {
 	below io.Closer
 }
 
-// Close closes both.
+// Close closes the reader and what it reads from.
 func (c *chainedCloser) Close() error { return errors.Join(c.ReadCloser.Close(), c.below.Close()) }

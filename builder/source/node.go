@@ -108,7 +108,7 @@ func (d *dir) index(name string) (int, bool) {
 	return sort.Find(len(d.nodes), func(i int) int { return strings.Compare(name, d.nodes[i].Name) })
 }
 
-// list makes d.nodes valid.
+// list reads the entries of a directory into d.nodes, the first time.
 func (t *Tree) list(d *dir) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -250,7 +250,7 @@ func (t *Tree) stat(dir *rootfs.DirStat, d *dir, n *node) error {
 	return nil
 }
 
-// saw keeps what an entry is.
+// saw notes what stat(2) said of an entry.
 func (t *Tree) saw(n *node, st unix.Stat_t) {
 	n.st, n.stated = st, true
 	if st.Nlink > 1 && n.Type == unix.DT_REG {

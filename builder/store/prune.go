@@ -78,7 +78,7 @@ func (l Limit) atMost(have int64, disk Disk) int64 {
 	return max(keep, 1)
 }
 
-// matches says whether h may go.
+// matches says whether the options allow h to be removed now.
 func (o *PruneOptions) matches(h *Holding, now time.Time) bool {
 	return o.counts(h) && now.Sub(h.LastUsed) >= o.UnusedFor
 }

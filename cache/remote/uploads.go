@@ -217,7 +217,7 @@ func (m moving) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// commit makes findable what was sent.
+// commit stores the entries of the steps whose layers were sent: from then on other machines find them.
 func (u *Uploads) commit(ctx context.Context, last bool) {
 	var wg sync.WaitGroup
 	for _, t := range u.targets {

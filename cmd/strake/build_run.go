@@ -188,7 +188,7 @@ func (j *job) build(ctx context.Context, file *dockerfile.File, sink progress.Si
 	return results, err
 }
 
-// withBuilder makes what do works with.
+// withBuilder calls do with a builder and the options of this build.
 func (j *job) withBuilder(file *dockerfile.File, sink progress.Sink, do func(*builder.Builder, builder.Options) error) error {
 	var records solver.Cache = j.Cache
 	if j.opts.noCache {

@@ -26,7 +26,7 @@ func (f *stepFlags) add(set *pflag.FlagSet) {
 	f.limits.add(set, "a step")
 }
 
-// decide turns them into values.
+// decide turns the flags into values.
 func (f *stepFlags) decide() (builder.SandboxOptions, error) {
 	var opt builder.SandboxOptions
 	if err := f.limits.decide(&opt); err != nil {

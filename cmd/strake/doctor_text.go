@@ -183,7 +183,7 @@ func (d *diagnosis) writeCredentials(row func(name, text string)) {
 	}
 }
 
-// text is how a registry answered.
+// text says for people how a registry answered.
 func (r registryReport) text() string {
 	if !r.Works {
 		return printableText(fmt.Sprintf("%s fails: %s", r.Name, r.Error))

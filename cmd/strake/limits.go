@@ -37,7 +37,7 @@ func (f *limitFlags) add(set *pflag.FlagSet, who string) {
 	set.StringVar(&f.parent, "cgroup-parent", "", "parent `cgroup` of "+who)
 }
 
-// decide turns them into values.
+// decide turns the flags into values of opt.
 func (f *limitFlags) decide(opt *builder.SandboxOptions) (err error) {
 	for _, u := range f.ulimits {
 		limit, err := parseUlimit(u)

@@ -94,7 +94,7 @@ func (f *pruneFlags) decide() (opts pruneOptions, err error) {
 	return opts, nil
 }
 
-// filter adds a --filter.
+// filter adds what a value of --filter says to the options.
 func (o *pruneOptions) filter(filter string) error {
 	key, value, ok := strings.Cut(filter, "=")
 	switch {

@@ -136,7 +136,7 @@ func dial(ctx context.Context, network string, to netip.Addr) (net.Conn, error) 
 	return &timedConn{conn, cancel}, nil
 }
 
-// timedConn gives its timer back.
+// timedConn is a connection with a deadline of its own: closing it stops the timer.
 type timedConn struct {
 	net.Conn
 	cancel context.CancelFunc

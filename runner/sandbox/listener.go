@@ -22,7 +22,7 @@ type handover struct {
 	}
 }
 
-// prepare fills the message in.
+// prepare fills in all but the descriptor, before the fork: the child can allocate nothing.
 func (h *handover) prepare(prog *unix.SockFprog, state *stepState) {
 	h.plain = seccomp.WithoutNotify(prog)
 	h.iov.Base = (*byte)(unsafe.Pointer(state))

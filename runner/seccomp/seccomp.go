@@ -247,7 +247,7 @@ func tree(s []span) ([]unix.SockFilter, error) {
 	return append(append(prog, low...), high...), nil
 }
 
-// body tries rules in their order.
+// body is the part of a program that tries rules in their order: the first whose tests all hold returns its action.
 func body(rules []rule) ([]unix.SockFilter, error) {
 	var prog []unix.SockFilter
 	for _, r := range rules {

@@ -166,7 +166,7 @@ func (c *caller) parseStatus(text string) error {
 	return nil
 }
 
-// field reads the number f[i].
+// field reads the number that f[i] is in a base; it fails with EINVAL where there is no such field.
 func field(f []string, i, base int) (int, error) {
 	if i >= len(f) {
 		return 0, unix.EINVAL

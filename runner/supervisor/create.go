@@ -345,7 +345,7 @@ func (c *credentials) may(of owner, mode, want uint32) bool {
 	return mode&want == want
 }
 
-// umask reads the caller's.
+// umask reads the umask of the caller in /proc: no call tells that of another process.
 func (o *Ownership) umask(r *request) (int, error) {
 	mask, err := procField(strconv.Itoa(int(r.pid))+"/status", "Umask:")
 	return int(mask & 0o777), err

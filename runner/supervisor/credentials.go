@@ -98,7 +98,7 @@ func (c *credentials) inGroup(id uint32) bool {
 	return id == c.group.fs || slices.Contains(c.groups, id)
 }
 
-// key tells credentials apart.
+// key is the same for equal credentials, and for no others.
 func (c *credentials) key() string {
 	var key []byte
 	for _, i := range []ids{c.user, c.group} {

@@ -96,7 +96,7 @@ func (d *nodes) calls() map[string]handler {
 
 func (d *nodes) prepare(*Supervisor) error { return nil }
 
-// mknod does what r asks for.
+// mknod serves mknod(2) and mknodat(2).
 func (d *nodes) mknod(r *request) (int64, error) {
 	a, ok := nodeCall(r)
 	if !ok {

@@ -53,7 +53,7 @@ func writes(flags int) bool {
 	return flags&unix.O_PATH == 0 && flags&(unix.O_ACCMODE|unix.O_TRUNC|unix.O_CREAT) != unix.O_RDONLY
 }
 
-// truncate refuses what opening refuses.
+// truncate refuses truncate(2) of a file of /proc with the error that opening it to write has.
 func (p *procfs) truncate(r *request) (int64, error) {
 	a, err := p.ask(r, 0, true)
 	if err != nil {

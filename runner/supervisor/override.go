@@ -56,7 +56,7 @@ func (o override) String() string {
 // '%', zero bytes and ends of lines are written as '%' and two hexadecimal digits.
 type ownerTable map[string]owner
 
-// parseOwnerTable reads what it can.
+// parseOwnerTable reads a table of owners; lines that make no sense are left out.
 func parseOwnerTable(text string) ownerTable {
 	t := ownerTable{}
 	for line := range strings.Lines(text) {

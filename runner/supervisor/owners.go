@@ -328,7 +328,7 @@ func kernelChown(fd int, uid, gid uint32) error {
 	return unix.Fchownat(fd, "", real(uid), real(gid), unix.AT_EMPTY_PATH)
 }
 
-// changed is o with other ids.
+// changed is o with other ids; as in chown(2), keep leaves one as it is.
 func (o owner) changed(uid, gid uint32) owner {
 	if uid != keep {
 		o.uid = uid

@@ -211,7 +211,7 @@ func split(clean string) (who, file string, ok bool) {
 	return who, file, true
 }
 
-// parse finds out what a is about.
+// parse finds out which process and which file of /proc the name in a means.
 func (p *procfs) parse(a *asked) error {
 	who, file, ok := split(a.whole)
 	if !ok {
@@ -378,7 +378,7 @@ func (p *procfs) openKernel(a *asked, flags int) (int64, error) {
 	return a.give(fd, flags)
 }
 
-// kernelFile returns where a's file is outside.
+// kernelFile returns the directory, /proc or /sys outside of the box, and the name in it of the file that a means.
 func (p *procfs) kernelFile(a *asked) (dir int, name string) {
 	if rest, ok := strings.CutPrefix(a.name, "/sys/"); ok {
 		return p.Sys, rest

@@ -74,7 +74,7 @@ func rules(sets []RuleSet) (all []string) {
 	return all
 }
 
-// duties makes those of sets.
+// duties makes what answers the calls of the rule sets.
 func (b *Box) duties(sets []RuleSet) ([]duty, error) {
 	var out []duty
 	for _, set := range sets {

@@ -64,7 +64,7 @@ type check struct {
 	of       func(r *request, who *credentials, fd int, st *unix.Stat_t) error // nil: the way there is all
 }
 
-// checked asks c of what r names.
+// checked finds the file that the call r names, and has c decide whether the caller may do to it what the call does.
 func (o *Ownership) checked(r *request, who *credentials, c check) (err error) {
 	t := target{dir: unix.AT_FDCWD, follow: !c.noFollow, empty: c.fd}
 	if c.at || c.fd {
@@ -97,7 +97,7 @@ func (o *Ownership) checked(r *request, who *credentials, c check) (err error) {
 	return c.of(r, who, fd, &st)
 }
 
-// asOwner is what chmod asks.
+// asOwner is the check of chmod: only the owner of a file, or root, may change its mode.
 func (o *Ownership) asOwner(_ *request, who *credentials, fd int, st *unix.Stat_t) error {
 	if !o.owns(who, fd, st) {
 		return unix.EPERM

@@ -97,7 +97,7 @@ type walk struct {
 	links int         // that it has followed
 }
 
-// start begins where t begins.
+// start opens the directory that the name of t is relative to: the root for an absolute one.
 func (w *walk) start(r *request, t target) (err error) {
 	base := t.base(r)
 	if base == "" {
