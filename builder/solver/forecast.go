@@ -74,7 +74,7 @@ func (r *run[R]) forecast(v *Vertex[R], told map[*Vertex[R]]Forecast) (Forecast,
 	f.State = Miss
 	earlier, err := r.earlier(v, k)
 	waits := r.waits(v, told)
-	if err == nil && waits != nil && !v.Fresh && !r.disabled(v) && !r.changed(v, earlier) {
+	if err == nil && waits != nil && !v.Fresh && r.Verify == nil && !r.disabled(v) && !r.changed(v, earlier) {
 		f.State, f.After = Unknown, waits.ID
 		f.Reason = "not known before " + waits.Name + " runs"
 		return f, nil

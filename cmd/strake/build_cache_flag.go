@@ -82,7 +82,15 @@ var refusedCacheKeys = map[string]string{
 	"ghtoken":           "the service is asked so seldom that its limits are not met",
 }
 
-// parseCacheFlag reads a value of a flag in docker's syntax: type=TYPE,KEY=VALUE…, or the name of an image.
+// cacheValues are those that one value of a flag stands for: docker takes several names of images in one.
+func cacheValues(value string) []string {
+	if strings.Contains(value, "=") {
+		return []string{value}
+	}
+	return strings.Split(value, ",")
+}
+
+// parseCacheFlag reads one of cacheValues in docker's syntax: type=TYPE,KEY=VALUE…, or the name of an image.
 func parseCacheFlag(env *environment, value string, to bool) (cacheFlag, error) {
 	flag := "--cache-from"
 	if to {
@@ -91,12 +99,15 @@ func parseCacheFlag(env *environment, value string, to bool) (cacheFlag, error) 
 	invalid := func(format string, args ...any) error {
 		return usagef("invalid %s %q: "+format, append([]any{flag, shownCache(value)}, args...)...)
 	}
+	if value == "" {
+		return cacheFlag{}, invalid("it is type=TYPE,KEY=VALUE,… or the name of an image")
+	}
 	fields, err := csv.NewReader(strings.NewReader(value)).Read()
 	if err != nil {
 		return cacheFlag{}, invalid("%w", err)
 	}
 	attrs := attributes{}
-	if len(fields) == 1 && !strings.Contains(value, "=") {
+	if !strings.Contains(value, "=") {
 		attrs["type"], attrs["ref"] = string(cacheRegistry), value
 	} else {
 		last := ""
@@ -337,19 +348,24 @@ func shownCache(value string) string {
 
 // decideCaches decides where caches are.
 func (f *buildFlags) decideCaches(env *environment, opts *buildOptions) error {
-	for _, v := range f.cacheFrom {
-		c, err := parseCacheFlag(env, v, false)
-		if err != nil {
-			return err
-		}
-		opts.cacheFrom = append(opts.cacheFrom, c)
+	var err error
+	if opts.cacheFrom, err = parseCacheFlags(env, f.cacheFrom, false); err != nil {
+		return err
 	}
-	for _, v := range f.cacheTo {
-		c, err := parseCacheFlag(env, v, true)
-		if err != nil {
-			return err
+	opts.cacheTo, err = parseCacheFlags(env, f.cacheTo, true)
+	return err
+}
+
+func parseCacheFlags(env *environment, values []string, to bool) ([]cacheFlag, error) {
+	var all []cacheFlag
+	for _, list := range values {
+		for _, v := range cacheValues(list) {
+			c, err := parseCacheFlag(env, v, to)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, c)
 		}
-		opts.cacheTo = append(opts.cacheTo, c)
 	}
-	return nil
+	return all, nil
 }
