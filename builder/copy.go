@@ -55,6 +55,7 @@ func (w *copyWork) resolved(ctx context.Context) ([]group, error) {
 	return w.groups, w.err
 }
 
+// resolve finds and digests the sources, in their order: those in the context that follow one another at once, each remote one by itself.
 func (w *copyWork) resolve(ctx context.Context) ([]group, error) {
 	var groups []group
 	next := 0
@@ -84,6 +85,7 @@ func (w *copyWork) resolve(ctx context.Context) ([]group, error) {
 	return groups, local(len(w.copy.Sources))
 }
 
+// parts are all that a copy depends on but the files of stages and images, which content names.
 func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
 	c := w.copy
 	instruction := "COPY"
@@ -129,6 +131,8 @@ func filesPart(sum source.Digest) cache.Part {
 	return cache.Part{Name: cache.PartFiles, Value: hex.EncodeToString(sum[:])}
 }
 
+// content names what the copy depends on that is known only once its inputs are there: the files that come from a stage or an image, and what a linked
+// copy asks of the layers below.
 func (w *copyWork) content(ctx context.Context, below []snapshot.ID, inputs []filesystem) ([]cache.Part, error) {
 	var parts []cache.Part
 	if w.fromStage {
@@ -191,6 +195,7 @@ func (w *copyWork) options(root *rootfs.Root, layers int) (copier.Options, error
 	return opt, err
 }
 
+// do copies into the file system that active is to become the top layer of.
 func (w *copyWork) do(ctx context.Context, active *snapshot.Active, below []snapshot.ID, inputs []filesystem) error {
 	dst, err := active.Open()
 	if err != nil {

@@ -201,6 +201,7 @@ func (w *runWork) hasSecrets() bool {
 	})
 }
 
+// secret gives the step a secret as a file, as a variable, or as both.
 func (w *runWork) secret(all *mounts, m dockerfile.Mount) error {
 	var value []byte
 	var ok bool

@@ -126,6 +126,7 @@ func (s *step) Place(parent filesystem, r cache.Record) cache.Record {
 	return r
 }
 
+// Run does the work on the layers below, and makes a layer of what it changed.
 func (s *step) Run(ctx context.Context, parent filesystem, inputs []filesystem, earlier *cache.Record) (filesystem, cache.Record, error) {
 	var none filesystem
 	ids, err := s.unpacked(ctx, parent, s.vertex)

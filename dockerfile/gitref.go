@@ -101,6 +101,7 @@ func gitURL(s string) (u *repository, maybeLocal bool) {
 	return u, maybeLocal
 }
 
+// readQuery reads the query of a URL, as in https://example.org/r.git?ref=main&subdir=a.
 func (r *GitRef) readQuery(query url.Values) error {
 	var tag, branch string
 	for _, k := range slices.Sorted(maps.Keys(query)) {
@@ -137,6 +138,7 @@ func (r *GitRef) readQuery(query url.Values) error {
 	return nil
 }
 
+// readOption reads one parameter of the query but tag and branch.
 func (r *GitRef) readOption(k, v string) error {
 	switch k {
 	case "ref":

@@ -197,6 +197,7 @@ func (t *tarWriter) item(ctx context.Context, it *item) error {
 	return nil
 }
 
+// write writes an item: its header, and the content of a file.
 func (t *tarWriter) write(ctx context.Context, it *item) error {
 	if it.whiteout {
 		name := it.name

@@ -213,6 +213,7 @@ func (p *prober) root() Finding {
 	return f
 }
 
+// rootless finds out whether the rung rootless works.
 func (p *prober) rootless() Finding {
 	f := Finding{Isolation: Isolation{Rung: Rootless}}
 	if p.euid == 0 && p.userNS {
@@ -255,6 +256,7 @@ func (p *prober) oneID() Finding {
 	return f
 }
 
+// chroot finds out whether the rung chroot works.
 func (p *prober) chroot() Finding {
 	f := Finding{Isolation: Isolation{Rung: Chroot, NoOverlay: true, UserNS: p.userNS, Reason: "root, without namespaces"}}
 	if p.euid != 0 {

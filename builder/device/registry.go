@@ -53,6 +53,8 @@ func Open(folders []string) (*Registry, error) {
 	return r, nil
 }
 
+// read adds the devices that the specifications in a folder describe; they take the place of those of folders before. What two files of the folder
+// describe is there no more.
 func (r *Registry) read(folder string) error {
 	entries, err := os.ReadDir(folder)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -164,6 +164,7 @@ var (
 	deviceName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?$`)
 )
 
+// validate refuses a specification that CDI does not allow (SPEC.md).
 func (s *spec) validate() error {
 	if !slices.Contains(versions, strings.TrimPrefix(s.Version, "v")) {
 		return fmt.Errorf("unknown CDI version %q", s.Version)
@@ -218,6 +219,7 @@ func (e *edits) possible() error {
 	return nil
 }
 
+// validate refuses edits that CDI does not allow, or that could not be made.
 func (e *edits) validate() error {
 	for _, kv := range e.Env {
 		if name, _, ok := strings.Cut(kv, "="); !ok || name == "" || strings.Contains(kv, "\x00") {

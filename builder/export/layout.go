@@ -63,6 +63,7 @@ func (e *Exporter) LayoutFolder(ctx context.Context, dir string, artifacts []Art
 	return e.layout(ctx, dirFiles(dir), artifacts, o)
 }
 
+// layout writes the files of an OCI layout, and with Options.Archive the one that docker load reads.
 func (e *Exporter) layout(ctx context.Context, out files, artifacts []Artifact, o Options) (Result, error) {
 	for _, a := range artifacts {
 		if err := o.check(a); err != nil {
@@ -208,6 +209,7 @@ func (e *Exporter) compressed(ctx context.Context, img *image.Image, o Options) 
 	return blobs, g.Wait()
 }
 
+// compress returns the compressed form of a layer: the one that is known and here, or a new one in a file without a name.
 func (e *Exporter) compress(ctx context.Context, l formed, with compress.Encoder) (b compressedBlob, err error) {
 	known, ok := e.Layers.Descriptor(l.Layer, with)
 	if ok {

@@ -277,6 +277,7 @@ func normalizeDir(ctx context.Context, dir *os.File, keep bool, at time.Time) er
 	return setTime(dir, ".", at)
 }
 
+// normalizeEntry gives an entry, and everything below it, the mode and the time that a checkout has in BuildKit.
 func normalizeEntry(ctx context.Context, dir *os.File, name string, keep bool, at time.Time) error {
 	st, err := rootfs.StatEntry(dir, name)
 	if err != nil {

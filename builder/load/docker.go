@@ -57,6 +57,7 @@ func (l *Loader) loadDocker(ctx context.Context) ([]Image, error) {
 	return loaded, nil
 }
 
+// loadEntry stores one image of the archive, without its names.
 func (l *Loader) loadEntry(ctx context.Context, e dockerEntry) (*image.Image, error) {
 	img := &image.Image{}
 	var err error

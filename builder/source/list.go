@@ -66,6 +66,7 @@ func (l *lister) add(name string, n *node) {
 	l.found = append(l.found, Listed{name, sha256.Sum256(about)})
 }
 
+// folder lists what is selected of a folder, after it was read and its files were hashed.
 func (l *lister) folder(ctx context.Context, f Folder, name string) error {
 	if err := context.Cause(ctx); err != nil {
 		return err

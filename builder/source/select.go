@@ -123,6 +123,7 @@ func (t *Tree) narrow(ctx context.Context, items []Item, f *filter) error {
 	return nil
 }
 
+// selectOne returns what one pattern matches, in the order of names.
 func (t *Tree) selectOne(ctx context.Context, pattern string) ([]Item, error) {
 	base, wild := splitWildcard(pattern)
 	if len(wild) == 0 {

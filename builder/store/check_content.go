@@ -106,6 +106,7 @@ func (c *checker) checkLayers(ctx context.Context) error {
 	return each(ctx, all, c.checkLayer)
 }
 
+// checkLayer compares a layer with its diffID, and with the blob that it was unpacked from if that is here.
 func (c *checker) checkLayer(ctx context.Context, id snapshot.ID) error {
 	info, err := c.Snapshots.Info(id)
 	if errors.Is(err, snapshot.ErrNotFound) {

@@ -150,6 +150,7 @@ func (inv *inventory) readRecords(ctx context.Context) error {
 	})
 }
 
+// addLayers adds the unpacked layers, each with the images and the records that need it.
 func (inv *inventory) addLayers(ctx context.Context) error {
 	return inv.Snapshots.Walk(func(id snapshot.ID) error {
 		if err := ctx.Err(); err != nil {

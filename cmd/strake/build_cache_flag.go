@@ -177,6 +177,7 @@ func (c *cacheFlag) decide(env *environment, attrs attributes) (err error) {
 	return err
 }
 
+// decideRegistry takes the attributes of type=registry.
 func (c *cacheFlag) decideRegistry(env *environment, attrs attributes) error {
 	v, _ := attrs.take("ref")
 	if v == "" {
@@ -196,6 +197,7 @@ func (c *cacheFlag) decideRegistry(env *environment, attrs attributes) error {
 	return nil
 }
 
+// decideLocal takes the attributes of type=local.
 func (c *cacheFlag) decideLocal(env *environment, attrs attributes) error {
 	key := "src"
 	if c.to {

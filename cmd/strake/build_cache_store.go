@@ -37,6 +37,7 @@ func opens[B remote.Backend](c *cacheFlag, make func() (B, error)) error {
 	return nil
 }
 
+// decideHTTP takes the attributes of type=http.
 func (c *cacheFlag) decideHTTP(env *environment, attrs attributes) error {
 	opt := bazel.Options{Proxy: http.ProxyFromEnvironment}
 	opt.URL, _ = attrs.take("url")
@@ -52,6 +53,7 @@ func (c *cacheFlag) decideHTTP(env *environment, attrs attributes) error {
 	return opens(c, func() (*bazel.Backend, error) { return bazel.New(opt) })
 }
 
+// decideGHA takes the attributes of type=gha; what is not given is in the environment of a job.
 func (c *cacheFlag) decideGHA(env *environment, attrs attributes) error {
 	opt := gha.Options{Proxy: http.ProxyFromEnvironment, Now: env.now}
 	var own, given bool
@@ -86,6 +88,7 @@ func (c *cacheFlag) decideGHA(env *environment, attrs attributes) error {
 
 var s3Name = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
+// decideS3 takes the attributes of type=s3; what is not given is where the tools of AWS look for it.
 func (c *cacheFlag) decideS3(env *environment, attrs attributes) (err error) {
 	opt := s3.Options{Proxy: http.ProxyFromEnvironment, Now: env.now}
 	profile := env.awsProfile()

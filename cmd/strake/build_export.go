@@ -89,6 +89,7 @@ func (o output) name() string {
 	}
 }
 
+// exportOne puts the result to one place. sent is told how many bytes a push has sent so far.
 func (s *session) exportOne(ctx context.Context, e *export.Exporter, out output, a export.Artifact, sent func(int64)) (res export.Result, err error) {
 	img := a.Images[0]
 	switch out.kind {

@@ -65,6 +65,7 @@ Images stay, with all that they consist of; with --all only those that have a na
 	return cmd
 }
 
+// decide turns the flags into values.
 func (f *pruneFlags) decide() (opts pruneOptions, err error) {
 	opts.Nameless, opts.force = f.all, f.force
 	if f.keepStorage != "" && f.maxUsed != "" {

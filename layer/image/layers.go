@@ -50,6 +50,7 @@ func (l *Layers) Unpacked(ctx context.Context, layer Layer, done func(current, t
 	return id, err
 }
 
+// unpack has a layer unpacked from its blob, unless it is already.
 func (l *Layers) unpack(ctx context.Context, layer Layer, done func(current, total int64)) (snapshot.ID, error) {
 	var src *source
 	id, err := l.Snapshots.Unpack(ctx, layer.DiffID, func() (io.ReadCloser, error) {

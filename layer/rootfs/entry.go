@@ -175,6 +175,7 @@ func RemoveAll(dir *os.File, base string) error {
 	return l.removeAll(dir, Entry{Name: base, Type: unix.DT_UNKNOWN})
 }
 
+// removeAll removes the entry e of dir with everything below it.
 func (l *Lister) removeAll(dir *os.File, e Entry) error {
 	err := remove(dir, e)
 	if err == nil || errors.Is(err, fs.ErrNotExist) {

@@ -50,6 +50,7 @@ func (l *Lister) ReadDir(dir *os.File) ([]Entry, error) {
 	return entries, nil
 }
 
+// list reads the entries of the directory fd, in the order of the file system.
 func (l *Lister) list(fd int) ([]Entry, error) {
 	if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
 		return nil, err

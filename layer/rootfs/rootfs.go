@@ -79,6 +79,7 @@ func (r *Root) OpenFile(name string, flag int, perm uint32) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// openFile is open(2) inside the root. perm counts whatever the umask.
 func (r *Root) openFile(name string, flag int, perm uint32) (int, error) {
 	if flag&unix.O_TMPFILE == unix.O_TMPFILE {
 		return r.create(name, flag, perm)

@@ -35,6 +35,7 @@ func (u *DiskUsage) Of(path string) (int64, error) {
 	return u.entry(parent, filepath.Base(path), path)
 }
 
+// entry adds up what an entry takes, with everything below it.
 func (u *DiskUsage) entry(dir *os.File, name, path string) (int64, error) {
 	st, err := StatEntry(dir, name)
 	if err != nil {

@@ -149,6 +149,7 @@ func (t *treeCopy) open() (*rootfs.Root, error) {
 	return t.c.s.open(Mount{Upper: t.w.tree.Dir()}, nil)
 }
 
+// commit makes a layer of what differs between the copy and the layers that it was made of.
 func (t *treeCopy) commit(ctx context.Context, epoch *int64) (ID, error) {
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)

@@ -60,6 +60,7 @@ func (s *Store) Same(ctx context.Context, a, b ID) (bool, error) {
 // measured is what is counted of a layer.
 type measured struct{ entries, bytes int64 }
 
+// measure counts the entries of a layer, and the bytes of its files.
 func (s *Store) measure(ctx context.Context, id ID) (m measured, err error) {
 	root, err := rootfs.Open(s.fs(id))
 	if err != nil {
@@ -181,6 +182,7 @@ func (e *entries) next() error {
 	return err
 }
 
+// run goes through both trees at once, by name, until enough differences are found.
 func (d *differ) run() error {
 	if err := errors.Join(d.a.next(), d.b.next()); err != nil {
 		return err

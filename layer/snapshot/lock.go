@@ -34,6 +34,7 @@ func (l *locks) lockAt(ctx context.Context, dir string) (unlock func(), err erro
 	return l.hold(ctx, dir, dir, os.O_RDONLY|unix.O_DIRECTORY)
 }
 
+// hold takes the lock of key in this process, and then that of the file path. If flag makes the file, unlock removes it.
 func (l *locks) hold(ctx context.Context, key, path string, flag int) (unlock func(), err error) {
 	mine := make(chan struct{})
 	for {

@@ -30,6 +30,7 @@ func Look() (Survey, error) {
 	return h.survey(), nil
 }
 
+// survey says which controllers this process may use.
 func (h *hierarchies) survey() Survey {
 	if len(h.v1) > 0 {
 		s := Survey{Version: 1}

@@ -58,6 +58,7 @@ func finish(dir int, name string, st *unix.Stat_t) error {
 	return unix.UtimesNanoAt(dir, name, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
+// dir copies a directory with everything below it.
 func (c *copying) dir(open opener, dir int, name string) error {
 	if c.depth++; c.depth > copyDepth {
 		return fmt.Errorf("copying %s: %w", name, unix.ELOOP)

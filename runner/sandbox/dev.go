@@ -35,6 +35,7 @@ func devLinks() [][2]string {
 	return links
 }
 
+// mountDev makes the /dev of the box: a file system of its own with what a Docker container has there. An insecure box gets the host's devices, too.
 func (b *box) mountDev(t hostTrees) error {
 	attrs := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_STRICTATIME
 	if b.NoDev {

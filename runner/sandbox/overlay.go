@@ -28,6 +28,7 @@ type layers struct {
 	open        []int
 }
 
+// openLayers opens the directories of a stack of layers.
 func openLayers(o Overlay) (*layers, error) {
 	l := &layers{Overlay: o}
 	var err error

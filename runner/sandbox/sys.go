@@ -72,6 +72,7 @@ func (b *box) mountCgroupV1(target int, hierarchies []string) error {
 	return unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
 }
 
+// mountHierarchy mounts one hierarchy of control groups, version 1, in the directory dir.
 func mountHierarchy(dir int, controllers string, attr int) error {
 	name, named := strings.CutPrefix(controllers, "name=")
 	opts := []option{}

@@ -46,6 +46,7 @@ func newCaller(r *request, a nodeArgs) (*caller, error) {
 	return c, nil
 }
 
+// read reads what there is to know of the caller, whose directory in /proc is dir; proc is the init's own.
 func (c *caller) read(proc, dir int, a nodeArgs) (err error) {
 	if c.path, err = callerPath(dir, a.path); err != nil {
 		return err
@@ -131,6 +132,7 @@ func readFile(dir int, name string) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
+// parseStatus reads the lines of /proc/PID/status that are needed (proc(5)); none may be missing.
 func (c *caller) parseStatus(text string) error {
 	found := 0
 	for line := range strings.Lines(text) {

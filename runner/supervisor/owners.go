@@ -206,6 +206,7 @@ func (o *Ownership) open(r *request, t target) (int, error) {
 // fdPath is a path of this thread to what its own descriptor fd is.
 func fdPath(fd int) string { return "self/fd/" + strconv.Itoa(fd) }
 
+// chownCall serves all calls that change the owner of a file.
 func (o *Ownership) chownCall(r *request) (int64, error) {
 	t := target{dir: unix.AT_FDCWD, follow: true}
 	ids := 1

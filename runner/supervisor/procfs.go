@@ -294,6 +294,7 @@ func (a *asked) inTree() bool { return a.name == "mounts" || a.name == "mountinf
 // reopenFlags are the flags by which a file that is open may be opened again.
 const reopenFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_NONBLOCK | unix.O_TRUNC | unix.O_DIRECTORY | unix.O_LARGEFILE | unix.O_PATH
 
+// openWith opens the file of /proc that a means.
 func (p *procfs) openWith(a *asked, flags int) (int64, error) {
 	if a.who.pid == 0 && a.name == "" {
 		p.list()

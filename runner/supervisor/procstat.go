@@ -244,6 +244,7 @@ func (p *procfs) uname(r *request) (int64, error) {
 	return 0, p.put(r, r.args[0], name)
 }
 
+// readlink serves readlink(2) of a link in /proc.
 func (p *procfs) readlink(a *asked) (int64, error) {
 	var text string
 	switch {

@@ -48,6 +48,7 @@ type reply struct {
 	MatchedKey        string `json:"matched_key"`
 }
 
+// call calls a method of the service (Twirp, with JSON).
 func (s *service) call(ctx context.Context, method string, q request) (reply, error) {
 	q.Version = entryVersion
 	body, err := json.Marshal(q)
