@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/seccomp"
 )
 
 // Obstacle is what is in the way of a rung. It is an error: one line for people, with the setting to change.
@@ -43,12 +45,22 @@ const (
 	capChown       = 0
 	capDACOverride = 1
 	capFowner      = 3
+	capFsetid      = 4
+	capKill        = 5
 	capSetgid      = 6
 	capSetuid      = 7
+	capSetpcap     = 8
 	capSysChroot   = 18
 	capSysAdmin    = 21
+	capMknod       = 27
 	capSetfcap     = 31
 )
+
+// ownersNeed are the capabilities without which files of a layer would fail, or lose owners, modes (set-group-ID bits) or capabilities.
+const ownersNeed uint64 = 1<<capChown | 1<<capDACOverride | 1<<capFowner | 1<<capFsetid | 1<<capSetfcap
+
+// chrootNeeds are those without which there is no box by chroot: it would lack devices, keep capabilities or leave processes behind.
+const chrootNeeds = ownersNeed | 1<<capKill | 1<<capSetgid | 1<<capSetuid | 1<<capSetpcap | 1<<capMknod
 
 // machine is what is known of this process and its kernel: what says why a system call may have failed.
 type machine struct {
@@ -109,6 +121,20 @@ func sysctl(name string) string {
 }
 
 func (m machine) has(capability int) bool { return m.caps&(1<<capability) != 0 }
+
+// lacking says which capabilities of a set this root has not; nil if it has all.
+func (m machine) lacking(set uint64) *Obstacle {
+	names := seccomp.Names(set &^ m.caps)
+	if len(names) == 0 {
+		return nil
+	}
+	o := &Obstacle{Why: "this root has no " + strings.Join(names, ", "), Fix: "run the container with"}
+	for _, name := range names {
+		o.Fix += " --cap-add " + strings.TrimPrefix(name, "CAP_")
+	}
+	o.Fix += " (Kubernetes: securityContext.capabilities.add)"
+	return o
+}
 
 // confined says whether an AppArmor profile restricts this process: one that only gives it a name does not ("strake (unconfined)").
 func (m machine) confined() bool {

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strake-build/strake/runner/seccomp"
 )
 
 // Isolation is the result of Choose.
@@ -276,21 +278,13 @@ func (p *prober) chroot() Finding {
 		}
 		return f
 	}
-	for _, c := range []struct {
-		number int
-		name   string
-	}{{capChown, "CHOWN"}, {capDACOverride, "DAC_OVERRIDE"}, {capFowner, "FOWNER"}, {capSetgid, "SETGID"}, {capSetuid, "SETUID"}} {
-		if !p.has(c.number) {
-			f.Obstacle = &Obstacle{Why: "this root has no CAP_" + c.name, Fix: "run the container with --cap-add " + c.name}
-			return f
-		}
-	}
+	f.Obstacle = p.lacking(chrootNeeds)
 	return f
 }
 
-// none works always. Only a root that may change owners gives files to others.
+// none works always. Only a root that may set all that a layer says of files gives them to others.
 func (p *prober) none() Finding {
-	own := p.euid == 0 && p.has(capChown) && p.has(capFowner) && p.has(capDACOverride) && p.ids != 1
+	own := p.euid == 0 && p.lacking(ownersNeed) == nil && p.ids != 1
 	return Finding{Isolation: Isolation{Rung: None, NoOverlay: true, OneID: !own, UserNS: p.userNS, Reason: "builds without RUN"}}
 }
 
@@ -346,6 +340,11 @@ func (m machine) judge(attempts []attempt, out []outcome, err error, user bool) 
 	}
 	if a, errno := failure(attempts, out); errno != 0 {
 		return boxResult{obstacle: m.hint(a, errno, user || m.userNS)}
+	}
+	if !user { // a step gets these, and who makes a user namespace has them there
+		if o := m.lacking(seccomp.Capabilities); o != nil {
+			return boxResult{obstacle: o}
+		}
 	}
 	r := boxResult{sharedPID: out[procAttempt] != worked, noName: out[nameAttempt] != worked}
 	if e := out[overlayAttempt].errno(); e != 0 {

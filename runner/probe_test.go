@@ -251,6 +251,21 @@ func TestHints(t *testing.T) {
 			}
 		})
 	}
+	t.Run("capabilities", func(t *testing.T) {
+		out := make([]outcome, len(boxAttempts()))
+		for i := range out {
+			out[i] = worked
+		}
+		m := fullRoot()
+		m.caps &^= 1<<capMknod | 1<<capSetpcap
+		const want = "this root has no CAP_SETPCAP, CAP_MKNOD: run the container with --cap-add SETPCAP --cap-add MKNOD (Kubernetes: securityContext.capabilities.add)"
+		if o := m.judge(boxAttempts(), out, nil, false).obstacle; o == nil || o.Error() != want {
+			t.Errorf("as it is: got %v", o)
+		}
+		if o := m.judge(boxAttempts(), out, nil, true).obstacle; o != nil {
+			t.Errorf("in a user namespace of its own: got %v", o)
+		}
+	})
 	t.Run("soft", func(t *testing.T) {
 		out := make([]outcome, len(boxAttempts()))
 		for i := range out {
@@ -262,6 +277,20 @@ func TestHints(t *testing.T) {
 			t.Errorf("got %+v", r)
 		}
 	})
+}
+
+// A root that would lose owners or modes records them.
+func TestNoneRecords(t *testing.T) {
+	for _, c := range []struct {
+		without int
+		records bool
+	}{{capMknod, false}, {capChown, true}, {capFowner, true}, {capFsetid, true}, {capDACOverride, true}, {capSetfcap, true}} {
+		m := fullRoot()
+		m.caps &^= 1 << c.without
+		if i := (&prober{machine: m}).none().Isolation; i.OneID != c.records {
+			t.Errorf("without capability %d it records: %v", c.without, i.OneID)
+		}
+	}
 }
 
 func TestAdvice(t *testing.T) {

@@ -4,6 +4,16 @@ package seccomp
 // net_bind_service, net_raw, sys_chroot, mknod, audit_write and setfcap.
 const Capabilities uint64 = 0x00000000a80425fb
 
+// Names are the capabilities of a set, as in "CAP_CHOWN".
+func Names(set uint64) (names []string) {
+	for n, name := range capNames() {
+		if set&(1<<n) != 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // capNames are the capabilities by number (linux/capability.h).
 func capNames() []string {
 	return []string{
