@@ -55,7 +55,7 @@ func Parse(name string, source []byte) (*File, error) {
 	}
 	f.parsed, err = parser.Parse(bytes.NewReader(source))
 	if err != nil {
-		return nil, f.fail(Range{}, err)
+		return nil, f.fail(f.tooLong(err), err)
 	}
 	found := newFindings(config)
 	f.lintContinuations(found)

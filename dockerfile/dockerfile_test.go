@@ -202,9 +202,28 @@ func TestPlatforms(t *testing.T) {
 }
 
 func TestParseLimits(t *testing.T) {
-	if _, err := dockerfile.Parse("D", []byte("FROM scratch\nRUN "+strings.Repeat("x", 1<<16)+"\n")); err == nil ||
-		!strings.Contains(err.Error(), "dockerfile line greater than max allowed size of 65535") {
-		t.Error(err)
+	_, err := dockerfile.Parse("D", []byte("FROM scratch\n\nRUN "+strings.Repeat("x", 1<<16)+"\n"))
+	var e *dockerfile.Error
+	if !errors.As(err, &e) || e.Range.Start != 3 || !strings.Contains(err.Error(), "dockerfile line greater than max allowed size of 65535") {
+		t.Fatal(err)
+	}
+	if got := e.Excerpt(); len(got) > 1000 || !strings.Contains(got, "xx…\n") {
+		t.Errorf("%d bytes: %.2000q", len(got), got)
+	}
+}
+
+// What an excerpt leaves out it counts.
+func TestExcerptOfManyLines(t *testing.T) {
+	e := &dockerfile.Error{Source: []byte(strings.Repeat("x\n", 1000)), Range: dockerfile.Range{Start: 100, End: 199}}
+	got := e.Excerpt()
+	for _, want := range []string{"  99 |     x\n 100 | >>> x\n", " 119 | >>> x\n     | … 60 lines\n 180 | >>> x\n", " 199 | >>> x\n 200 |     x\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	e.Range.End = 139
+	if got := e.Excerpt(); strings.Contains(got, "…") || strings.Count(got, ">>>") != 40 {
+		t.Errorf("got\n%s", got)
 	}
 }
 

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -74,10 +75,14 @@ func withFindings(err error, found []Warning) error {
 // Unwrap is the reason without its place.
 func (e *Error) Unwrap() error { return e.Err }
 
-// excerptContext is how many lines an excerpt shows before and after those at fault.
-const excerptContext = 2
+const (
+	excerptContext = 2   // lines that an excerpt shows before and after those at fault
+	excerptLines   = 40  // of those at fault, half of them their last ones
+	excerptWidth   = 400 // bytes of a line
+)
 
-// Excerpt shows the lines at fault, marked with ">>>", and two lines on each side. It is empty when no line is at fault.
+// Excerpt shows the lines at fault, marked with ">>>", and two lines on each side; of very many or long ones, a part. It is empty when
+// no line is at fault.
 func (e *Error) Excerpt() string {
 	return excerpt(e.Source, e.Range)
 }
@@ -90,11 +95,18 @@ func excerpt(source []byte, r Range) string {
 	last := min(max(r.End, r.Start), len(lines))
 	var b strings.Builder
 	for n := max(r.Start-excerptContext, 1); n <= min(last+excerptContext, len(lines)); n++ {
+		if skipped := last - r.Start + 1 - excerptLines; skipped > 0 && n == r.Start+excerptLines/2 {
+			fmt.Fprintf(&b, "     | … %d lines\n", skipped)
+			n += skipped
+		}
 		mark := "   "
 		if n >= r.Start && n <= last {
 			mark = ">>>"
 		}
 		text := strings.TrimRight(string(lines[n-1]), " \t\r")
+		if len(text) > excerptWidth {
+			text = strings.ToValidUTF8(text[:excerptWidth], "") + "…"
+		}
 		fmt.Fprintf(&b, "%s\n", strings.TrimRight(fmt.Sprintf("%4d | %s %s", n, mark, text), " "))
 	}
 	return b.String()
@@ -103,6 +115,21 @@ func excerpt(source []byte, r Range) string {
 // fail makes err an *Error at r or, for a zero r, where err itself says that it is.
 func (f *File) fail(r Range, err error) error {
 	return f.failIn("", "", r, err)
+}
+
+// tooLong returns the line that is too long for the parser, which gives the place of the one before it. It is zero if err is of something else.
+func (f *File) tooLong(err error) Range {
+	if !strings.Contains(err.Error(), "line greater than max allowed size") {
+		return Range{}
+	}
+	n := 0
+	for line := range bytes.Lines(f.Source) {
+		n++
+		if len(line) >= bufio.MaxScanTokenSize {
+			return Range{Start: n, End: n}
+		}
+	}
+	return Range{}
 }
 
 // failIn makes err, which came up in an instruction of a stage, an *Error. One that is an *Error already stays as it is.

@@ -129,6 +129,9 @@ func runLogin(ctx context.Context, env *environment, opts loginOptions) error {
 		return usagef("username and password are needed")
 	}
 	if err := env.registry().Login(ctx, opts.host, opts.user, opts.password, file); err != nil {
+		if errors.Is(err, registry.ErrUnauthorized) {
+			return &hintError{err, "many registries want an access token in place of the password"}
+		}
 		return err
 	}
 	_, err = fmt.Fprintln(env.stdout, "Login Succeeded")

@@ -62,10 +62,16 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// firstLine shortens an instruction that spans lines.
+// maxInstruction bounds what a message says of an instruction, in bytes: it ends with what matters.
+const maxInstruction = 1000
+
+// firstLine shortens an instruction that spans lines, or is very long.
 func firstLine(s string) string {
 	if line, _, more := strings.Cut(s, "\n"); more {
-		return strings.TrimRight(line, " \\\r") + " …"
+		s = strings.TrimRight(line, " \\\r") + " …"
+	}
+	if len(s) > maxInstruction {
+		s = strings.ToValidUTF8(s[:maxInstruction], "") + "…"
 	}
 	return s
 }

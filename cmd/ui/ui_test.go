@@ -238,6 +238,13 @@ func TestReport(t *testing.T) {
 		t.Errorf("got\n%s", got)
 	}
 	b.Reset()
+	Report(&b, &dockerfile.Error{
+		Source: []byte("FROM scratch\n"), Range: dockerfile.Range{Start: 1, End: 1}, Stage: "s", Instruction: "RUN " + strings.Repeat("x", 2000), Err: errors.New("no"),
+	})
+	if got := b.String(); len(got) > 1200 || !strings.HasSuffix(got, "xx…: no\n") {
+		t.Errorf("%d bytes: %s", len(got), got)
+	}
+	b.Reset()
 	Report(&b, nil)
 	if b.Len() > 0 {
 		t.Errorf("nil is reported as %q", b.String())
