@@ -188,7 +188,7 @@ func (w *copyWork) options(root *rootfs.Root, layers int) (copier.Options, error
 		if err != nil {
 			return opt, err
 		}
-		opt.Mode = mode.Apply
+		opt.Mode, opt.ParentMode = mode.Apply, mode.Octal()
 	}
 	var err error
 	opt.Owner, err = w.owner(root, layers)

@@ -8,8 +8,12 @@ import (
 
 // Mode is a parsed --chmod: a change of permission bits. The zero Mode changes nothing.
 type Mode struct {
-	ops []modeOp
+	ops   []modeOp
+	octal bool
 }
+
+// Octal says whether the mode is a number, and so the same for everything.
+func (m Mode) Octal() bool { return m.octal }
 
 // modeOp is one change, made after those before it.
 type modeOp struct {
@@ -56,7 +60,7 @@ func parseOctal(s string) (Mode, error) {
 			return Mode{}, fmt.Errorf("invalid chmod parameter: '%s'. it should be octal string and between 0 and 07777", s)
 		}
 	}
-	return Mode{ops: []modeOp{{verb: '-', bits: modeAll}, {verb: '+', bits: bits}}}, nil
+	return Mode{ops: []modeOp{{verb: '-', bits: modeAll}, {verb: '+', bits: bits}}, octal: true}, nil
 }
 
 // parseClause reads what stands between two commas: classes and, for them, one change or more.

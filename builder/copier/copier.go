@@ -32,9 +32,10 @@ type Options struct {
 	// Owner of everything that is copied or made; nil keeps the tree's owners (0:0 for a context) and makes parents as 0:0.
 	Owner *layer.Owner
 	// Mode, if not nil, is --chmod: it makes new permission bits (07777, as chmod(2) has them) of those of a file or directory; dir says which.
-	// As in BuildKit, parents that are made get its result, at most 0777, if it does not depend on what was there before, as that of an octal mode,
-	// and else 0755; archives that are unpacked do not heed it.
+	// Archives that are unpacked do not heed it.
 	Mode func(perm uint32, dir bool) uint32
+	// ParentMode says that parents that are made get what Mode makes, at most 0777, and not 0755: in BuildKit they do if it is octal.
+	ParentMode bool
 	// Extract unpacks files that are tar archives, in a known compression or none, as ADD does unless told --unpack=false; others are copied.
 	Extract bool
 	// Below, if not nil, is the file system that the destination will be a layer on, for COPY --link: a folder that is made on the way to Dest
@@ -173,8 +174,8 @@ const parentPerm = 0o755
 
 // parentPerm is the mode of parents that are made.
 func (c *copier) parentPerm() uint32 {
-	if perm := c.perm(0, true); perm == c.perm(0o7777, true) {
-		return perm & 0o777
+	if c.opt.ParentMode {
+		return c.perm(0, true) & 0o777
 	}
 	return parentPerm
 }

@@ -179,19 +179,20 @@ func TestCopy(t *testing.T) {
 		{name: "context owners", from: "f=f@5:6 d/g=g@7:8 d@9:9", src: []string{"."}, dest: "/x", want: "x/ x/d/ x/d/g=g x/f=f"},
 		{name: "stage owners", from: "s/f=f@5:6 s/d/g=g@7:8 s/d@9:9", src: []string{"s"}, dest: "/x", stage: true, want: "x/ x/d/@9:9 x/d/g=g@7:8 x/f=f@5:6"},
 		{
-			name: "chmod", from: "a=a%664 d/x=x d/sub/y=y", src: []string{"d", "a"}, dest: "/4/", opt: Options{Mode: mode(0o775)},
+			name: "chmod", from: "a=a%664 d/x=x d/sub/y=y", src: []string{"d", "a"}, dest: "/4/", opt: Options{Mode: mode(0o775), ParentMode: true},
 			want: "4/%775 4/a=a%775 4/sub/%775 4/sub/y=y%775 4/x=x%775",
 		},
-		{name: "chmod setuid", from: "a=a", src: []string{"a"}, dest: "/m/a", opt: Options{Mode: mode(0o4711)}, want: "m/%711 m/a=a%4711"},
-		{name: "chmod setgid", from: "a=a", src: []string{"a"}, dest: "/a", opt: Options{Mode: mode(0o2711)}, want: "a=a%2711"},
+		{name: "chmod setuid", from: "a=a", src: []string{"a"}, dest: "/m/a", opt: Options{Mode: mode(0o4711), ParentMode: true}, want: "m/%711 m/a=a%4711"},
+		{name: "chmod setgid", from: "a=a", src: []string{"a"}, dest: "/a", opt: Options{Mode: mode(0o2711), ParentMode: true}, want: "a=a%2711"},
 		{name: "chmod per entry", from: "d/x=x%600 d/prog=p%700 d/sub/%700", src: []string{"d"}, dest: "/1", opt: Options{Mode: symbolic}, want: "1/ 1/prog=p%755 1/sub/ 1/x=x"},
 		{
 			name: "chmod per entry, parents", from: "a=a%700", src: []string{"a"}, dest: "/p/q/", opt: Options{Mode: func(perm uint32, _ bool) uint32 { return perm &^ 0o555 }},
 			want: "p/ p/q/ p/q/a=a%200",
 		},
-		{name: "chmod 0", from: "a=a", src: []string{"a"}, dest: "/a", opt: Options{Mode: mode(0)}, want: "a=a%0"},
+		{name: "chmod of the same for all, parents", from: "a=a", src: []string{"a"}, dest: "/p/", opt: Options{Mode: mode(0o444)}, want: "p/ p/a=a%444"},
+		{name: "chmod 0", from: "a=a", src: []string{"a"}, dest: "/a", opt: Options{Mode: mode(0), ParentMode: true}, want: "a=a%0"},
 		{
-			name: "parents chmod and chown", from: "d/sub/x=x", src: []string{"d"}, dest: "/n/q", opt: Options{Mode: mode(0o700), Owner: user},
+			name: "parents chmod and chown", from: "d/sub/x=x", src: []string{"d"}, dest: "/n/q", opt: Options{Mode: mode(0o700), ParentMode: true, Owner: user},
 			want: "n/%700@1000:50 n/q/%700@1000:50 n/q/sub/%700@1000:50 n/q/sub/x=x%700@1000:50",
 		},
 		{name: "overwrite", from: "f=new%640", to: "f=old%777@5:6", src: []string{"f"}, dest: "/f", want: "f=new%640"},
@@ -454,7 +455,7 @@ func TestInline(t *testing.T) {
 		{two, Options{Dest: "/x/"}},
 		{two[:1], Options{Dest: "/y"}},
 		{two[:1], Options{Dest: "/link"}},
-		{two[:1], Options{Dest: "/o/f", Owner: &layer.Owner{UID: 1, GID: 2}, Mode: mode(0o4750)}},
+		{two[:1], Options{Dest: "/o/f", Owner: &layer.Owner{UID: 1, GID: 2}, Mode: mode(0o4750), ParentMode: true}},
 	} {
 		if err := Copy(ctx, root, nil, nil, c.files, c.opt); err != nil {
 			t.Fatal(err)

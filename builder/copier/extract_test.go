@@ -73,7 +73,7 @@ func TestExtract(t *testing.T) {
 			want: "p/@1:2 p/x/@1:2 p/x/d/@1:2 p/x/d/g=g@1:2 p/x/f=f@1:2",
 		},
 		{
-			name: "mode is not heeded", files: map[string][]byte{"t": f}, src: []string{"t"}, dest: "/x", opt: Options{Mode: mode(0o711)},
+			name: "mode is not heeded", files: map[string][]byte{"t": f}, src: []string{"t"}, dest: "/x", opt: Options{Mode: mode(0o711), ParentMode: true},
 			want: "x/ x/d/@7:8 x/d/g=g@7:8 x/f=f@7:8",
 		},
 		{

@@ -21,8 +21,8 @@ import (
 var copied = []Options{
 	{Dest: "/x/"},
 	{Dest: "/x/", Owner: &layer.Owner{UID: 7, GID: 8}},
-	{Dest: "/x/", Mode: mode(0o2510)},
-	{Dest: "/x/", Owner: &layer.Owner{UID: 0, GID: 9}, Mode: mode(0)},
+	{Dest: "/x/", Mode: mode(0o2510), ParentMode: true},
+	{Dest: "/x/", Owner: &layer.Owner{UID: 0, GID: 9}, Mode: mode(0), ParentMode: true},
 	{Dest: "/new/folder/", Owner: &layer.Owner{UID: 1000, GID: 1000}, Extract: true},
 }
 

@@ -70,7 +70,7 @@ func TestCopySelection(t *testing.T) {
 			want: "p/ p/a/ p/a/b/%700@3:4 p/a/b/f=f",
 		},
 		{
-			name: "parents, chmod and chown", from: "a/b=b", s: source.Selection{Patterns: []string{"a/b"}, Parents: true}, opt: Options{Mode: mode(0o750), Owner: user},
+			name: "parents, chmod and chown", from: "a/b=b", s: source.Selection{Patterns: []string{"a/b"}, Parents: true}, opt: Options{Mode: mode(0o750), ParentMode: true, Owner: user},
 			want: "p/%750@5:6 p/a/%750@5:6 p/a/b=b%750@5:6",
 		},
 		{name: "hard links", from: "a/x=x b/y|a/x c/z|a/x", s: source.Selection{Patterns: []string{"*/[yz]"}, Parents: true}, want: "p/ p/b/ p/b/y=x p/c/ p/c/z|p/b/y"},
@@ -201,7 +201,7 @@ func TestCopyFile(t *testing.T) {
 		{name: "by name", content: "c", opt: Options{Dest: "/x/y"}, want: "x/ x/y=c%600"},
 		{name: "over a file", content: "c", to: "y=old l|y", opt: Options{Dest: "/y"}, want: "l=old y=c%600"},
 		{name: "empty", opt: Options{Dest: "/y"}, want: "y=%600"},
-		{name: "owner and mode", content: "c", opt: Options{Dest: "/y", Owner: &layer.Owner{UID: 1, GID: 2}, Mode: mode(0o4755)}, want: "y=c%4755@1:2"},
+		{name: "owner and mode", content: "c", opt: Options{Dest: "/y", Owner: &layer.Owner{UID: 1, GID: 2}, Mode: mode(0o4755), ParentMode: true}, want: "y=c%4755@1:2"},
 		{name: "symbolic mode", content: "c", opt: Options{Dest: "/y", Mode: func(p uint32, _ bool) uint32 { return p | 0o44 }}, want: "y=c%644"},
 		{name: "archive", content: tar, opt: Options{Dest: "/x", Extract: true}, want: "x/ x/m=m@7:8"},
 		{name: "no archive", content: "c", opt: Options{Dest: "/x", Extract: true}, want: "x=c%600"},
