@@ -137,8 +137,8 @@ func (d *diagnosis) choose(env *environment, root string) {
 		d.chosen = &i
 		d.Isolation = reportIsolation(i)
 	}
-	if err == nil && i.Rung == runner.Chroot && d.Store.noDev {
-		err = &hintError{errors.New("isolation chroot: the devices of a step do not work on the store's file system, which is mounted with nodev"), "mount it without (docker run --tmpfs DIR:dev), or use another --root"}
+	if err == nil && i.Rung == runner.Chroot && d.Store.inert {
+		err = &hintError{errors.New("isolation chroot: a step's devices and programs do not work on the store's file system, which is mounted with nodev or noexec"), "mount it without (docker run --tmpfs DIR:dev,exec), or use another --root"}
 	}
 	if err != nil {
 		d.Isolation.Error, d.why = err.Error(), err

@@ -34,7 +34,7 @@ type storeReport struct {
 	Error          string `json:"error,omitempty"`
 
 	probe string // where a test may write; empty if nowhere
-	noDev bool   // device nodes cannot be opened there
+	inert bool   // device nodes cannot be opened there, or programs executed
 }
 
 // fileSystems are names of magic numbers (statfs(2)).
@@ -70,7 +70,7 @@ func (e *environment) storeReport(root string) storeReport {
 	if r.FileSystem == "" {
 		r.FileSystem = fmt.Sprintf("%#x", st.Type)
 	}
-	r.noDev = st.Flags&unix.ST_NODEV != 0
+	r.inert = st.Flags&(unix.ST_NODEV|unix.ST_NOEXEC) != 0
 	r.FreeBytes, r.FreeInodes = int64(st.Bavail)*st.Bsize, int64(st.Ffree)
 	if data, err := os.ReadFile("/proc/sys/fs/inotify/max_user_watches"); err == nil {
 		r.InotifyWatches, _ = strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
