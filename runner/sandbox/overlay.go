@@ -181,7 +181,7 @@ func (l *layers) overlayOld(attach string) (int, error) {
 	}
 	data := strings.Join(opts, ",")
 	if len(data) >= unix.Getpagesize() {
-		return -1, fmt.Errorf("mounting an overlay file system: %d layers are too many for this kernel (Linux 6.8 takes 500)", len(l.lower))
+		return -1, fmt.Errorf("mounting an overlay file system: %d layers are too many for this kernel (Linux 6.7 takes 500)", len(l.lower))
 	}
 	if err := unix.Mount("overlay", attach, "overlay", 0, data); err != nil {
 		return -1, fmt.Errorf("mounting an overlay file system from %d layers: %w", len(l.lower), err)
