@@ -51,7 +51,13 @@ func checkMount(path string) (why error, drop func() (bool, error), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	remove := func() (bool, error) { return true, os.Remove(path) }
+	remove := func() (bool, error) {
+		err := os.Remove(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil // it went with the last directory of the cache
+		}
+		return true, err
+	}
 	switch {
 	case filepath.Base(path) == "id":
 		if why := checkID(path); why != nil {

@@ -63,3 +63,26 @@ func TestCheck(t *testing.T) {
 		})
 	}
 }
+
+// TestCheckDropsAll: the last directory of a cache takes its name with it, which was damaged too.
+func TestCheckDropsAll(t *testing.T) {
+	c := &cachemount.Store{Dir: t.TempDir()}
+	dir, release, err := c.Open(t.Context(), cachemount.Mount{ID: "/c", Mode: 0o755, UID: os.Getuid(), GID: os.Getgid()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	place := filepath.Dir(dir)
+	if err := errors.Join(os.Remove(filepath.Join(place, "lock")), os.WriteFile(filepath.Join(filepath.Dir(place), "id"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	_, problems, err := c.Check()
+	if err != nil || len(problems) != 2 {
+		t.Fatalf("found %v, %v", problems, err)
+	}
+	for _, p := range problems {
+		if gone, err := p.Drop(); !gone || err != nil {
+			t.Errorf("dropping %s: %t, %v", p.Name, gone, err)
+		}
+	}
+}

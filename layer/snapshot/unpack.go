@@ -31,6 +31,18 @@ type meta struct {
 // readMeta reads what is known of a layer: a zero meta if nothing is, or the file is damaged, for it can
 // be computed again.
 func (s *Store) readMeta(id ID) (meta, error) {
+	m, err := s.loadMeta(id)
+	if errors.Is(err, errMeta) {
+		return meta{}, nil
+	}
+	return m, err
+}
+
+// errMeta is that the file meta is damaged.
+var errMeta = errors.New("what is known of the layer is damaged")
+
+// loadMeta is readMeta, with errMeta.
+func (s *Store) loadMeta(id ID) (meta, error) {
 	var m meta
 	b, err := os.ReadFile(filepath.Join(s.path(id), "meta"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -40,7 +52,7 @@ func (s *Store) readMeta(id ID) (meta, error) {
 		return m, err
 	}
 	if json.Unmarshal(b, &m) != nil {
-		return meta{}, nil //nolint:nilerr // damaged is as good as not known
+		return meta{}, errMeta
 	}
 	return m, nil
 }

@@ -24,12 +24,16 @@ var (
 )
 
 // Verify reads a layer and compares it with its diffID. open returns the tar that it was unpacked from; it is
-// called if the layer's own tar is another, and may be nil. A layer whose diffID was never asked for is only read.
+// called if the layer's own tar is another, and may be nil. A layer whose diffID was never asked for is only read; of one whose meta
+// is damaged the index still says it.
 func (s *Store) Verify(ctx context.Context, id ID, open func() (io.ReadCloser, error)) error {
 	if err := s.check(id); err != nil {
 		return err
 	}
-	m, err := s.readMeta(id)
+	m, err := s.loadMeta(id)
+	if errors.Is(err, errMeta) {
+		m.DiffID, err = s.indexed(id)
+	}
 	if err != nil {
 		return fmt.Errorf("verifying layer %s: %w", id, err)
 	}
@@ -53,6 +57,20 @@ func (s *Store) Verify(ctx context.Context, id ID, open func() (io.ReadCloser, e
 		return fmt.Errorf("%w: they differ from those in the tar %s", ErrDamaged, m.DiffID)
 	}
 	return nil
+}
+
+// indexed is the diffID that the index has for a layer; the zero Hash if it has none.
+func (s *Store) indexed(id ID) (v1.Hash, error) {
+	entries, err := os.ReadDir(s.index())
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("reading the index of layers: %w", err)
+	}
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(s.index(), e.Name())); err == nil && target == string(id) {
+			return v1.Hash{Algorithm: "sha256", Hex: e.Name()}, nil
+		}
+	}
+	return v1.Hash{}, nil
 }
 
 // rewritten unpacks a tar and returns the digest of the tar that strake writes of that.

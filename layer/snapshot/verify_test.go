@@ -24,6 +24,13 @@ func TestVerify(t *testing.T) {
 	if err := s.Verify(ctx, made, nil); err != nil {
 		t.Errorf("made here: %v", err)
 	}
+	meta := filepath.Join(dir, string(made), "meta")
+	if err := os.WriteFile(meta, make([]byte, 100), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(ctx, made, nil); err != nil {
+		t.Errorf("made here, without its meta: %v", err)
+	}
 	// The order of entries is not the one that strake writes.
 	b, h := makeTar(t, "z=1", "a=2")
 	foreign, err := s.Unpack(ctx, h, opener(b))
