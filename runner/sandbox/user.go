@@ -112,7 +112,7 @@ func fields(r io.Reader, f func([]string) bool) error {
 	return s.Err()
 }
 
-// findPasswd returns the first user with that name or number, or nil.
+// findPasswd returns the first user with that name or number, or nil. A number is no name.
 func findPasswd(want string, passwd io.Reader) (*passwdEntry, error) {
 	n, isNumber, rangeErr := number(want)
 	isNumber = isNumber && rangeErr == nil
@@ -136,7 +136,7 @@ func findPasswd(want string, passwd io.Reader) (*passwdEntry, error) {
 				homes[uid] = f[5]
 			}
 		}
-		if f[0] != want && (!isNumber || uid != n) {
+		if isNumber && uid != n || !isNumber && f[0] != want {
 			return false
 		}
 		found = &passwdEntry{Name: f[0], UID: uid, GID: gid, Home: homes[uid]}
@@ -148,17 +148,23 @@ func findPasswd(want string, passwd io.Reader) (*passwdEntry, error) {
 	return found, nil
 }
 
-// findGroup returns the id of the group with that name or number.
+// findGroup returns the id of the group with that name; a number is one.
 func findGroup(want string, group io.Reader) (uint32, error) {
-	n, isNumber, rangeErr := number(want)
+	n, isNumber, err := number(want)
+	if err != nil {
+		return 0, fmt.Errorf("group %s: %w", want, err)
+	}
+	if isNumber {
+		return n, nil
+	}
 	var found bool
 	var gid uint32
-	err := fields(group, func(f []string) bool {
+	err = fields(group, func(f []string) bool {
 		if len(f) < 3 {
 			return false
 		}
 		id, ok, err := number(f[2])
-		if ok && err == nil && (f[0] == want || isNumber && rangeErr == nil && id == n) {
+		if ok && err == nil && f[0] == want {
 			found, gid = true, id
 		}
 		return found
@@ -166,14 +172,10 @@ func findGroup(want string, group io.Reader) (uint32, error) {
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("reading the group file: %w", err)
-	case found:
-		return gid, nil
-	case rangeErr != nil:
-		return 0, fmt.Errorf("group %s: %w", want, rangeErr)
-	case !isNumber:
+	case !found:
 		return 0, fmt.Errorf("unable to find group %s: no matching entries in group file", want)
 	}
-	return n, nil
+	return gid, nil
 }
 
 // addGroups adds the groups that list the user name.

@@ -23,6 +23,7 @@ wheel:x:10:root,app
 app:x:1001:
 docker:x:999:app,daemon
 numbers:x:44:
+80:x:55:
 broken
 `
 )
@@ -41,7 +42,8 @@ func TestLookupUser(t *testing.T) {
 		{"4242:4343", "4242:4343 [4343] /"},
 		{":docker", "0:999 [999] /root"},
 		{"nohome", "5:6 [6] /"},
-		{"123", "7:8 [8] /n"},
+		{"123", "123:0 [0] /"}, // a number, also where it is somebody's name
+		{"app:80", "1000:80 [80] /home/app"},
 		{"second", "1000:9 [9] /home/app"}, // the home of a number is that of its first line
 		{"nobody", "unable to find user nobody: no matching entries in passwd file"},
 		{"app:nogroup", "unable to find group nogroup: no matching entries in group file"},
