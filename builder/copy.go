@@ -27,8 +27,11 @@ type copyWork struct {
 	fromStage bool          // it reads the vertex's input (none: an empty file system)
 	taken     *source.Taken // what the whole build takes of tree
 
+	itself bool // a folder is copied as it is, with its mode, and not only what is in it
+
 	once   sync.Once // guards what follows: what the sources in a context and on the network are
 	groups []group
+	mode   *uint32 // of the folder that is copied itself; nil for none
 	err    error
 
 	listOnce sync.Once                  // see lists
@@ -51,8 +54,21 @@ func (w *copyWork) selects(patterns []string) source.Selection {
 
 // resolved finds and digests what is copied from a context and from the network, once.
 func (w *copyWork) resolved(ctx context.Context) ([]group, error) {
-	w.once.Do(func() { w.groups, w.err = w.resolve(ctx) })
+	w.once.Do(func() {
+		if w.groups, w.err = w.resolve(ctx); w.err == nil && w.itself {
+			w.mode, w.err = w.folderMode()
+		}
+	})
 	return w.groups, w.err
+}
+
+// folderMode is the mode of the folder that is copied itself. The top of a context has none: as with BuildKit, its files alone are the context.
+func (w *copyWork) folderMode() (*uint32, error) {
+	mode, ok, err := w.tree.FolderMode(w.copy.Sources[0])
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &mode, nil
 }
 
 // resolve finds and digests the sources, in their order: those in the context that follow one another at once, each remote one by itself.
@@ -122,6 +138,9 @@ func (w *copyWork) parts(ctx context.Context) ([]cache.Part, error) {
 	}
 	for _, g := range groups {
 		parts = append(parts, g.part)
+	}
+	if w.mode != nil {
+		add("folder-mode", strconv.FormatUint(uint64(*w.mode), 8))
 	}
 	return parts, nil
 }
@@ -258,7 +277,15 @@ func (w *copyWork) fromGroups(ctx context.Context, dst *rootfs.Root, opt copier.
 			return err
 		}
 	}
-	return nil
+	if w.mode == nil {
+		return nil
+	}
+	dir, base, err := dst.Parent(w.copy.Dest)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dst.Owners().Chmod(dir, base, *w.mode)
 }
 
 // stage opens the file system of the input, and selects what is read of it. The tree must be closed.

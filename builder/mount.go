@@ -67,12 +67,12 @@ const (
 func (w *runWork) mountAll(ctx context.Context, inputs []filesystem) (*mounts, error) {
 	all := &mounts{}
 	for i, m := range w.run.Mounts {
+		if w.inContext[i] {
+			m.Source = contextMount
+		}
 		var err error
 		switch m.Type {
 		case dockerfile.MountBind:
-			if w.inContext[i] {
-				m.Source = contextMount
-			}
 			err = w.bind(ctx, all, m, w.mountInput(inputs, i))
 		case dockerfile.MountCache:
 			err = w.cache(ctx, all, m, w.mountInput(inputs, i))

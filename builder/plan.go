@@ -305,7 +305,7 @@ func (p *planner) take(tree *source.Tree, sources ...string) *source.Taken {
 	return t
 }
 
-// contextMount is where the files of a bind mount of a context are in the file system that is made of them.
+// contextMount is where what is mounted of a context is in the file system that is made of it.
 const contextMount = "/context"
 
 // contextFiles is a part of a context, a folder or a file, in a file system of its own at dest: what a step sees
@@ -326,7 +326,7 @@ func (p *planner) files(f contextFiles, s *dockerfile.Stage, r dockerfile.Range)
 	v := &vertex{Name: name, Wrap: func(err error) error { return p.at(s, r, "", err) }}
 	op := &step{build: p.build, vertex: v, private: true, work: &copyWork{
 		build: p.build, vertex: v, tree: f.tree, taken: p.take(f.tree, f.path),
-		copy: &dockerfile.Copy{Sources: []string{f.path}, Dest: f.dest},
+		copy: &dockerfile.Copy{Sources: []string{f.path}, Dest: f.dest}, itself: true,
 	}}
 	v.Op = op
 	p.identifyFiles(v, op, f)

@@ -84,6 +84,7 @@ func fileScenarios() []scenario {
 		{name: "a new file that nothing reads", edit: file("other/n", "2")},
 		{name: "the last copied file", edit: file("top", "2"), want: "LT"},
 		{name: "the last copied file is touched", edit: touch("top")},
+		{name: "the mode of the mounted folder", edit: chmod("conf", 0o750), want: "CM"},
 		{name: "a mounted file", edit: file("conf/x", "2"), want: "CM"},
 		{name: "a mounted file is touched", edit: touch("conf/x")},
 		{name: "a new mounted file", edit: file("conf/n", "2"), want: "CM"},

@@ -220,6 +220,7 @@ func (x *explainer) attributes() {
 		{"link", "--link"},
 		{"chown", "--chown"},
 		{"chmod", "--chmod"},
+		{"folder-mode", "the mode of the folder"},
 		{"unpack", "--unpack"},
 		{"user", "USER"},
 		{"dir", "WORKDIR"},

@@ -58,23 +58,11 @@ func (t *Tree) DigestPath(ctx context.Context, name string) (Digest, error) {
 	if err != nil || !item.Dir {
 		return sum, err
 	}
-	d, n, err := t.find(item.Path)
-	if err != nil {
-		return Digest{}, &fs.PathError{Op: "digest", Path: item.Path, Err: err}
-	}
-	top := node{Entry: rootfs.Entry{Name: ".", Type: unix.DT_DIR}}
-	at := &dir{path: "."}
-	if n != nil {
-		top.Name, at = n.Name, &dir{path: d.path}
-	}
-	f, err := t.openDir(at)
+	f, top, err := t.self(item)
 	if err != nil {
 		return Digest{}, err
 	}
 	defer f.Close()
-	if err := t.stat(t.root.Owners().InDir(at.path, f), at, &top); err != nil {
-		return Digest{}, err
-	}
 	w := t.worker()
 	defer t.workers.Put(w)
 	if err := t.hashXattrs(w, f, &top); err != nil {
@@ -82,6 +70,43 @@ func (t *Tree) DigestPath(ctx context.Context, name string) (Digest, error) {
 	}
 	buf := top.append([]byte(format+"path\x00"), "")
 	return sha256.Sum256(append(buf, sum[:]...)), nil
+}
+
+// FolderMode returns the permission bits of the folder at name, following every link in it. ok is false for what is no folder, and for the top of the
+// tree. A missing name is a *NotFoundError.
+func (t *Tree) FolderMode(name string) (perm uint32, ok bool, err error) {
+	item, err := t.follow(path.Clean("/" + name)[1:])
+	if err != nil || !item.Dir {
+		return 0, false, err
+	}
+	f, self, err := t.self(item)
+	if err != nil {
+		return 0, false, err
+	}
+	defer f.Close() // only read
+	return self.st.Mode & 0o7777, self.Name != ".", nil
+}
+
+// self returns what stat(2) says of a folder, and the folder that it is in, open: the top, which is called ".", is in itself.
+func (t *Tree) self(item Item) (*os.File, node, error) {
+	d, n, err := t.find(item.Path)
+	if err != nil {
+		return nil, node{}, &fs.PathError{Op: "open", Path: item.Path, Err: err}
+	}
+	self := node{Entry: rootfs.Entry{Name: ".", Type: unix.DT_DIR}}
+	at := &dir{path: "."}
+	if n != nil {
+		self.Name, at = n.Name, &dir{path: d.path}
+	}
+	f, err := t.openDir(at)
+	if err != nil {
+		return nil, node{}, err
+	}
+	if err := t.stat(t.root.Owners().InDir(at.path, f), at, &self); err != nil {
+		_ = f.Close()
+		return nil, node{}, err
+	}
+	return f, self, nil
 }
 
 // knowFiles makes the nodes of those items known that are no directories, those of a directory together.
