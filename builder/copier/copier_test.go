@@ -388,6 +388,64 @@ func TestLinksToLayersAreNoChange(t *testing.T) {
 	}
 }
 
+// A file that goes on being written, as a log is, is copied as it was when it was digested.
+func TestGrown(t *testing.T) {
+	src, dst := t.TempDir(), t.TempDir()
+	at := time.Unix(1_600_000_000, 0)
+	for name, was := range map[string]string{"some": "line\n", "empty": "", "big": strings.Repeat("0123456789", 100_000)} {
+		path := filepath.Join(src, name)
+		if err := errors.Join(os.WriteFile(path, []byte(was), 0o644), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tree, err := source.Open(src, source.Options{ResetOwner: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	items, err := tree.Select(t.Context(), source.Selection{Patterns: []string{"."}})
+	if err == nil {
+		_, err = tree.Digest(t.Context(), items)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{}
+	for _, item := range []string{"some", "empty", "big"} {
+		path := filepath.Join(src, item)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[item] = string(data)
+		if err := os.WriteFile(path, append(data, "more\n"...), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	root, err := rootfs.Open(dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	opt := Options{Dest: "/x"}
+	if os.Getuid() != 0 {
+		opt.Owner = &layer.Owner{UID: os.Getuid(), GID: os.Getgid()}
+	}
+	if err := Copy(t.Context(), root, tree, items, nil, opt); err != nil {
+		t.Fatal(err)
+	}
+	for item, text := range want {
+		path := filepath.Join(dst, "x", item)
+		got, err := os.ReadFile(path)
+		if err != nil || string(got) != text {
+			t.Errorf("%s has %d bytes, %v; want %d", item, len(got), err, len(text))
+		}
+		if fi, err := os.Stat(path); err != nil || !fi.ModTime().Equal(at) {
+			t.Errorf("%s: %v, %v", item, fi.ModTime(), err)
+		}
+	}
+}
+
 func TestChanged(t *testing.T) {
 	needRoot(t)
 	src, dst := t.TempDir(), t.TempDir()

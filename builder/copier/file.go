@@ -2,6 +2,7 @@ package copier
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -39,23 +40,25 @@ func (j *job) file(ctx context.Context, p pair, info *source.Info, name string) 
 	if err := j.from.Fstat(src, &st); err != nil {
 		return err
 	}
-	if !source.Same(&info.Stat, &st) {
+	if !source.Same(&info.Stat, &st) && !grown(info, &st) {
 		return &source.ChangedError{Path: srcName}
 	}
 	dst := -1
 	err = place(p.dst, name, join(p.dstPath, name), func() (err error) {
-		dst, err = openFile(int(p.dst.Fd()), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+		dst, err = openFile(int(p.dst.Fd()), name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	st.Size = info.Stat.Size // as long as it was
 	err = j.content(ctx, dst, src, &st)
 	if err == nil {
 		err = j.fileMetadata(dst, src, p, info)
 	}
 	if err == nil && st.Size > 0 {
-		if err = j.from.Fstat(src, &st); err == nil && !source.Same(&info.Stat, &st) {
+		var ok bool
+		if ok, err = j.isCopy(ctx, dst, src, info); err == nil && !ok {
 			err = &source.ChangedError{Path: srcName}
 		}
 	}
@@ -66,6 +69,46 @@ func (j *job) file(ctx context.Context, p pair, info *source.Info, name string) 
 		return &source.ChangedError{Path: srcName}
 	}
 	return err
+}
+
+// grown says whether now is the state of a file that can be copied as it was when it was digested, although it was written to since: what
+// was digested had no attributes, so none are copied.
+func grown(info *source.Info, now *unix.Stat_t) bool {
+	return info.NoXattr && info.Sum != source.Digest{} && source.Grown(&info.Stat, now)
+}
+
+// isCopy says whether the file dst has what the tree saw of src: for sure if src is the same still. If it grew meanwhile, as the log of the
+// very build does, the bytes of the copy tell.
+func (j *job) isCopy(ctx context.Context, dst, src int, info *source.Info) (bool, error) {
+	var now unix.Stat_t
+	if err := j.from.Fstat(src, &now); err != nil || source.Same(&info.Stat, &now) {
+		return err == nil, err
+	}
+	if !grown(info, &now) {
+		return false, nil
+	}
+	if _, err := unix.Seek(dst, 0, io.SeekStart); err != nil {
+		return false, err
+	}
+	h := sha256.New()
+	buf := j.buffers.Get().(*[]byte)
+	defer j.buffers.Put(buf)
+	for {
+		if err := context.Cause(ctx); err != nil {
+			return false, err
+		}
+		k, err := unix.Read(dst, *buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if k == 0 {
+			return source.Digest(h.Sum(nil)) == info.Sum, nil
+		}
+		_, _ = h.Write((*buf)[:k]) // never fails
+	}
 }
 
 func openFile(dir int, name string, flag int, perm uint32) (int, error) {

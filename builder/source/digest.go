@@ -313,7 +313,7 @@ func (t *Tree) hash(ctx context.Context, f *os.File, d *dir, n *node) error {
 var errChanged = errors.New("changed meanwhile")
 
 // hashFile digests the bytes and the extended attributes of a regular file. One that was written to
-// since it was stat'ed is taken as it is now; one that is written to meanwhile has no
+// since it was stat'ed is taken as it is now, one that grows meanwhile as long as it was; one that changes in another way has no
 // digest.
 func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) error {
 	fd, err := openFile(int(dir.Fd()), n.Name)
@@ -340,12 +340,11 @@ func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) e
 		return errChanged
 	}
 	w.hash.Reset()
-	var total int64
-	for {
+	for left := st.Size; left > 0; {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		k, err := unix.Read(fd, w.buf)
+		k, err := unix.Read(fd, w.buf[:min(left, int64(len(w.buf)))])
 		if err == unix.EINTR {
 			continue
 		}
@@ -353,22 +352,20 @@ func (t *Tree) hashFile(ctx context.Context, w *worker, dir *os.File, n *node) e
 			return err
 		}
 		if k == 0 {
-			break
-		}
-		if total += int64(k); total > st.Size {
 			return errChanged
 		}
 		_, _ = w.hash.Write(w.buf[:k]) // never fails
-		if total == st.Size && k < len(w.buf) {
-			break // saves the read that would say 0
-		}
+		left -= int64(k)
 	}
 	w.hash.Sum(n.sum[:0])
 	if err := owners.Fstat(fd, &st); err != nil {
 		return err
 	}
 	if !Same(&n.st, &st) {
-		return errChanged
+		if !Grown(&n.st, &st) {
+			return errChanged
+		}
+		n.racy = true
 	}
 	size, err := unix.Flistxattr(fd, nil)
 	if errors.Is(err, unix.EOPNOTSUPP) || err == nil && size == 0 {

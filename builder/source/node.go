@@ -50,7 +50,11 @@ func (n *node) info() Info {
 	if n.isDevice() {
 		e.Type = uint8(n.st.Mode & unix.S_IFMT >> 12)
 	}
-	return Info{Entry: e, Stat: n.st, NoXattr: n.known && n.attrs == Digest{}}
+	info := Info{Entry: e, Stat: n.st, NoXattr: n.known && n.attrs == Digest{}}
+	if n.known && n.Type == unix.DT_REG {
+		info.Sum = n.sum
+	}
+	return info
 }
 
 // isDevice says whether the entry is a device, although on the disk it is a file (rootfs.Owners).

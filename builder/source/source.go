@@ -109,6 +109,8 @@ type Info struct {
 	Stat unix.Stat_t
 	// NoXattr: the entry is known to have no extended attributes that are part of an image.
 	NoXattr bool
+	// Sum is the digest of the bytes of a regular file; zero if that is not known.
+	Sum Digest
 	// Way: the directory itself is not selected, it is on the way to something that is.
 	Way bool
 	// Folder is what is taken of a directory, to be read on.
@@ -180,6 +182,12 @@ type ChangedError struct{ Path string }
 
 func (e *ChangedError) Error() string {
 	return fmt.Sprintf("%q changed while the build was reading it", "/"+e.Path)
+}
+
+// Grown says whether now is the state of a regular file that was written to since a Tree saw it, and is not shorter, as a log that goes on. The bytes
+// that were seen are there still, unless others were written over them.
+func Grown(seen, now *unix.Stat_t) bool {
+	return seen.Ino == now.Ino && seen.Mode == now.Mode && seen.Mode&unix.S_IFMT == unix.S_IFREG && now.Size >= seen.Size
 }
 
 // Same says whether now, an entry's state, is the state that a Tree saw. Link counts, access
