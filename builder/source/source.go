@@ -181,7 +181,7 @@ func (t *Tree) Lstat(path string) (Info, error) {
 type ChangedError struct{ Path string }
 
 func (e *ChangedError) Error() string {
-	return fmt.Sprintf("%q changed while the build was reading it", "/"+e.Path)
+	return fmt.Sprintf("%q changed while the build was reading it: build again, or exclude it by .dockerignore if something goes on writing to it", "/"+e.Path)
 }
 
 // Grown says whether now is the state of a regular file that was written to since a Tree saw it, and is not shorter, as a log that goes on. The bytes
