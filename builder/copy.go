@@ -27,7 +27,7 @@ type copyWork struct {
 	fromStage bool          // it reads the vertex's input (none: an empty file system)
 	taken     *source.Taken // what the whole build takes of tree
 
-	itself bool // a folder is copied as it is, with its mode, and not only what is in it
+	itself bool // the source is the name of a file or a folder, copied as it is: a folder with its mode, and not only what is in it
 
 	once   sync.Once // guards what follows: what the sources in a context and on the network are
 	groups []group
@@ -49,7 +49,7 @@ type group struct {
 
 // selects is the selection of what the patterns match, with what --exclude and --parents say.
 func (w *copyWork) selects(patterns []string) source.Selection {
-	return source.Selection{Patterns: patterns, Exclude: w.copy.Exclude, Parents: w.copy.Parents, Taken: w.taken}
+	return source.Selection{Patterns: patterns, Literal: w.itself, Exclude: w.copy.Exclude, Parents: w.copy.Parents, Taken: w.taken}
 }
 
 // resolved finds and digests what is copied from a context and from the network, once.

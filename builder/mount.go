@@ -175,7 +175,7 @@ func (w *runWork) seed(ctx context.Context, dir string, from filesystem, m docke
 	}
 	tree := source.FromRoot(view, source.Options{Unwritten: true, Now: w.Now})
 	defer tree.Close()
-	items, err := tree.Select(ctx, source.Selection{Patterns: []string{m.Source}})
+	items, err := tree.Select(ctx, source.Selection{Patterns: []string{m.Source}, Literal: true})
 	if err != nil {
 		return fmt.Errorf("filling it from %s: %w", m.Source, err)
 	}

@@ -21,6 +21,8 @@ const maxLinks = 255
 // Selection says what a COPY or ADD takes of a tree.
 type Selection struct {
 	Patterns []string // the sources as they are written; "" is the root
+	// Literal: the patterns are names, in which no character is a wildcard, as the sources of mounts are.
+	Literal bool
 	// Exclude leaves out what it matches below a source that is a folder, relative to it, in the syntax of .dockerignore. The
 	// source itself is never left out, nor is a match of a wildcard: each is a source. This is so in BuildKit, whose manual says otherwise.
 	Exclude []string
@@ -62,9 +64,13 @@ func (t *Tree) Select(ctx context.Context, s Selection) ([]Item, error) {
 			return nil, fmt.Errorf("source %q: the name holds a zero byte", p)
 		}
 		var found []Item
-		if s.Parents {
+		switch {
+		case s.Literal:
+			found = make([]Item, 1)
+			found[0], err = t.follow(path.Clean("/" + p)[1:])
+		case s.Parents:
 			found, err = t.selectParents(ctx, p, exclude)
-		} else {
+		default:
 			found, err = t.selectOne(ctx, path.Clean("/" + p)[1:])
 			if err == nil && len(found) == 0 && t.opt.Local && s.Taken != nil {
 				err = t.notMatched(ctx, path.Clean("/" + p)[1:], s.Taken)
