@@ -141,7 +141,8 @@ func write(t *testing.T, file, content string) {
 // skopeo returns the arguments with which skopeo speaks to r as its source.
 func (r *registry) skopeo(prefix string) []string {
 	if r.ca == "" {
-		return []string{"--" + prefix + "tls-verify=false"}
+		// Without this it reads this machine's credentials, which may be no file of the user's.
+		return []string{"--" + prefix + "tls-verify=false", "--" + prefix + "no-creds"}
 	}
 	return []string{"--" + prefix + "cert-dir=" + filepath.Dir(r.ca), "--authfile=" + r.auth}
 }
