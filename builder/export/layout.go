@@ -288,7 +288,10 @@ func (d dirFiles) add(name string, r sized) error {
 func WriteFile(path string, write func(io.Writer) error) error {
 	st, err := os.Stat(path)
 	kernels := strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, "/proc/")
-	if err != nil || st.Mode().IsRegular() && !kernels || st.IsDir() {
+	if err == nil && st.IsDir() {
+		return &fs.PathError{Op: "writing", Path: path, Err: unix.EISDIR}
+	}
+	if err != nil || st.Mode().IsRegular() && !kernels {
 		return replaceFile(path, write)
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)

@@ -163,7 +163,7 @@ func (f *buildFlags) decide(env *environment, contextArg string) (buildOptions, 
 		return opts, usagef("--no-cache and --no-cache-filter exclude each other")
 	}
 	var err error
-	if opts.cacheMax, err = parseCap("cache-max-size", cmp.Or(f.cacheMax, env.getenv("STRAKE_CACHE_MAX_SIZE"), defaultCap)); err != nil {
+	if opts.cacheMax, err = decideCap(env, f.cacheMax); err != nil {
 		return opts, err
 	}
 	if opts.mountMax, err = decideMountCaps(env, f.mountMax); err != nil {

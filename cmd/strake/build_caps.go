@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -16,19 +17,27 @@ import (
 // defaultCap is the value of --cache-max-size if nothing else is given.
 const defaultCap = "10%"
 
-// parseCap parses the value of --cache-max-size, or of another flag that takes the same: a size, a percentage of the disk, or 0.
-func parseCap(flag, value string) (store.Cap, error) {
+// decideCap decides --cache-max-size. Without the flag STRAKE_CACHE_MAX_SIZE counts.
+func decideCap(env *environment, value string) (store.Cap, error) {
+	if v := env.getenv("STRAKE_CACHE_MAX_SIZE"); value == "" && v != "" {
+		return parseCap("STRAKE_CACHE_MAX_SIZE", v)
+	}
+	return parseCap("--cache-max-size", cmp.Or(value, defaultCap))
+}
+
+// parseCap parses a size, a percentage of the disk, or 0. Errors call it what.
+func parseCap(what, value string) (store.Cap, error) {
 	if number, ok := strings.CutSuffix(value, "%"); ok {
 		p, err := strconv.ParseFloat(number, 64)
 		if err != nil || math.IsNaN(p) || p < 0 || p > 100 {
-			return store.Cap{}, usagef("invalid --%s %q: a percentage is between 0%% and 100%%", flag, value)
+			return store.Cap{}, usagef("invalid %s %q: a percentage is between 0%% and 100%%", what, value)
 		}
 		return store.Cap{Percent: p}, nil
 	}
 	if value == "0" {
 		return store.Cap{}, nil
 	}
-	n, err := parseSize(flag, value)
+	n, err := parseSize(what, value)
 	return store.Cap{Bytes: n}, err
 }
 
@@ -37,22 +46,22 @@ type mountCaps map[string]store.Cap
 
 // decideMountCaps decides --cache-mount-max-size. Without the flag STRAKE_CACHE_MOUNT_MAX_SIZE counts. Of two for one ID the later does.
 func decideMountCaps(env *environment, values []string) (mountCaps, error) {
-	const flag = "cache-mount-max-size"
+	what := "--cache-mount-max-size"
 	if v := env.getenv("STRAKE_CACHE_MOUNT_MAX_SIZE"); len(values) == 0 && v != "" {
-		values = strings.Split(v, ",")
+		what, values = "STRAKE_CACHE_MOUNT_MAX_SIZE", strings.Split(v, ",")
 	}
 	caps := make(mountCaps)
 	for _, v := range values {
 		id, size := "", strings.TrimSpace(v)
 		if i := strings.LastIndexByte(size, '='); i >= 0 { // an ID may have one, too
 			if id, size = size[:i], size[i+1:]; id == "" {
-				return nil, usagef("invalid --%s %q: the ID before the = is empty", flag, v)
+				return nil, usagef("invalid %s %q: the ID before the = is empty", what, v)
 			}
 		}
 		if size == "" {
-			return nil, usagef("invalid --%s %q: it is [ID=]SIZE, such as 2GB or /root/.cache=500MB, and 0 for no limit", flag, v)
+			return nil, usagef("invalid %s %q: it is [ID=]SIZE, such as 2GB or /root/.cache=500MB, and 0 for no limit", what, v)
 		}
-		c, err := parseCap(flag, size)
+		c, err := parseCap(what, size)
 		if err != nil {
 			return nil, err
 		}

@@ -102,6 +102,9 @@ func (f outputFlags) decide(env *environment, tags []name.Tag, index bool) ([]ou
 // parseOutput parses one value of -o, in docker's syntax: a folder, "-", or type=TYPE,KEY=VALUE…
 func parseOutput(env *environment, value string, tags []name.Tag) (o output, err error) {
 	o = output{tags: tags, options: export.Options{Codec: compress.Gzip}}
+	if value == "" {
+		return o, usagef(`invalid -o "": it is a folder, -, or type=TYPE[,KEY=VALUE…]`)
+	}
 	fields, err := csv.NewReader(strings.NewReader(value)).Read()
 	if err != nil {
 		return o, usagef("invalid -o %q: %w", value, err)

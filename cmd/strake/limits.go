@@ -47,7 +47,7 @@ func (f *limitFlags) decide(opt *builder.SandboxOptions) (err error) {
 		same := func(l runner.Ulimit) bool { return l.Name == limit.Name }
 		opt.Ulimits = append(slices.DeleteFunc(opt.Ulimits, same), limit) // the last one counts
 	}
-	if opt.ShmSize, err = parseSize("shm-size", f.shmSize); err != nil {
+	if opt.ShmSize, err = parseSize("--shm-size", f.shmSize); err != nil {
 		return err
 	}
 	l := runner.Limits{CPUShares: f.cpuShares, CPUPeriod: f.cpuPeriod, CPUQuota: f.cpuQuota, CPUSet: f.cpuSet, CPUSetMems: f.memSet, CgroupParent: f.parent}
@@ -74,7 +74,7 @@ const minMemory = 6 << 20
 // decideMemory decides --memory and --memory-swap. 0 is as good as nothing, as with docker.
 func (f *limitFlags) decideMemory(l *runner.Limits) (err error) {
 	if f.memory != "0" {
-		if l.Memory, err = parseSize("memory", f.memory); err != nil {
+		if l.Memory, err = parseSize("--memory", f.memory); err != nil {
 			return err
 		}
 	}
@@ -88,7 +88,7 @@ func (f *limitFlags) decideMemory(l *runner.Limits) (err error) {
 			l.MemorySwap = -1
 		}
 	default:
-		if l.MemorySwap, err = parseSize("memory-swap", f.memorySwap); err != nil {
+		if l.MemorySwap, err = parseSize("--memory-swap", f.memorySwap); err != nil {
 			return err
 		}
 	}

@@ -72,18 +72,18 @@ func (f *pruneFlags) decide() (opts pruneOptions, err error) {
 		return opts, usagef("--keep-storage and --max-used-space mean the same: use one")
 	}
 	for _, size := range []struct {
-		flag, value string
+		what, value string
 		to          *int64
 	}{
-		{"keep-storage", f.keepStorage, &opts.Limit.MaxUsed},
-		{"max-used-space", f.maxUsed, &opts.Limit.MaxUsed},
-		{"reserved-space", f.reserved, &opts.Limit.Reserved},
-		{"min-free-space", f.free, &opts.Limit.MinFree},
+		{"--keep-storage", f.keepStorage, &opts.Limit.MaxUsed},
+		{"--max-used-space", f.maxUsed, &opts.Limit.MaxUsed},
+		{"--reserved-space", f.reserved, &opts.Limit.Reserved},
+		{"--min-free-space", f.free, &opts.Limit.MinFree},
 	} {
 		if size.value == "" || size.value == "0" {
 			continue
 		}
-		if *size.to, err = parseSize(size.flag, size.value); err != nil {
+		if *size.to, err = parseSize(size.what, size.value); err != nil {
 			return opts, err
 		}
 	}

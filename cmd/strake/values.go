@@ -49,7 +49,8 @@ func parsePlatform(s string) (v1.Platform, error) {
 }
 
 // parseSize parses a size as docker does: a number with the unit b, k, m, g, t or p, binary, also as "kb" or "KiB"; "" is 0.
-func parseSize(flag, value string) (int64, error) {
+// Errors call it what, a flag such as --memory or a variable.
+func parseSize(what, value string) (int64, error) {
 	if value == "" {
 		return 0, nil
 	}
@@ -62,11 +63,11 @@ func parseSize(flag, value string) (int64, error) {
 	}
 	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
 	if err != nil || len(unit) > 1 || unit != "" && power < 0 || n <= 0 || math.IsInf(n, 0) || math.IsNaN(n) {
-		return 0, usagef("invalid --%s %q: it is a size, such as 512m", flag, value)
+		return 0, usagef("invalid %s %q: it is a size, such as 512m", what, value)
 	}
 	n *= math.Pow(1024, float64(power+1))
 	if n < 1 || n > math.MaxInt64/2 {
-		return 0, usagef("invalid --%s %q: it is out of range", flag, value)
+		return 0, usagef("invalid %s %q: it is out of range", what, value)
 	}
 	return int64(n), nil
 }
