@@ -437,29 +437,11 @@ def do_run(args, record=False):
                 rec.pop("binding", None)
                 results.append(rec)
                 show_result(args, rec)
-        if not record:
-            again(world, args, sel, results)
     finally:
         adapter.stop()
         world.close()
     wall = time.time() - t0
     return summary(args, adapter, results, wall, record)
-
-
-def again(world, args, sel, results):
-    """Run the cases that failed, if they are few, once more, one by one: what passes then failed by chance, and is named."""
-    failed = [i for i, r in enumerate(results) if r["status"] not in GOOD]
-    if len(failed) > args.unsteady:
-        return
-    for i in failed:
-        case = next(c for c in sel if c.name == results[i]["case"])
-        rec = run_case(world, case, args)
-        judge(args, case, rec)
-        apply_differences(args, rec)
-        rec.pop("binding", None)
-        show_result(args, rec)
-        if rec["status"] in GOOD:
-            results[i] = dict(rec, unsteady=True)
 
 
 def judge_record(args, case, rec):
@@ -573,9 +555,6 @@ def summary(args, adapter, results, wall, record):
     differ = [r["case"] for r in results if r["status"] == "differs"]
     if differ:
         print(f"{len(differ)} of the passed differ as listed: {', '.join(differ)}")
-    unsteady = [r["case"] for r in results if r.get("unsteady")]
-    if unsteady:
-        print(f"{len(unsteady)} of the passed failed first, and passed when run again: {', '.join(unsteady)}")
     refused = sum(r["status"] == "refused" for r in results)
     if refused:
         print(f"{refused} of the passed are refused, as they RUN something")
@@ -635,8 +614,6 @@ def main(argv=None):
                     help="lines 'CASE: RUNG,...: reason', and below one 'error: REGEX'")
     ap.add_argument("--refused", metavar="REGEX", help="a builder that says this cannot RUN anything: no failure")
     ap.add_argument("--reference", default="unknown", help="version noted in goldens (record)")
-    ap.add_argument("--unsteady", type=int, default=0, metavar="N",
-                    help="where no more than N cases failed, run these once more, alone; they pass if they do then, and are named")
     ap.add_argument("--tag", action="append", default=[])
     ap.add_argument("--not-tag", action="append", default=[])
     ap.add_argument("--shard", help="i/n, 1-based")

@@ -1,12 +1,10 @@
 """Tests of the harness itself: python3 -m unittest conformlib.test_harness"""
 import argparse
-import contextlib
 import io
 import os
 import shutil
 import tempfile
 import unittest
-from unittest import mock
 
 from . import arch, bases, cases, compare, main, observe, serve
 
@@ -197,21 +195,6 @@ class Differences(unittest.TestCase):
             rec = {"case": case, "status": status, "log": log}
             main.apply_differences(args, rec)
             self.assertEqual(rec["status"], want, (case, log))
-
-    def test_again(self):
-        case = lambda name: argparse.Namespace(name=name)
-        args = argparse.Namespace(differences="LIST", listed={}, errors={}, refused=None, unsteady=1, verbose=0, log=False, max_diffs=1, log_lines=1)
-        for second, want in (("pass", ["pass", "pass"]), ("fail", ["pass", "fail"])):
-            results = [{"case": "a/b", "status": "pass"}, {"case": "c/d", "status": "fail"}]
-            run = lambda world, c, args: {"case": c.name, "seconds": 0.0, "log": ""}
-            with mock.patch.object(main, "run_case", run), mock.patch.object(main, "judge", lambda args, c, rec: rec.update(status=second)), \
-                    contextlib.redirect_stdout(io.StringIO()):
-                main.again(None, args, [case("a/b"), case("c/d")], results)
-            self.assertEqual([r["status"] for r in results], want)
-            self.assertEqual(["unsteady" in r for r in results], [False, second == "pass"])
-        many = [{"case": "a/b", "status": "fail"}, {"case": "c/d", "status": "fail"}]
-        main.again(None, args, [], many)  # runs nothing: that is no chance
-        self.assertEqual([r["status"] for r in many], ["fail", "fail"])
 
     def test_apply(self):
         args = argparse.Namespace(differences="LIST", listed={"a/b": "reason"}, errors={}, refused=None)
