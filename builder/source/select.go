@@ -21,7 +21,7 @@ const maxLinks = 255
 // Selection says what a COPY or ADD takes of a tree.
 type Selection struct {
 	Patterns []string // the sources as they are written; "" is the root
-	// Literal: the patterns are names, in which no character is a wildcard, as the sources of mounts are.
+	// Literal: the patterns are names, in which no character is a wildcard, as the sources of mounts are. What follows is of patterns alone.
 	Literal bool
 	// Exclude leaves out what it matches below a source that is a folder, relative to it, in the syntax of .dockerignore. The
 	// source itself is never left out, nor is a match of a wildcard: each is a source. This is so in BuildKit, whose manual says otherwise.
